@@ -1,0 +1,99 @@
+//! What a node and the control plane say to each other on the control stream, once it is authenticated.
+//!
+//! The stream itself (Noise_IK inside a WebSocket, fragments, bytes) is `mesh::control_stream`. Each message is one JSON
+//! object; unknown fields are ignored and an unknown `type` is skipped, so either end may be newer.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::NodeId;
+use crate::keys::SigningPublicKey;
+use crate::names::DisplayText;
+use crate::netmap::{ENDPOINTS_MAX, Generation, Netmap};
+use crate::node::{PathKind, PathReason};
+
+/// The largest message either side accepts, in bytes of JSON.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What this build understands: one integer, raised with a dated line here whenever a node understands something new.
+///
+/// - 1 (2026-11-22): full netmaps, presence, endpoints, path reports.
+pub const CAPABILITY_VERSION: u32 = 1;
+
+/// From the control plane to a node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToNode {
+    /// The whole state the node should have.
+    Netmap(Box<Netmap>),
+    /// The node is shut out: it forgets its netmap and does not come back.
+    Revoked,
+    /// The answer to [`FromNode::Ping`].
+    Pong,
+}
+
+/// From a node to the control plane.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromNode {
+    /// The first message; only after it does the node count as online.
+    Hello(Box<Hello>),
+    /// Where the node's mesh socket can be reached, best first.
+    #[serde(rename_all = "camelCase")]
+    Endpoints {
+        /// `ip:port` texts, at most [`ENDPOINTS_MAX`].
+        endpoints: Vec<String>,
+    },
+    /// The netmap of this generation is in force.
+    #[serde(rename_all = "camelCase")]
+    NetmapApplied {
+        /// Which one.
+        generation: Generation,
+    },
+    /// The netmap of this generation was refused, and why.
+    #[serde(rename_all = "camelCase")]
+    NetmapRefused {
+        /// Which one.
+        generation: Generation,
+        /// The reason, for people.
+        reason: String,
+    },
+    /// How a peer is reached now.
+    #[serde(rename_all = "camelCase")]
+    Path {
+        /// The peer.
+        peer_id: NodeId,
+        /// How it is reached; absent when it is not.
+        path: Option<PathKind>,
+        /// Why so.
+        reason: PathReason,
+    },
+    /// Keeps the stream alive through middle boxes.
+    Ping,
+}
+
+/// What a node says of itself when its control stream opens.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hello {
+    /// The sender's [`CAPABILITY_VERSION`].
+    pub capability_version: u32,
+    /// The version of the program.
+    pub app_version: Option<DisplayText>,
+    /// The operating system, such as `linux`.
+    pub os: Option<DisplayText>,
+    /// The host name.
+    pub hostname: Option<DisplayText>,
+    /// The key with which the node signs records.
+    pub signing_key: SigningPublicKey,
+    /// The netmap it has, if any.
+    pub generation: Option<Generation>,
+    /// Where its mesh socket can be reached, best first.
+    pub endpoints: Vec<String>,
+}
+
+impl Hello {
+    /// Cuts what a peer sent to its limits.
+    pub fn clamp(&mut self) {
+        self.endpoints.truncate(ENDPOINTS_MAX);
+    }
+}

@@ -1,0 +1,32 @@
+//! The nouns of RunMesh: keys, ids, names, addresses, times, netmaps, runs, threads, events.
+//!
+//! This crate is the ground floor. It performs no I/O, reads no clock and draws no randomness: random bytes and times are
+//! handed to it. It knows neither HTTP (`api`), nor bytes on the wire (`mesh`), nor SQL (`control::store`).
+
+pub mod address;
+pub mod control;
+pub mod event;
+pub mod ids;
+pub mod keys;
+pub mod names;
+pub mod netmap;
+pub mod node;
+pub mod run;
+pub mod secret;
+pub mod thread;
+pub mod ticket;
+pub mod time;
+
+pub use address::{AllowedIp, MeshAddresses};
+pub use event::{EventDraft, EventType, LiveEvent, LiveType, ThreadEvent};
+pub use ids::{
+    ActivityId, AgentId, ApiKeyId, AuditId, NodeId, OrgId, RequestId, RolloutId, RunId, ThreadId, UserId,
+};
+pub use keys::{NodePrivateKey, NodePublicKey, Signature, SigningPrivateKey, SigningPublicKey};
+pub use names::{AgentSlug, DisplayText, NodeName, OrgName};
+pub use netmap::{Generation, Netmap, PeerRecord};
+pub use node::{NodeKind, NodeStatus, PathKind, PathReason};
+pub use run::{Attempt, ExecutionMode, Fence, RunLimits, RunOrder, RunStatus, RunnerSpec};
+pub use secret::SecretString;
+pub use ticket::{RunTicket, SignedRunTicket};
+pub use time::{Monotonic, Now, Timestamp};
