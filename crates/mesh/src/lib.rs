@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The pure mesh core: WireGuard sessions, the control stream's encryption, and the framing of streams.
+//!
+//! Nothing here performs I/O, reads a clock, draws randomness or starts a thread. Datagrams, packets, a [`types::Now`]
+//! and seeds come in; datagrams, packets, events and the next deadline with its reason come out. Only this crate knows
+//! bytes on the wire; every layout is documented where it is defined and pinned by a test. The same formats in prose:
+//! `docs/protocol/`.
+
+pub mod control_stream;
+mod crypto;
+pub mod frame;
