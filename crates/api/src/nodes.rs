@@ -1,0 +1,235 @@
+//! Nodes and their configuration (contract §3).
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use types::{
+    AllowedIp, Generation, NodeId, NodeKind, NodePublicKey, NodeStatus, OrgId, PathKind, PathReason,
+    SigningPublicKey, Timestamp, UserId,
+};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::page::PageQuery;
+
+/// A key that an org admitted.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Its id.
+    #[schema(value_type = String, format = Uuid)]
+    pub id: NodeId,
+    /// The org that admitted it.
+    #[schema(value_type = String, format = Uuid)]
+    pub org_id: OrgId,
+    /// What runs behind the key: `device`, `sandbox` or `platform`.
+    #[schema(value_type = String)]
+    pub kind: NodeKind,
+    /// A DNS label, unique in the org.
+    pub name: String,
+    /// What the device calls itself.
+    pub device_label: Option<String>,
+    /// `<name>.<org>.mesh.internal`.
+    pub dns_name: String,
+    /// Its operating system.
+    pub os: Option<String>,
+    /// Its host name.
+    pub hostname: Option<String>,
+    /// The version of the program.
+    pub app_version: Option<String>,
+    /// What the device said of itself at link.
+    #[schema(value_type = Object)]
+    pub client_metadata: Map<String, Value>,
+    /// Its WireGuard public key.
+    #[schema(value_type = String)]
+    pub public_key: NodePublicKey,
+    /// Its address in 100.64.0.0/10.
+    #[schema(value_type = String, format = Ipv4)]
+    pub mesh_ip4: Ipv4Addr,
+    /// Its address in the org's /48.
+    #[schema(value_type = String, format = Ipv6)]
+    pub mesh_ip6: Ipv6Addr,
+    /// `online`, `offline` or `revoked`.
+    #[schema(value_type = String)]
+    pub status: NodeStatus,
+    /// When its control stream was last heard.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_seen_at: Option<Timestamp>,
+    /// How it reaches the platform: `direct`, `relay` or null.
+    #[schema(value_type = Option<String>)]
+    pub path: Option<PathKind>,
+    /// Why so.
+    #[schema(value_type = Option<String>)]
+    pub path_reason: Option<PathReason>,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Who approved it; the platform's own node has no owner.
+    #[schema(value_type = Option<String>, format = Uuid)]
+    pub owner_user_id: Option<UserId>,
+    /// When it was admitted.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it was shut out, if it was.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub revoked_at: Option<Timestamp>,
+    /// When its key stops being good, if ever.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub key_expires_at: Option<Timestamp>,
+}
+
+/// Which nodes to list.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct NodesQuery {
+    /// Every node of the org (admins only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<bool>,
+    /// `device`, `sandbox` or `platform`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub kind: Option<NodeKind>,
+    /// `online`, `offline` or `revoked`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub status: Option<NodeStatus>,
+    /// The owner's user id, or `me`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// A part of the name, label or host name; case does not matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub q: Option<String>,
+    /// How many rows: 1 to 100, default 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// The `nextCursor` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+impl NodesQuery {
+    /// Returns which page is asked for.
+    #[must_use]
+    pub fn page(&self) -> PageQuery {
+        PageQuery {
+            limit: self.limit,
+            cursor: self.cursor.clone(),
+        }
+    }
+}
+
+/// Renames a node.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PatchNode {
+    /// The new name, a DNS label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The same as `name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_label: Option<String>,
+}
+
+/// How a configuration is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub enum ConfigFormat {
+    /// JSON in the envelope.
+    #[default]
+    #[serde(rename = "json")]
+    Json,
+    /// The text of a `wg-quick` file, without the private key.
+    #[serde(rename = "wg-quick")]
+    WgQuick,
+}
+
+/// How a configuration is to be written.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ConfigQuery {
+    /// `json` (default) or `wg-quick`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub format: Option<ConfigFormat>,
+}
+
+/// What a node needs to take part, computed from policy on request. It holds no secret.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeConfig {
+    /// Which state this is.
+    #[schema(value_type = u64)]
+    pub generation: Generation,
+    /// The org that admitted the node.
+    #[schema(value_type = String, format = Uuid)]
+    pub org_id: OrgId,
+    /// Its name, the middle of every mesh name.
+    pub org_name: String,
+    /// The key with which the org signs run tickets and records; the node pins it.
+    #[schema(value_type = String)]
+    pub org_signing_key: SigningPublicKey,
+    /// The node's own interface.
+    pub interface: InterfaceConfig,
+    /// Every node it may talk to.
+    pub peers: Vec<PeerConfig>,
+    /// Relays it may use; empty while there are none.
+    pub relays: Vec<RelayConfig>,
+    /// Where the control stream is.
+    pub control: ControlConfig,
+}
+
+/// A node's own interface.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceConfig {
+    /// Its addresses, each a single-address block.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<AllowedIp>,
+    /// The largest packet, in bytes.
+    pub mtu: u32,
+    /// Name servers; empty, since the host's DNS is left alone.
+    pub dns: Vec<String>,
+}
+
+/// A node that another may talk to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerConfig {
+    /// Its id.
+    #[schema(value_type = String, format = Uuid)]
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    #[schema(value_type = String)]
+    pub kind: NodeKind,
+    /// Its WireGuard public key.
+    #[schema(value_type = String)]
+    pub public_key: NodePublicKey,
+    /// The addresses it may send from.
+    #[schema(value_type = Vec<String>)]
+    pub allowed_ips: Vec<AllowedIp>,
+    /// Where it may be reached: `host:port`, best first.
+    pub endpoints: Vec<String>,
+    /// The relay where it listens; null while there are none.
+    pub home_relay: Option<String>,
+}
+
+/// A relay.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayConfig {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+}
+
+/// Where the control stream is, and by which key the control plane is known.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlConfig {
+    /// The `ws://` or `wss://` address.
+    pub url: String,
+    /// The control plane's Noise static key; the node pins it at link.
+    #[schema(value_type = String)]
+    pub public_key: NodePublicKey,
+}
