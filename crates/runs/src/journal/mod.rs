@@ -1,0 +1,449 @@
+//! The sidecar's journal: which runs this node answered for, and which of their events are not stored yet.
+//!
+//! Pure rules. The file is the shell's: every method that changes something takes `&self` and returns a [`Write`]; the
+//! shell encodes it with [`encode`], appends it to the file, calls fsync, and only then [`Journal::commit`]s it and acts
+//! (answers the offer, spawns the runner, sends the events). When the write fails the shell does not commit, and nothing
+//! has happened. One task owns the journal, so between a decision and its commit there is no other decision.
+//!
+//! | step | call | after the commit |
+//! |---|---|---|
+//! | process start | [`decode`], cut the file to `intact_len`, [`Journal::replay`], [`Journal::recover`] | `Hello` with [`Journal::open_runs`] |
+//! | `Offer`, `Registered` | [`Journal::offer`] | answer `Accepted` or `Refused` |
+//! | before the spawn | [`Journal::start`] | spawn; refused means: do not spawn |
+//! | something happened | [`Journal::append`] | send [`Journal::unsent`] |
+//! | the runner is gone, or never came | [`Journal::end`] | send [`Journal::unsent`] |
+//! | `Appended` | [`Journal::acknowledge`] (no fsync needed) | send [`Journal::unsent`] from there |
+//! | `AppendRefused` | [`Journal::forget`] | stop the runner |
+//! | the file is large | [`Journal::wants_compaction`], [`Journal::compacted`] | write a new file, fsync, rename |
+//!
+//! The rules that carry DESIGN §7: an accepted run stands in the file before anyone is told; `run_started` is in the same
+//! write as the mark that it was started, and so is `run_completed` with the mark that it ended; a run that was started
+//! and not ended when the process died is never started again, but gets `run_completed` with reason `interrupted`.
+//!
+//! Not here: policy and tickets (the shell checks both before [`Journal::offer`]), and the file itself.
+
+mod codec;
+mod held;
+mod record;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::json;
+use types::event::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, EVENT_BYTES_MAX};
+use types::{Attempt, EventDraft, EventType, Fence, RunId, RunOrder};
+
+use crate::protocol::{OfferRefusal, OpenRun, OpenRunState};
+use held::Held;
+
+pub use codec::{DecodeError, Decoded, FRAME_JSON_BYTES_MAX, FrameTooLarge, HEADER, decode, encode};
+pub use record::Record;
+
+/// The most runs a journal holds at once; further offers are refused as [`OfferRefusal::Busy`].
+pub const OPEN_RUNS_MAX: usize = 256;
+
+/// The most bytes of events, as JSON, that wait for their acknowledgement; what comes on top is refused as
+/// [`JournalError::Full`], except the one event that ends a run.
+pub const UNSENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// How many forgotten runs are remembered by their fence, so that a late copy of an old offer starts nothing.
+///
+/// The ticket of an offer is good for minutes (`types::ticket`), so this need only cover the runs of some minutes.
+pub const FORGOTTEN_MAX: usize = 4096;
+
+/// One batch for an append stays below this many bytes unless a single event is larger.
+pub const BATCH_BYTES_MAX: u64 = 2 * 1024 * 1024;
+
+/// Below this size a journal file is never compacted.
+pub const COMPACT_FILE_BYTES_MIN: u64 = 1024 * 1024;
+
+/// What the sidecar answered for, as the sum of its records.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Journal {
+    runs: BTreeMap<RunId, Held>,
+    forgotten: BTreeMap<RunId, Fence>,
+    /// Oldest first; says which of `forgotten` goes first.
+    forgotten_order: VecDeque<RunId>,
+    unsent_bytes: u64,
+}
+
+/// Records that belong into one frame: all of them count or none does.
+#[derive(Clone, PartialEq, Debug, Default)]
+#[must_use = "write it to the file, call fsync and commit it"]
+pub struct Write {
+    /// The records, in order.
+    pub records: Vec<Record>,
+}
+
+/// What to answer to an offer.
+#[derive(Clone, PartialEq, Debug)]
+pub enum OfferDecision {
+    /// Take it: write and commit, answer `Accepted`, then start it.
+    Take(Write),
+    /// It is the same offer again: answer `Accepted`, start nothing.
+    Known,
+    /// Answer `Refused`.
+    Refuse(OfferRefusal),
+}
+
+/// Why a journal does not take something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// The run was never accepted, or is forgotten, or a later offer replaced this one.
+    #[error("the journal does not hold {0} under this fence")]
+    NotHeld(RunId),
+    /// The run was started before; it must not be started again.
+    #[error("{0} was started already")]
+    AlreadyStarted(RunId),
+    /// Nothing may follow the end of a run, and nothing but the end may stand before its start.
+    #[error("{0} is not under way")]
+    NotUnderWay(RunId),
+    /// `run_started` and `run_completed` are written by `start` and `end` only.
+    #[error("{0} is written by the journal itself")]
+    ReservedType(EventType),
+    /// One event is larger than the contract allows.
+    #[error("an event may have {EVENT_BYTES_MAX} bytes of JSON; this one has {0}")]
+    EventTooLarge(usize),
+    /// More events in one call than one append may carry.
+    #[error("one append may carry {APPEND_EVENTS_MAX} events; this one has {0}")]
+    TooManyEvents(usize),
+    /// More bytes in one call than one append may carry.
+    #[error("one append may carry {APPEND_BYTES_MAX} bytes; this one has {0}")]
+    TooManyBytes(u64),
+    /// Too much waits for its acknowledgement.
+    #[error("{UNSENT_BYTES_MAX} bytes of events wait to be stored; no more are taken")]
+    Full,
+    /// The store claims to have events that were never written.
+    #[error("the store acknowledged event {acknowledged} of {run_id}, but only {written} were written")]
+    AcknowledgedTooMuch {
+        /// The run.
+        run_id: RunId,
+        /// The last number the store claims to have.
+        acknowledged: u64,
+        /// The last number written.
+        written: u64,
+    },
+    /// A record contradicts those before it: the file was not written by these rules.
+    #[error("the journal contradicts itself: {0}")]
+    Contradiction(String),
+}
+
+/// Events of one attempt that the store does not have yet.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Unsent {
+    /// The fence to send them with.
+    pub fence: Fence,
+    /// The number of the first one.
+    pub first: u64,
+    /// The events: at most [`APPEND_EVENTS_MAX`], and below [`BATCH_BYTES_MAX`] unless one alone is larger.
+    pub events: Vec<EventDraft>,
+}
+
+impl Journal {
+    /// Adds up the records of a file, from its first to its last.
+    pub fn replay(records: impl IntoIterator<Item = Record>) -> Result<Self, JournalError> {
+        let mut journal = Self::default();
+        for record in records {
+            journal.apply(record)?;
+        }
+        Ok(journal)
+    }
+
+    /// Makes a write count, once it is on disk.
+    ///
+    /// # Panics
+    ///
+    /// When the write was not decided by this journal in its present state.
+    pub fn commit(&mut self, write: Write) {
+        for record in write.records {
+            self.apply(record)
+                .expect("a write is committed in the state that decided it");
+        }
+    }
+
+    /// Decides on an offer whose ticket and policy the shell has checked.
+    #[must_use]
+    pub fn offer(&self, order: &RunOrder, attempt: Attempt, fence: Fence) -> OfferDecision {
+        let run_id = order.run_id;
+        if self.forgotten.get(&run_id).is_some_and(|known| fence <= *known) {
+            return OfferDecision::Refuse(OfferRefusal::StaleFence);
+        }
+        let mut records = Vec::new();
+        if let Some(held) = self.runs.get(&run_id) {
+            if fence == held.fence {
+                return OfferDecision::Known;
+            }
+            if fence < held.fence {
+                return OfferDecision::Refuse(OfferRefusal::StaleFence);
+            }
+            // A later offer means that nobody waits for the earlier one; but what was started must be stopped first.
+            if held.state == OpenRunState::Started {
+                return OfferDecision::Refuse(OfferRefusal::Busy);
+            }
+            let fence = held.fence;
+            records.push(Record::Forgotten { run_id, fence });
+        } else if self.runs.len() >= OPEN_RUNS_MAX {
+            return OfferDecision::Refuse(OfferRefusal::Busy);
+        }
+        records.push(Record::Accepted {
+            order: Box::new(order.clone()),
+            attempt,
+            fence,
+            first: 1,
+        });
+        OfferDecision::Take(Write { records })
+    }
+
+    /// Decides whether the runner may be spawned: once, after the write. `payload` goes into `run_started`.
+    pub fn start(
+        &self,
+        run_id: RunId,
+        fence: Fence,
+        payload: serde_json::Value,
+    ) -> Result<Write, JournalError> {
+        let held = self.held(run_id, fence)?;
+        if held.state != OpenRunState::Accepted {
+            return Err(JournalError::AlreadyStarted(run_id));
+        }
+        let started = event(EventType::RunStarted, payload);
+        let mut records = vec![Record::Started { run_id }];
+        records.extend(held.numbered(vec![started]));
+        Ok(Write { records })
+    }
+
+    /// Takes events of a run that is under way, and numbers them.
+    pub fn append(
+        &self,
+        run_id: RunId,
+        fence: Fence,
+        drafts: Vec<EventDraft>,
+    ) -> Result<Write, JournalError> {
+        let held = self.held(run_id, fence)?;
+        if held.state != OpenRunState::Started {
+            return Err(JournalError::NotUnderWay(run_id));
+        }
+        if drafts.len() > APPEND_EVENTS_MAX {
+            return Err(JournalError::TooManyEvents(drafts.len()));
+        }
+        let mut bytes = 0;
+        for draft in &drafts {
+            if matches!(draft.event_type, EventType::RunStarted | EventType::RunCompleted) {
+                return Err(JournalError::ReservedType(draft.event_type));
+            }
+            bytes += check_size(draft)?;
+        }
+        if bytes > APPEND_BYTES_MAX as u64 {
+            return Err(JournalError::TooManyBytes(bytes));
+        }
+        if self.unsent_bytes + bytes > UNSENT_BYTES_MAX {
+            return Err(JournalError::Full);
+        }
+        let records = held.numbered(drafts);
+        Ok(Write { records })
+    }
+
+    /// Ends a run, started or not. `payload` goes into `run_completed`: `status`, and `reason` unless it completed.
+    pub fn end(
+        &self,
+        run_id: RunId,
+        fence: Fence,
+        payload: serde_json::Value,
+    ) -> Result<Write, JournalError> {
+        let held = self.held(run_id, fence)?;
+        if held.state == OpenRunState::Ended {
+            return Err(JournalError::NotUnderWay(run_id));
+        }
+        let completed = event(EventType::RunCompleted, payload);
+        check_size(&completed)?;
+        let mut records = held.numbered(vec![completed]);
+        records.push(Record::Ended { run_id });
+        Ok(Write { records })
+    }
+
+    /// Takes note that the store has every event below `next`; forgets the run when that was all of it.
+    ///
+    /// A lost acknowledgement costs a resend only, so this write needs no fsync of its own.
+    pub fn acknowledge(&self, run_id: RunId, fence: Fence, next: u64) -> Result<Write, JournalError> {
+        let held = self.held(run_id, fence)?;
+        if next > held.next() {
+            return Err(JournalError::AcknowledgedTooMuch {
+                run_id,
+                acknowledged: next - 1,
+                written: held.next() - 1,
+            });
+        }
+        let mut records = Vec::new();
+        if held.state == OpenRunState::Ended && next == held.next() {
+            records.push(Record::Forgotten { run_id, fence });
+        } else if next > held.first {
+            records.push(Record::Acknowledged { run_id, next });
+        }
+        Ok(Write { records })
+    }
+
+    /// Drops a run that was taken from this node: its events will never be stored.
+    pub fn forget(&self, run_id: RunId, fence: Fence) -> Result<Write, JournalError> {
+        self.held(run_id, fence)?;
+        let records = vec![Record::Forgotten { run_id, fence }];
+        Ok(Write { records })
+    }
+
+    /// Ends every run that was started and not ended: to be called once after [`Journal::replay`], since whatever ran
+    /// it died with the process that wrote the file.
+    pub fn recover(&self) -> Write {
+        let interrupted = self.runs.iter().filter(|(_, h)| h.state == OpenRunState::Started);
+        let records = interrupted.flat_map(|(run_id, held)| {
+            let payload = json!({
+                "status": "failed",
+                "reason": "interrupted",
+                "message": "The node stopped while the run was under way.",
+            });
+            let mut records = held.numbered(vec![event(EventType::RunCompleted, payload)]);
+            records.push(Record::Ended { run_id: *run_id });
+            records
+        });
+        let records = records.collect();
+        Write { records }
+    }
+
+    /// Returns what `Hello` reports: every run that is not forgotten.
+    #[must_use]
+    pub fn open_runs(&self) -> Vec<OpenRun> {
+        let open = |(run_id, held): (&RunId, &Held)| OpenRun {
+            run_id: *run_id,
+            rollout_id: held.order.rollout_id,
+            fence: held.fence,
+            state: held.state,
+        };
+        self.runs.iter().map(open).collect()
+    }
+
+    /// Returns the runs that were accepted and may still be started, in the order of their ids.
+    pub fn to_start(&self) -> impl Iterator<Item = (&RunOrder, Attempt, Fence)> {
+        let accepted = self.runs.values().filter(|h| h.state == OpenRunState::Accepted);
+        accepted.map(|held| (&*held.order, held.attempt, held.fence))
+    }
+
+    /// Returns the fence and the state under which a run is held.
+    #[must_use]
+    pub fn state(&self, run_id: RunId) -> Option<(Fence, OpenRunState)> {
+        self.runs.get(&run_id).map(|held| (held.fence, held.state))
+    }
+
+    /// Returns the next batch to append, from number `from` on or from the first one the store has not acknowledged,
+    /// whichever is later. `None` when there is nothing.
+    #[must_use]
+    pub fn unsent(&self, run_id: RunId, from: u64) -> Option<Unsent> {
+        self.runs.get(&run_id).and_then(|held| held.unsent(from))
+    }
+
+    /// Returns how many bytes of events wait for their acknowledgement.
+    #[must_use]
+    pub fn unsent_bytes(&self) -> u64 {
+        self.unsent_bytes
+    }
+
+    /// Tells whether a file of `file_bytes` is mostly dead weight, so that writing it anew is worth it.
+    #[must_use]
+    pub fn wants_compaction(&self, file_bytes: u64) -> bool {
+        file_bytes > COMPACT_FILE_BYTES_MIN && file_bytes / 4 > self.unsent_bytes
+    }
+
+    /// Returns one write per run that together make the same journal in the fewest records: the content of the new file.
+    #[must_use]
+    pub fn compacted(&self) -> Vec<Write> {
+        let forgotten = self.forgotten_order.iter().map(|run_id| Record::Forgotten {
+            run_id: *run_id,
+            fence: self.forgotten[run_id],
+        });
+        let forgotten: Vec<Record> = forgotten.collect();
+        let mut writes = vec![Write { records: forgotten }];
+        writes.extend(self.runs.values().flat_map(Held::compacted));
+        writes.retain(|write| !write.records.is_empty());
+        writes
+    }
+
+    fn held(&self, run_id: RunId, fence: Fence) -> Result<&Held, JournalError> {
+        let held = self.runs.get(&run_id).filter(|held| held.fence == fence);
+        held.ok_or(JournalError::NotHeld(run_id))
+    }
+
+    fn apply(&mut self, record: Record) -> Result<(), JournalError> {
+        let run_id = record.run_id();
+        match record {
+            Record::Accepted {
+                order,
+                attempt,
+                fence,
+                first,
+            } => self.apply_accepted(Held::new(order, attempt, fence, first)),
+            Record::Forgotten { fence, .. } => {
+                self.apply_forgotten(run_id, fence);
+                Ok(())
+            }
+            other => {
+                let held = self.runs.get_mut(&run_id);
+                let held = held.ok_or_else(|| contradiction(run_id, "is mentioned before it is accepted"))?;
+                let before = held.bytes();
+                held.apply(other)?;
+                self.unsent_bytes = self.unsent_bytes - before + held.bytes();
+                Ok(())
+            }
+        }
+    }
+
+    fn apply_accepted(&mut self, held: Held) -> Result<(), JournalError> {
+        let run_id = held.order.run_id;
+        if self.runs.contains_key(&run_id) {
+            return Err(contradiction(run_id, "is accepted twice"));
+        }
+        if self
+            .forgotten
+            .get(&run_id)
+            .is_some_and(|known| held.fence <= *known)
+        {
+            return Err(contradiction(run_id, "is accepted under a stale fence"));
+        }
+        self.runs.insert(run_id, held);
+        Ok(())
+    }
+
+    fn apply_forgotten(&mut self, run_id: RunId, fence: Fence) {
+        if let Some(held) = self.runs.remove(&run_id) {
+            self.unsent_bytes -= held.bytes();
+        }
+        if let Some(known) = self.forgotten.get_mut(&run_id) {
+            *known = fence.max(*known);
+        } else {
+            self.forgotten.insert(run_id, fence);
+            self.forgotten_order.push_back(run_id);
+        }
+        if self.forgotten_order.len() > FORGOTTEN_MAX
+            && let Some(oldest) = self.forgotten_order.pop_front()
+        {
+            self.forgotten.remove(&oldest);
+        }
+    }
+}
+
+fn event(event_type: EventType, payload: serde_json::Value) -> EventDraft {
+    EventDraft {
+        event_type,
+        payload,
+        client_event_id: None,
+    }
+}
+
+fn check_size(draft: &EventDraft) -> Result<u64, JournalError> {
+    let len = held::json_len(draft);
+    if len > EVENT_BYTES_MAX {
+        return Err(JournalError::EventTooLarge(len));
+    }
+    Ok(len as u64)
+}
+
+fn contradiction(run_id: RunId, what: &str) -> JournalError {
+    JournalError::Contradiction(format!("{run_id} {what}"))
+}
+
+#[cfg(test)]
+mod tests;
