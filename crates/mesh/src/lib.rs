@@ -8,3 +8,4 @@
 pub mod control_stream;
 mod crypto;
 pub mod frame;
+pub mod tunnel;
