@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The node daemon: links this device, keeps its place in the mesh, and executes the runs sent to it.
+//!
+//! A library; the command line is `runmesh`'s. The parts, each in a file of its own: what lies on disk ([`state_dir`]),
+//! becoming a node ([`link`]), the control stream ([`control_client`]), the netmap in force ([`membership`]), the
+//! dispatch session and its journal ([`sidecar`]), the programs that execute runs ([`runner`]), what the owner allows
+//! ([`policy`]), and the local socket ([`local_api`], [`local_client`]). [`daemon`] puts them together.
+
+pub mod backoff;
+pub mod config;
+pub mod policy;
+pub mod state_dir;
+pub mod status;
+pub mod talk;
+
+pub use config::{Exit, NodeConfig, PolicySeed};
+pub use talk::Talk;

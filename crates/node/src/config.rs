@@ -1,0 +1,78 @@
+//! What the daemon is started with, and how it ends. No parsing: the command line is `runmesh`'s.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use url::Url;
+
+use crate::talk::Talk;
+
+/// Receives what the daemon has to say to the person who started it; must return at once.
+pub type OnTalk = Arc<dyn Fn(&Talk) + Send + Sync>;
+
+/// Everything the daemon needs to know when it starts.
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// The control plane, such as `https://mesh.example.com`; `None` means the one this state directory is linked to.
+    pub server_url: Option<Url>,
+    /// Where the node keeps its keys, journal and socket; made with mode 0700 if missing.
+    pub state_dir: PathBuf,
+    /// What the approver sees as the device's label; `None` means the host name.
+    pub label: Option<String>,
+    /// The UDP address of the mesh socket; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// The version of the program, as it is shown to the org.
+    pub app_version: String,
+    /// What a first start writes into `policy.toml`; ignored when the file exists.
+    pub policy_seed: PolicySeed,
+    /// Where the daemon's talk goes.
+    pub on_talk: OnTalk,
+}
+
+impl NodeConfig {
+    /// Makes a configuration with a mesh socket on any free port, an empty policy seed and no one listening to talk.
+    #[must_use]
+    pub fn new(server_url: Option<Url>, state_dir: PathBuf) -> Self {
+        Self {
+            server_url,
+            state_dir,
+            label: None,
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+            app_version: env!("CARGO_PKG_VERSION").to_owned(),
+            policy_seed: PolicySeed::default(),
+            on_talk: Arc::new(|_| {}),
+        }
+    }
+}
+
+impl std::fmt::Debug for NodeConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeConfig")
+            .field("server_url", &self.server_url.as_ref().map(Url::as_str))
+            .field("state_dir", &self.state_dir)
+            .field("label", &self.label)
+            .field("listen", &self.listen)
+            .field("policy_seed", &self.policy_seed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the owner allows from the first start on. Empty means: no folder, no runner, so no run at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicySeed {
+    /// Folders in which runs may work; the first becomes the default folder. Each must exist.
+    pub allowed_folders: Vec<PathBuf>,
+    /// Built-in runners to enable, such as `goose`; the first becomes the default runner. Enabling one here also lets
+    /// it use its tools (`permissions = "allow"`).
+    pub runners: Vec<String>,
+}
+
+/// How the daemon ended without an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// It was asked to stop: by its caller or over the local socket.
+    Shutdown,
+    /// The org shut this node out; it does not come back with this key.
+    Revoked,
+}
