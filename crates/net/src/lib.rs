@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The shell of the data plane: the operating system's side of the mesh in userspace mode.
+//!
+//! Sockets, clocks, randomness, userspace TCP/IP and the thread that drives `mesh::tunnel` live here. What a packet means
+//! on the wire does not: only `mesh` knows wire bytes.
+
+pub mod clock;
+pub mod netstack;
+pub mod random;
+pub mod udp;
+pub mod wake;

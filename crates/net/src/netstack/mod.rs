@@ -1,0 +1,216 @@
+//! Userspace TCP/IP: one small stack for each peer, behind a trait so that the implementation can change.
+//!
+//! A stack does no I/O and reads no clock: packets and times come in, packets come out in batches. It knows nothing of
+//! peers, keys or tasks.
+
+mod header;
+mod smol;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use types::Monotonic;
+
+pub use header::{Header, HeaderError, Segment};
+pub use smol::SmolStack;
+
+/// The largest IP packet inside the tunnel, in bytes.
+///
+/// 1500 bytes of Ethernet less 40 (outer IPv6), 8 (UDP) and 32 (WireGuard) are 1420, the value all WireGuard tools use.
+/// Between two of our own stacks a super-segment of up to 64 KiB could cross this seam and be cut behind it: the batch is
+/// one buffer with ends, so only [`StackConfig::mtu`] and the cutting would change.
+pub const MTU: usize = 1420;
+
+/// How many packets a batch takes before it is sealed: two full segmentation-offload sends of 45 packets.
+pub const BATCH_PACKETS: usize = 90;
+
+/// The limits of one stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StackConfig {
+    /// The largest packet, in bytes; default [`MTU`].
+    pub mtu: usize,
+    /// The receive window of a connection, in bytes; default 256 KiB. Memory is touched only as data comes.
+    pub receive_buffer: usize,
+    /// The unacknowledged data of a connection, in bytes; default 256 KiB.
+    pub send_buffer: usize,
+    /// The connections of one peer, half-open ones included; default 1024.
+    pub connections_max: usize,
+    /// The connections that a peer has begun and not finished opening; default 128.
+    pub half_open_max: usize,
+    /// How long a peer may take to finish opening a connection; default 10 s.
+    pub handshake_timeout: Duration,
+    /// How long sent data may stay unacknowledged while nothing at all is heard; default 5 minutes, so that a laptop
+    /// lid may be closed for a moment.
+    pub user_timeout: Duration,
+    /// How long a connection that nobody holds any more may take to say goodbye; default 60 s.
+    pub orphan_timeout: Duration,
+}
+
+impl Default for StackConfig {
+    fn default() -> Self {
+        Self {
+            mtu: MTU,
+            receive_buffer: 256 * 1024,
+            send_buffer: 256 * 1024,
+            connections_max: 1024,
+            half_open_max: 128,
+            handshake_timeout: Duration::from_secs(10),
+            user_timeout: Duration::from_secs(300),
+            orphan_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Names a connection within its stack; never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnId(pub(crate) u64);
+
+/// Where a connection stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConnStatus {
+    /// The handshake is not finished.
+    Opening,
+    /// At least one direction may still carry data.
+    Open,
+    /// Both directions are closed in order, or will be without our help; what was received can still be read.
+    Finished,
+    /// It broke; what was received before can still be read.
+    Failed(ConnFailure),
+}
+
+/// Why a connection broke.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConnFailure {
+    /// Nobody listens there.
+    Refused,
+    /// The other end cut it.
+    Reset,
+    /// The other end fell silent.
+    TimedOut,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadOutcome {
+    /// Nothing more now.
+    Empty,
+    /// Nothing more ever: the other end finished writing.
+    End,
+}
+
+/// Why a connection cannot be begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The peer has as many connections as it may.
+    #[error("the peer has too many connections")]
+    TooMany,
+    /// The address pair makes no connection (port 0, families that differ, no free local port).
+    #[error("the address cannot be connected to")]
+    BadAddress,
+}
+
+/// A TCP/IP stack for the packets of one peer.
+pub trait NetStack: Send {
+    /// Takes one packet, already parsed; replies go to `out`. A SYN opens a connection if `accepts` its port.
+    fn ingress(
+        &mut self,
+        packet: (&Header, &[u8]),
+        accepts: &mut dyn FnMut(u16) -> bool,
+        now: Monotonic,
+        out: &mut Packets,
+    );
+
+    /// Lets connections time out and writes packets that are due, up to a full batch; returns whether more are due.
+    fn egress(&mut self, now: Monotonic, out: &mut Packets) -> bool;
+
+    /// Returns when [`NetStack::egress`] is due next if nothing else happens.
+    fn next_deadline(&mut self, now: Monotonic) -> Option<Monotonic>;
+
+    /// Begins a connection that must be open by `deadline`.
+    fn connect(
+        &mut self,
+        local: IpAddr,
+        remote: SocketAddr,
+        deadline: Monotonic,
+    ) -> Result<ConnId, OpenError>;
+
+    /// Returns one connection whose status, data or room may have changed, each once; newly accepted ones too.
+    fn next_touched(&mut self) -> Option<ConnId>;
+
+    /// Returns where a connection stands.
+    fn status(&self, conn: ConnId) -> ConnStatus;
+
+    /// Returns the local and the remote address of a connection.
+    fn addresses(&self, conn: ConnId) -> (SocketAddr, SocketAddr);
+
+    /// Hands received bytes to `take` until it takes less than it is given or none are left.
+    fn read(&mut self, conn: ConnId, take: &mut dyn FnMut(&[u8]) -> usize) -> ReadOutcome;
+
+    /// Takes as many bytes as there is room for and returns how many.
+    fn write(&mut self, conn: ConnId, bytes: &[u8], now: Monotonic) -> usize;
+
+    /// Finishes writing: everything taken is sent, then FIN. Reading goes on.
+    fn shutdown(&mut self, conn: ConnId);
+
+    /// Cuts a connection with RST and forgets it.
+    fn abort(&mut self, conn: ConnId);
+
+    /// Forgets a connection: it says goodbye by itself, and is cut if the other end still sends.
+    fn release(&mut self, conn: ConnId, now: Monotonic);
+
+    /// Tells whether every FIN and RST that was asked for has been sent, and the FINs acknowledged.
+    fn is_quiet(&self) -> bool;
+
+    /// Tells whether the stack holds nothing that must be remembered, so that it can be thrown away.
+    fn is_idle(&self) -> bool;
+}
+
+/// IP packets back to back in one buffer.
+#[derive(Debug, Default)]
+pub struct Packets {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Packets {
+    /// Tells whether another packet should wait for the next batch.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.ends.len() >= BATCH_PACKETS
+    }
+
+    /// Tells whether there is no packet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Returns how many packets there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Appends a packet of `len` bytes that `fill` writes.
+    pub fn push_with<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let start = self.bytes.len();
+        self.bytes.resize(start + len, 0);
+        let result = fill(&mut self.bytes[start..]);
+        self.ends.push(self.bytes.len());
+        result
+    }
+
+    /// Returns the packets from the one numbered `first` on.
+    pub fn iter_from(&self, first: usize) -> impl Iterator<Item = &[u8]> {
+        (first..self.ends.len()).map(|index| {
+            let start = if index == 0 { 0 } else { self.ends[index - 1] };
+            &self.bytes[start..self.ends[index]]
+        })
+    }
+
+    /// Forgets the packets and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}

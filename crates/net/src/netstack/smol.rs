@@ -1,0 +1,497 @@
+//! The stack by smoltcp. Its `poll` visits every socket it has, so a stack serves one peer and stays small.
+//!
+//! smoltcp has no listen backlog and no time limits of the kind needed here: both are added around it. A listening socket
+//! exists only while a SYN is being taken in, so a stack that only listens costs nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp::{CongestionControl, RecvError, Socket, SocketBuffer, State};
+use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
+use types::Monotonic;
+
+use super::{
+    ConnFailure, ConnId, ConnStatus, Header, NetStack, OpenError, Packets, ReadOutcome, Segment, StackConfig,
+};
+
+/// Local ports of outgoing connections: the dynamic range of RFC 6335.
+const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+
+/// A [`NetStack`] by smoltcp.
+pub struct SmolStack {
+    config: StackConfig,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    conns: BTreeMap<ConnId, Conn>,
+    by_pair: BTreeMap<Pair, ConnId>,
+    touched: BTreeSet<ConnId>,
+    next_id: u64,
+    next_port: u16,
+}
+
+/// Local and remote end of a connection.
+type Pair = (SocketAddr, SocketAddr);
+
+struct Conn {
+    handle: SocketHandle,
+    pair: Pair,
+    /// Set until the handshake is finished.
+    open_by: Option<Monotonic>,
+    heard_at: Monotonic,
+    /// When the oldest data that may be unacknowledged was written.
+    sending_since: Option<Monotonic>,
+    released_at: Option<Monotonic>,
+    fin_sent: bool,
+    fin_seen: bool,
+    failure: Option<ConnFailure>,
+}
+
+impl SmolStack {
+    /// Makes a stack with these addresses of ours (at most 8 are used); `seed` decides its ports and sequence numbers.
+    #[must_use]
+    pub fn new(config: StackConfig, locals: &[IpAddr], seed: u64, now: Monotonic) -> Self {
+        let mut device = Link::new(config.mtu, None, None);
+        let mut settings = Config::new(HardwareAddress::Ip);
+        settings.random_seed = seed;
+        let mut interface = Interface::new(settings, &mut device, instant(now));
+        interface.update_ip_addrs(|addresses| {
+            for local in locals.iter().filter(|local| !local.is_multicast()) {
+                let _ = addresses.push(IpCidr::new(
+                    (*local).into(),
+                    if local.is_ipv4() { 32 } else { 128 },
+                ));
+            }
+        });
+        let span = u64::from(DYNAMIC_PORTS.end() - DYNAMIC_PORTS.start());
+        Self {
+            config,
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            conns: BTreeMap::new(),
+            by_pair: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            next_id: 0,
+            next_port: DYNAMIC_PORTS.start() + u16::try_from((seed >> 32) % span).expect("within the range"),
+        }
+    }
+
+    fn socket(&self, conn: ConnId) -> Option<(&Conn, &Socket<'static>)> {
+        let conn = self.conns.get(&conn)?;
+        Some((conn, self.sockets.get(conn.handle)))
+    }
+
+    fn socket_mut(&mut self, conn: ConnId) -> Option<(&mut Conn, &mut Socket<'static>)> {
+        let conn = self.conns.get_mut(&conn)?;
+        let socket = self.sockets.get_mut(conn.handle);
+        Some((conn, socket))
+    }
+
+    fn new_socket(&self) -> Socket<'static> {
+        let buffer = |len| SocketBuffer::new(vec![0; len]);
+        let mut socket = Socket::new(
+            buffer(self.config.receive_buffer),
+            buffer(self.config.send_buffer),
+        );
+        // Writers hand over whole chunks and wait for answers; holding back the last piece of one helps nobody.
+        socket.set_nagle_enabled(false);
+        socket.set_congestion_control(CongestionControl::Cubic);
+        socket
+    }
+
+    fn insert(&mut self, socket: Socket<'static>, pair: Pair, open_by: Monotonic, now: Monotonic) -> ConnId {
+        let conn = ConnId(self.next_id);
+        self.next_id += 1;
+        let entry = Conn {
+            handle: self.sockets.add(socket),
+            pair,
+            open_by: Some(open_by),
+            heard_at: now,
+            sending_since: None,
+            released_at: None,
+            fin_sent: false,
+            fin_seen: false,
+            failure: None,
+        };
+        self.conns.insert(conn, entry);
+        self.by_pair.insert(pair, conn);
+        conn
+    }
+
+    fn remove(&mut self, conn: ConnId) {
+        if let Some(entry) = self.conns.remove(&conn) {
+            self.sockets.remove(entry.handle);
+            self.touched.remove(&conn);
+            if self.by_pair.get(&entry.pair) == Some(&conn) {
+                self.by_pair.remove(&entry.pair);
+            }
+        }
+    }
+
+    /// Makes room by forgetting connections that only wait out their last acknowledgement.
+    fn has_room(&mut self) -> bool {
+        if self.conns.len() >= self.config.connections_max {
+            self.remove_where(|conn, socket| {
+                conn.released_at.is_some() && matches!(socket.state(), State::TimeWait | State::Closed)
+            });
+        }
+        self.conns.len() < self.config.connections_max
+    }
+
+    fn remove_where(&mut self, doomed: impl Fn(&Conn, &Socket<'_>) -> bool) {
+        let conns: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| doomed(conn, self.sockets.get(conn.handle)))
+            .map(|(id, _)| *id)
+            .collect();
+        for conn in conns {
+            self.remove(conn);
+        }
+    }
+
+    /// Puts a listening socket in place for this one SYN, if it may open a connection.
+    fn prepare(&mut self, segment: &Segment, accepts: &mut dyn FnMut(u16) -> bool, now: Monotonic) {
+        let pair = (segment.destination, segment.source);
+        if let Some(old) = self.by_pair.get(&pair).copied() {
+            let is_over = self.socket(old).is_none_or(|(entry, socket)| {
+                entry.released_at.is_some() && matches!(socket.state(), State::TimeWait | State::Closed)
+            });
+            if !is_over {
+                return;
+            }
+            self.remove(old);
+        }
+        let half_open = self.conns.values().filter(|conn| conn.open_by.is_some()).count();
+        if half_open >= self.config.half_open_max || !self.has_room() || !accepts(pair.0.port()) {
+            return;
+        }
+        let mut socket = self.new_socket();
+        if socket.listen(IpEndpoint::from(pair.0)).is_ok() {
+            self.insert(socket, pair, now + self.config.handshake_timeout, now);
+        }
+    }
+
+    /// Notes what a packet may have changed.
+    fn touch_after(&mut self, segment: Option<&Segment>, now: Monotonic) {
+        let Some(segment) = segment else {
+            self.touched.extend(self.conns.keys().copied());
+            return;
+        };
+        let pair = (segment.destination, segment.source);
+        let Some(conn) = self.by_pair.get(&pair).copied() else {
+            return;
+        };
+        let Some((entry, socket)) = self.socket_mut(conn) else {
+            return;
+        };
+        entry.heard_at = now;
+        entry.note_progress(socket);
+        if socket.is_listening() {
+            // The SYN was not to smoltcp's taste, or an RST took it back: the next one gets a socket of its own.
+            self.remove(conn);
+        } else {
+            self.touched.insert(conn);
+        }
+    }
+
+    /// Cuts what took too long and what still receives though nobody will ever read it.
+    fn expire(&mut self, now: Monotonic) {
+        for (id, conn) in &mut self.conns {
+            let socket = self.sockets.get_mut::<Socket<'_>>(conn.handle);
+            conn.note_progress(socket);
+            let unread = conn.released_at.is_some() && socket.recv_queue() > 0;
+            let late = conn
+                .deadline(&self.config)
+                .is_some_and(|deadline| now >= deadline);
+            if (unread || late) && socket.is_active() {
+                conn.failure.get_or_insert(ConnFailure::TimedOut);
+                socket.abort();
+                self.touched.insert(*id);
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        self.remove_where(|conn, socket| {
+            // A closed socket that still knows its remote end has an RST to send.
+            let is_over = socket.state() == State::Closed && socket.remote_endpoint().is_none();
+            conn.released_at.is_some() && is_over
+        });
+    }
+
+    fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<u16> {
+        for _ in DYNAMIC_PORTS {
+            let port = self.next_port;
+            self.next_port = match port.checked_add(1) {
+                Some(next) => next,
+                None => *DYNAMIC_PORTS.start(),
+            };
+            if !self.by_pair.contains_key(&((local, port).into(), remote)) {
+                return Some(port);
+            }
+        }
+        None
+    }
+}
+
+impl Conn {
+    fn note_progress(&mut self, socket: &Socket<'_>) {
+        let is_opening = matches!(
+            socket.state(),
+            State::SynSent | State::SynReceived | State::Listen
+        );
+        if !is_opening && socket.state() != State::Closed {
+            self.open_by = None;
+        }
+        if socket.send_queue() == 0 {
+            self.sending_since = None;
+        }
+        self.fin_seen |= matches!(
+            socket.state(),
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+        );
+    }
+
+    fn deadline(&self, config: &StackConfig) -> Option<Monotonic> {
+        let unheard = self
+            .sending_since
+            .map(|since| since.max(self.heard_at) + config.user_timeout);
+        let orphan = self.released_at.map(|at| at + config.orphan_timeout);
+        [self.open_by, unheard, orphan].into_iter().flatten().min()
+    }
+}
+
+impl NetStack for SmolStack {
+    fn ingress(
+        &mut self,
+        (header, packet): (&Header, &[u8]),
+        accepts: &mut dyn FnMut(u16) -> bool,
+        now: Monotonic,
+        out: &mut Packets,
+    ) {
+        let opening = header.segment.filter(|segment| segment.is_opening);
+        if let Some(segment) = opening {
+            self.prepare(&segment, accepts, now);
+        }
+        let mut link = Link::new(self.config.mtu, Some(packet), Some(out));
+        let _ = self
+            .interface
+            .poll_ingress_single(instant(now), &mut link, &mut self.sockets);
+        self.touch_after(header.segment.as_ref(), now);
+    }
+
+    fn egress(&mut self, now: Monotonic, out: &mut Packets) -> bool {
+        self.expire(now);
+        let mut link = Link::new(self.config.mtu, None, Some(out));
+        loop {
+            let result = self
+                .interface
+                .poll_egress(instant(now), &mut link, &mut self.sockets);
+            if link.is_full() {
+                return true;
+            }
+            if result == PollResult::None {
+                break;
+            }
+        }
+        self.reap();
+        false
+    }
+
+    fn next_deadline(&mut self, now: Monotonic) -> Option<Monotonic> {
+        let by_tcp = self.interface.poll_at(instant(now), &self.sockets).map(|at| {
+            Monotonic::from_start(std::time::Duration::from_micros(
+                u64::try_from(at.total_micros()).unwrap_or(0),
+            ))
+        });
+        let by_us = self
+            .conns
+            .values()
+            .filter(|conn| self.sockets.get::<Socket<'_>>(conn.handle).is_active())
+            .filter_map(|conn| conn.deadline(&self.config))
+            .min();
+        by_tcp.into_iter().chain(by_us).min()
+    }
+
+    fn connect(
+        &mut self,
+        local: IpAddr,
+        remote: SocketAddr,
+        deadline: Monotonic,
+    ) -> Result<ConnId, OpenError> {
+        if !self.has_room() {
+            return Err(OpenError::TooMany);
+        }
+        let port = self.free_port(local, remote).ok_or(OpenError::BadAddress)?;
+        let local = SocketAddr::new(local, port);
+        let mut socket = self.new_socket();
+        socket
+            .connect(
+                self.interface.context(),
+                IpEndpoint::from(remote),
+                IpEndpoint::from(local),
+            )
+            .map_err(|_| OpenError::BadAddress)?;
+        Ok(self.insert(socket, (local, remote), deadline, deadline))
+    }
+
+    fn next_touched(&mut self) -> Option<ConnId> {
+        self.touched.pop_first()
+    }
+
+    fn status(&self, conn: ConnId) -> ConnStatus {
+        let Some((entry, socket)) = self.socket(conn) else {
+            return ConnStatus::Finished;
+        };
+        match (socket.state(), entry.failure) {
+            (_, Some(failure)) => ConnStatus::Failed(failure),
+            (State::Listen | State::SynSent | State::SynReceived, None) => ConnStatus::Opening,
+            (State::Closed, None) if entry.open_by.is_some() => ConnStatus::Failed(ConnFailure::Refused),
+            (State::TimeWait, None) => ConnStatus::Finished,
+            (State::Closed, None) if entry.fin_sent && entry.fin_seen && socket.send_queue() == 0 => {
+                ConnStatus::Finished
+            }
+            (State::Closed, None) => ConnStatus::Failed(ConnFailure::Reset),
+            _ => ConnStatus::Open,
+        }
+    }
+
+    fn addresses(&self, conn: ConnId) -> (SocketAddr, SocketAddr) {
+        self.conns.get(&conn).expect("asked of a live connection").pair
+    }
+
+    fn read(&mut self, conn: ConnId, take: &mut dyn FnMut(&[u8]) -> usize) -> ReadOutcome {
+        let Some((_, socket)) = self.socket_mut(conn) else {
+            return ReadOutcome::End;
+        };
+        loop {
+            let taken = socket.recv(|bytes| {
+                let taken = if bytes.is_empty() { 0 } else { take(bytes) };
+                (taken, (taken, bytes.len()))
+            });
+            match taken {
+                Ok((taken, offered)) if taken > 0 && taken == offered => {}
+                Ok(_) | Err(RecvError::InvalidState) => return ReadOutcome::Empty,
+                Err(RecvError::Finished) => return ReadOutcome::End,
+            }
+        }
+    }
+
+    fn write(&mut self, conn: ConnId, bytes: &[u8], now: Monotonic) -> usize {
+        let Some((entry, socket)) = self.socket_mut(conn) else {
+            return 0;
+        };
+        let taken = socket.send_slice(bytes).unwrap_or(0);
+        if taken > 0 {
+            entry.sending_since.get_or_insert(now);
+        }
+        taken
+    }
+
+    fn shutdown(&mut self, conn: ConnId) {
+        if let Some((entry, socket)) = self.socket_mut(conn) {
+            entry.fin_sent = true;
+            socket.close();
+        }
+    }
+
+    fn abort(&mut self, conn: ConnId) {
+        if let Some((entry, socket)) = self.socket_mut(conn) {
+            socket.abort();
+            entry.released_at.get_or_insert(Monotonic::ZERO);
+        }
+    }
+
+    fn release(&mut self, conn: ConnId, now: Monotonic) {
+        if let Some((entry, socket)) = self.socket_mut(conn) {
+            entry.fin_sent = true;
+            socket.close();
+            entry.released_at.get_or_insert(now);
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.conns.values().all(|conn| {
+            let socket = self.sockets.get::<Socket<'_>>(conn.handle);
+            match socket.state() {
+                State::Closed => socket.remote_endpoint().is_none(),
+                State::FinWait2 | State::TimeWait => true,
+                _ => false,
+            }
+        })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.conns.is_empty()
+    }
+}
+
+fn instant(at: Monotonic) -> Instant {
+    Instant::from_micros(i64::try_from(at.since_start().as_micros()).unwrap_or(i64::MAX))
+}
+
+/// What smoltcp sees as its network device during one call: at most one packet in, a batch out.
+struct Link<'a> {
+    mtu: usize,
+    incoming: Option<&'a [u8]>,
+    out: Option<&'a mut Packets>,
+}
+
+impl<'a> Link<'a> {
+    fn new(mtu: usize, incoming: Option<&'a [u8]>, out: Option<&'a mut Packets>) -> Self {
+        Self { mtu, incoming, out }
+    }
+
+    fn is_full(&self) -> bool {
+        self.out.as_ref().is_none_or(|out| out.is_full())
+    }
+}
+
+impl Device for Link<'_> {
+    type RxToken<'t>
+        = Incoming<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Outgoing<'t>
+    where
+        Self: 't;
+
+    fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
+        let incoming = Incoming(self.incoming.take()?);
+        Some((incoming, Outgoing(self.out.as_deref_mut()?)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
+        let out = self.out.as_deref_mut()?;
+        (!out.is_full()).then_some(Outgoing(out))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu;
+        // Every packet that comes in was just authenticated by the tunnel: no bit of it can have changed on the way.
+        capabilities.checksum.tcp = Checksum::Tx;
+        capabilities
+    }
+}
+
+struct Incoming<'a>(&'a [u8]);
+
+impl RxToken for Incoming<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+struct Outgoing<'a>(&'a mut Packets);
+
+impl TxToken for Outgoing<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        self.0.push_with(len, f)
+    }
+}

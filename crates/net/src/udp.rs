@@ -1,0 +1,196 @@
+//! One UDP socket that sends and receives batches: segmentation offload (UDP_SEGMENT, UDP_GRO) where the system has it,
+//! one datagram a call where not. Knows nothing of what the datagrams mean.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// The socket buffers asked for, in bytes; the system may grant less. A burst of a window of each of several peers fits.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// The largest batch the kernel hands over at once: 64 KiB of datagrams from one sender.
+const RECEIVE_BYTES: usize = 65_535;
+
+/// How many batches one system call may bring.
+const RECEIVE_BATCHES: usize = 8;
+
+/// A bound, non-blocking UDP socket.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: Socket,
+    state: UdpSocketState,
+    local: SocketAddr,
+}
+
+/// Datagrams of one sender, back to back: each `segment_len` bytes, the last may be shorter.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// Who sent them; an IPv4 sender is written as IPv4 on a dual-stack socket too.
+    pub source: SocketAddr,
+    /// The datagrams.
+    pub bytes: &'a mut [u8],
+    /// The length of each but the last.
+    pub segment_len: usize,
+}
+
+/// What became of a send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendOutcome {
+    /// The system took all of it.
+    Sent,
+    /// The socket's buffer is full: try the same again when it is writable.
+    Blocked,
+    /// The system refused (no route, too large, …): as good as lost on the way.
+    Dropped,
+}
+
+/// The memory that [`UdpSocket::receive`] fills: about half a mebibyte.
+#[derive(Debug)]
+pub struct ReceiveBuffer {
+    bytes: Vec<u8>,
+    meta: [RecvMeta; RECEIVE_BATCHES],
+}
+
+impl Default for ReceiveBuffer {
+    fn default() -> Self {
+        Self {
+            bytes: vec![0; RECEIVE_BYTES * RECEIVE_BATCHES],
+            meta: [RecvMeta::default(); RECEIVE_BATCHES],
+        }
+    }
+}
+
+impl UdpSocket {
+    /// Binds to `listen`; port 0 takes a free one. `[::]` takes IPv4 as well.
+    pub fn bind(listen: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+        if listen.is_ipv6() {
+            socket.set_only_v6(listen.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&listen.into())?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+        allow_fragments(&socket, listen);
+        let local = socket
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::Error::other("the bound address is no internet address"))?;
+        Ok(Self { socket, state, local })
+    }
+
+    /// Returns the address it is bound to.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Tells whether the system cuts one send into several datagrams for us.
+    #[must_use]
+    pub fn has_segmentation(&self) -> bool {
+        self.state.max_gso_segments() > 1
+    }
+
+    /// Sends what lies in `bytes` from `offset` on, as datagrams of `segment_len` bytes (the last may be shorter).
+    ///
+    /// `offset` is moved over what was sent or dropped, so that a blocked send can go on where it stopped.
+    pub fn send(&self, to: SocketAddr, bytes: &[u8], segment_len: usize, offset: &mut usize) -> SendOutcome {
+        let destination = self.in_our_family(to);
+        let segment_len = segment_len.max(1);
+        let mut outcome = SendOutcome::Sent;
+        while *offset < bytes.len() {
+            let segments = self.state.max_gso_segments();
+            let left = &bytes[*offset..];
+            let chunk = &left[..left.len().min(segment_len.saturating_mul(segments))];
+            match self.send_once(destination, chunk, segment_len) {
+                Ok(()) => *offset += chunk.len(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return SendOutcome::Blocked,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The state has switched segmentation off by itself; the same bytes now go one by one.
+                Err(_) if self.state.max_gso_segments() < segments => {}
+                Err(error) => {
+                    tracing::debug!(%error, to = %to, "datagram not sent");
+                    *offset += chunk.len();
+                    outcome = SendOutcome::Dropped;
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Takes what has arrived, at most half a mebibyte, and hands each batch to `take`. Returns whether anything came.
+    ///
+    /// Never fails: an error that the system reports here is about an earlier send (ICMP), not about the socket.
+    pub fn receive(&self, buffer: &mut ReceiveBuffer, mut take: impl FnMut(Batch<'_>)) -> bool {
+        let mut slices = buffer.bytes.chunks_exact_mut(RECEIVE_BYTES).map(IoSliceMut::new);
+        let mut slices: [IoSliceMut<'_>; RECEIVE_BATCHES] =
+            std::array::from_fn(|_| slices.next().expect("the buffer holds every batch"));
+        let socket = UdpSockRef::from(&self.socket);
+        let count = match self.state.recv(socket, &mut slices, &mut buffer.meta) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) => {
+                tracing::debug!(%error, "receive reported an error");
+                return error.kind() != io::ErrorKind::Interrupted;
+            }
+        };
+        for (slice, meta) in slices.iter_mut().zip(&buffer.meta[..count]) {
+            if meta.len > 0 {
+                take(Batch {
+                    source: plain(meta.addr),
+                    bytes: &mut slice[..meta.len],
+                    segment_len: meta.stride.clamp(1, meta.len),
+                });
+            }
+        }
+        count > 0
+    }
+
+    fn send_once(&self, destination: SocketAddr, chunk: &[u8], segment_len: usize) -> io::Result<()> {
+        let transmit = quinn_udp::Transmit {
+            destination,
+            ecn: None,
+            contents: chunk,
+            segment_size: (chunk.len() > segment_len).then_some(segment_len),
+            src_ip: None,
+        };
+        self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
+    }
+
+    fn in_our_family(&self, to: SocketAddr) -> SocketAddr {
+        match (self.local, to) {
+            (SocketAddr::V6(_), SocketAddr::V4(v4)) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+            _ => to,
+        }
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The batch layer forbids fragments, as QUIC needs; a tunnel must rather be slow than silent on a path below its MTU.
+#[cfg(target_os = "linux")]
+fn allow_fragments(socket: &Socket, listen: SocketAddr) {
+    use rustix::net::sockopt::{
+        Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+    };
+    let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT);
+    if listen.is_ipv6() {
+        let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allow_fragments(_socket: &Socket, _listen: SocketAddr) {}
+
+/// Writes an IPv4 sender seen on a dual-stack socket as IPv4, so that one sender has one name.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
