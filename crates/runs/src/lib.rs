@@ -3,5 +3,7 @@
 //! Pure: time and input come in; messages, writes and the next deadline come out. The store, the network and the
 //! journal file are elsewhere (`control::store`, `net`, `node`).
 
+pub mod append;
 pub mod journal;
 pub mod protocol;
+pub mod thread;
