@@ -4,6 +4,7 @@
 //! journal file are elsewhere (`control::store`, `net`, `node`).
 
 pub mod append;
+pub mod dispatch;
 pub mod journal;
 pub mod protocol;
 pub mod thread;
