@@ -4,7 +4,13 @@
 //! on the wire does not: only `mesh` knows wire bytes.
 
 pub mod clock;
+mod engine;
+pub mod mesh_net;
 pub mod netstack;
 pub mod random;
+pub mod stream;
 pub mod udp;
 pub mod wake;
+
+pub use mesh_net::{ConnectError, ListenError, MeshListener, MeshNet, MeshNetConfig, StartError};
+pub use stream::MeshStream;

@@ -122,7 +122,7 @@ impl UdpSocket {
         outcome
     }
 
-    /// Takes what has arrived, at most half a mebibyte, and hands each batch to `take`. Returns whether anything came.
+    /// Takes what has arrived, at most half a mebibyte, and hands each batch to `take`. Returns whether more may wait.
     ///
     /// Never fails: an error that the system reports here is about an earlier send (ICMP), not about the socket.
     pub fn receive(&self, buffer: &mut ReceiveBuffer, mut take: impl FnMut(Batch<'_>)) -> bool {
@@ -135,7 +135,7 @@ impl UdpSocket {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) => {
                 tracing::debug!(%error, "receive reported an error");
-                return error.kind() != io::ErrorKind::Interrupted;
+                return true;
             }
         };
         for (slice, meta) in slices.iter_mut().zip(&buffer.meta[..count]) {
@@ -147,7 +147,7 @@ impl UdpSocket {
                 });
             }
         }
-        count > 0
+        count == RECEIVE_BATCHES
     }
 
     fn send_once(&self, destination: SocketAddr, chunk: &[u8], segment_len: usize) -> io::Result<()> {

@@ -111,6 +111,9 @@ pub enum OpenError {
 
 /// A TCP/IP stack for the packets of one peer.
 pub trait NetStack: Send {
+    /// Replaces our own addresses; connections from an address that is gone are reset.
+    fn set_locals(&mut self, locals: &[IpAddr]);
+
     /// Takes one packet, already parsed; replies go to `out`. A SYN opens a connection if `accepts` its port.
     fn ingress(
         &mut self,
@@ -136,6 +139,9 @@ pub trait NetStack: Send {
 
     /// Returns one connection whose status, data or room may have changed, each once; newly accepted ones too.
     fn next_touched(&mut self) -> Option<ConnId>;
+
+    /// Makes [`NetStack::next_touched`] return this connection.
+    fn touch(&mut self, conn: ConnId);
 
     /// Returns where a connection stands.
     fn status(&self, conn: ConnId) -> ConnStatus;
@@ -193,19 +199,23 @@ impl Packets {
 
     /// Appends a packet of `len` bytes that `fill` writes.
     pub fn push_with<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let start = self.bytes.len();
+        // Not the buffer's length: a fill that panicked has left bytes that no end covers.
+        let start = self.ends.last().copied().unwrap_or(0);
+        self.bytes.truncate(start);
         self.bytes.resize(start + len, 0);
         let result = fill(&mut self.bytes[start..]);
         self.ends.push(self.bytes.len());
         result
     }
 
-    /// Returns the packets from the one numbered `first` on.
-    pub fn iter_from(&self, first: usize) -> impl Iterator<Item = &[u8]> {
-        (first..self.ends.len()).map(|index| {
-            let start = if index == 0 { 0 } else { self.ends[index - 1] };
-            &self.bytes[start..self.ends[index]]
-        })
+    /// Returns the packet of this number, from 0 on.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    #[must_use]
+    pub fn packet(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.bytes[start..self.ends[index]]
     }
 
     /// Forgets the packets and keeps the memory.

@@ -57,14 +57,7 @@ impl SmolStack {
         let mut settings = Config::new(HardwareAddress::Ip);
         settings.random_seed = seed;
         let mut interface = Interface::new(settings, &mut device, instant(now));
-        interface.update_ip_addrs(|addresses| {
-            for local in locals.iter().filter(|local| !local.is_multicast()) {
-                let _ = addresses.push(IpCidr::new(
-                    (*local).into(),
-                    if local.is_ipv4() { 32 } else { 128 },
-                ));
-            }
-        });
+        set_addresses(&mut interface, locals);
         let span = u64::from(DYNAMIC_PORTS.end() - DYNAMIC_PORTS.start());
         Self {
             config,
@@ -265,6 +258,11 @@ impl Conn {
 }
 
 impl NetStack for SmolStack {
+    fn set_locals(&mut self, locals: &[IpAddr]) {
+        set_addresses(&mut self.interface, locals);
+        self.touched.extend(self.conns.keys().copied());
+    }
+
     fn ingress(
         &mut self,
         (header, packet): (&Header, &[u8]),
@@ -340,6 +338,12 @@ impl NetStack for SmolStack {
 
     fn next_touched(&mut self) -> Option<ConnId> {
         self.touched.pop_first()
+    }
+
+    fn touch(&mut self, conn: ConnId) {
+        if self.conns.contains_key(&conn) {
+            self.touched.insert(conn);
+        }
     }
 
     fn status(&self, conn: ConnId) -> ConnStatus {
@@ -427,6 +431,19 @@ impl NetStack for SmolStack {
     fn is_idle(&self) -> bool {
         self.conns.is_empty()
     }
+}
+
+/// Takes the first few of our addresses; more than there is room for has no use here.
+fn set_addresses(interface: &mut Interface, locals: &[IpAddr]) {
+    interface.update_ip_addrs(|addresses| {
+        addresses.clear();
+        for local in locals {
+            let _ = addresses.push(IpCidr::new(
+                (*local).into(),
+                if local.is_ipv4() { 32 } else { 128 },
+            ));
+        }
+    });
 }
 
 fn instant(at: Monotonic) -> Instant {

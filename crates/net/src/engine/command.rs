@@ -1,0 +1,178 @@
+//! What the handles ask of the engine, and how it answers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mesh::tunnel::{PeerConfig, PeerStatus};
+use tokio::sync::{mpsc, oneshot};
+use types::{NodePublicKey, Now};
+
+use super::peer::Flow;
+use super::{Engine, Stopping};
+use crate::mesh_net::{ConnectError, ListenError, MeshCounters};
+use crate::stream::MeshStream;
+
+/// How many commands one turn of the loop carries out, so that packets do not wait for a flood of them.
+const COMMANDS_PER_TURN: usize = 64;
+
+/// How many accepted streams wait for the program that listens; a SYN beyond that is refused.
+const BACKLOG: usize = 256;
+
+/// How many addresses of our own a peer may use.
+const LOCALS_MAX: usize = 8;
+
+pub(crate) enum Command {
+    Upsert {
+        config: PeerConfig,
+        locals: Vec<IpAddr>,
+        reply: oneshot::Sender<()>,
+    },
+    Remove {
+        peer: NodePublicKey,
+        reply: oneshot::Sender<bool>,
+    },
+    Connect {
+        peer: NodePublicKey,
+        remote: SocketAddr,
+        timeout: Duration,
+        reply: oneshot::Sender<Result<MeshStream, ConnectError>>,
+    },
+    Listen {
+        port: u16,
+        reply: oneshot::Sender<Result<mpsc::Receiver<MeshStream>, ListenError>>,
+    },
+    Status {
+        peer: NodePublicKey,
+        reply: oneshot::Sender<Option<PeerStatus>>,
+    },
+    Counters {
+        reply: oneshot::Sender<MeshCounters>,
+    },
+    Shutdown {
+        grace: Duration,
+        reply: oneshot::Sender<()>,
+    },
+}
+
+impl Engine {
+    /// Carries out waiting commands. A caller that has gone away is no reason not to do what it asked.
+    pub(super) fn take_commands(&mut self, now: Now) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Ok(command) = self.commands.try_recv() else {
+                return;
+            };
+            self.carry_out(command, now);
+        }
+        self.has_more = true;
+    }
+
+    fn carry_out(&mut self, command: Command, now: Now) {
+        match command {
+            Command::Upsert {
+                config,
+                locals,
+                reply,
+            } => {
+                self.upsert(config, locals, now);
+                let _ = reply.send(());
+            }
+            Command::Remove { peer, reply } => {
+                let _ = reply.send(self.remove(&peer, now));
+            }
+            Command::Connect {
+                peer,
+                remote,
+                timeout,
+                reply,
+            } => self.connect((peer, remote), timeout, reply, now),
+            Command::Listen { port, reply } => {
+                let _ = reply.send(self.listen(port));
+            }
+            Command::Status { peer, reply } => {
+                let _ = reply.send(self.tunnel.peer_status(&peer));
+            }
+            Command::Counters { reply } => {
+                let _ = reply.send(MeshCounters {
+                    tunnel: self.tunnel.counters().clone(),
+                    net: self.peers.counters,
+                });
+            }
+            Command::Shutdown { grace, reply } => self.begin_shutdown(grace, reply, now),
+        }
+    }
+
+    fn upsert(&mut self, config: PeerConfig, mut locals: Vec<IpAddr>, now: Now) {
+        locals.retain(|local| !local.is_unspecified() && !local.is_multicast());
+        locals.truncate(LOCALS_MAX);
+        let key = config.public_key;
+        self.peers.upsert(key, locals, &config.allowed_ips);
+        self.tunnel.upsert_peer(config, now);
+    }
+
+    fn remove(&mut self, key: &NodePublicKey, now: Now) -> bool {
+        if let Some(mut peer) = self.peers.remove(key) {
+            peer.fail_all(ConnectError::PeerUnknown, true);
+            // The other end learns at once; what cannot be sent now is not sent at all.
+            self.send_due(key, &mut peer, now);
+            self.transmit();
+        }
+        self.tunnel.remove_peer(key)
+    }
+
+    fn connect(
+        &mut self,
+        (key, remote): (NodePublicKey, SocketAddr),
+        timeout: Duration,
+        reply: oneshot::Sender<Result<MeshStream, ConnectError>>,
+        now: Now,
+    ) {
+        let route = self.tunnel.route(remote.ip());
+        if let Err((error, reply)) = self.peers.connect((key, remote), route, reply, (now, timeout)) {
+            let _ = reply.send(Err(error));
+        }
+    }
+
+    fn listen(&mut self, port: u16) -> Result<mpsc::Receiver<MeshStream>, ListenError> {
+        if port == 0 {
+            return Err(ListenError::BadPort);
+        }
+        if self
+            .peers
+            .listeners
+            .get(&port)
+            .is_some_and(|old| !old.is_closed())
+        {
+            return Err(ListenError::InUse(port));
+        }
+        let (sender, receiver) = mpsc::channel(BACKLOG);
+        self.peers.listeners.insert(port, sender);
+        Ok(receiver)
+    }
+
+    fn begin_shutdown(&mut self, grace: Duration, reply: oneshot::Sender<()>, now: Now) {
+        self.peers.listeners.clear();
+        self.peers.mark_all_dirty();
+        for peer in self.peers.map.values_mut() {
+            for (conn, flow) in std::mem::take(&mut peer.flows) {
+                if let Flow::Open(core) = flow {
+                    core.shut_write();
+                    peer.touch(conn);
+                    peer.flows.insert(conn, Flow::Open(core));
+                } else if let Flow::Connecting(reply) = flow {
+                    let _ = reply.send(Err(ConnectError::Stopped));
+                    peer.abort(conn);
+                }
+            }
+        }
+        let by = now.mono + grace;
+        match &mut self.stopping {
+            Some(stopping) => stopping.replies.push(reply),
+            None => {
+                self.stopping = Some(Stopping {
+                    by,
+                    replies: vec![reply],
+                });
+            }
+        }
+    }
+}

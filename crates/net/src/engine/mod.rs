@@ -1,0 +1,303 @@
+//! The thread of the data plane: it owns the socket, the tunnel and every peer's stack, and runs each batch to completion.
+//!
+//! It blocks in one place only, waiting for the socket, the bell or a deadline. No lock, channel or allocation is paid per
+//! packet; streams pay one short lock per chunk of bytes.
+
+pub(crate) mod command;
+mod peer;
+mod peers;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mesh::tunnel::{Received, Transmit, Tunnel, TunnelEvent};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use types::{Monotonic, NodePublicKey, Now};
+
+use self::command::Command;
+use self::peer::Peer;
+use self::peers::{Ingress, Peers};
+use crate::clock::Clock;
+use crate::mesh_net::ConnectError;
+use crate::netstack::{BATCH_PACKETS, Packets, StackConfig};
+use crate::stream::{Doorbell, StreamId};
+use crate::udp::{ReceiveBuffer, SendOutcome, UdpSocket};
+
+/// How often one turn asks the socket, so that timers and commands are not starved by a flood: at most 2 MiB.
+const RECEIVES_PER_TURN: usize = 4;
+
+/// How many batches of one peer go out in one turn before the others have theirs.
+const BATCHES_PER_TURN: usize = 8;
+
+/// The parts of an engine that are made before its thread is.
+pub(crate) struct Parts {
+    pub(crate) socket: UdpSocket,
+    pub(crate) tunnel: Tunnel,
+    pub(crate) stack: StackConfig,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) doorbell: Arc<Doorbell>,
+    pub(crate) events: broadcast::Sender<TunnelEvent>,
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+pub(crate) struct Engine {
+    clock: Clock,
+    socket: UdpSocket,
+    received: ReceiveBuffer,
+    tunnel: Tunnel,
+    peers: Peers,
+    commands: mpsc::Receiver<Command>,
+    doorbell: Arc<Doorbell>,
+    announced: Vec<StreamId>,
+    events: broadcast::Sender<TunnelEvent>,
+    stop: Arc<AtomicBool>,
+    stopping: Option<Stopping>,
+    out: Packets,
+    replies: Vec<(NodePublicKey, usize)>,
+    /// A send that the socket had no room for, and how much of it is gone.
+    blocked: Option<(Transmit, usize)>,
+    /// A limit of this turn was reached: the next one must not wait.
+    has_more: bool,
+}
+
+struct Stopping {
+    by: Monotonic,
+    replies: Vec<oneshot::Sender<()>>,
+}
+
+impl Engine {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            clock: Clock::new(),
+            socket: parts.socket,
+            received: ReceiveBuffer::default(),
+            tunnel: parts.tunnel,
+            peers: Peers::new(parts.stack, parts.doorbell.clone()),
+            commands: parts.commands,
+            doorbell: parts.doorbell,
+            announced: Vec::new(),
+            events: parts.events,
+            stop: parts.stop,
+            stopping: None,
+            out: Packets::default(),
+            replies: Vec::new(),
+            blocked: None,
+            has_more: false,
+        }
+    }
+
+    /// Runs until every handle is gone or a shutdown is complete.
+    pub(crate) fn run(mut self) {
+        while !self.is_done() {
+            self.wait();
+            let now = self.clock.now();
+            self.transmit();
+            self.receive(now);
+            self.take_commands(now);
+            self.visit_streams();
+            self.fire_timers(now);
+            self.serve_peers(now);
+            self.transmit();
+            self.publish();
+        }
+        self.finish();
+        let replies = self
+            .stopping
+            .take()
+            .map_or_else(Vec::new, |stopping| stopping.replies);
+        // The socket is closed before anyone is told that it is.
+        drop(self);
+        for reply in replies {
+            let _ = reply.send(());
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        if self.stop.load(Ordering::Acquire) {
+            return true;
+        }
+        self.stopping
+            .as_ref()
+            .is_some_and(|stopping| self.peers.are_quiet() || self.clock.mono() >= stopping.by)
+    }
+
+    /// Sleeps until there is something to do. Afterwards the bell is silent and what it announced is still to be taken.
+    fn wait(&mut self) {
+        let is_held_up = self.blocked.is_some();
+        let has_work = std::mem::take(&mut self.has_more)
+            || self.doorbell.bell.is_rung()
+            || (!is_held_up && self.peers.has_dirty());
+        if !has_work {
+            let mut interest = PollFlags::IN;
+            if is_held_up {
+                interest |= PollFlags::OUT;
+            }
+            let mut fds = [
+                PollFd::new(&self.socket, interest),
+                PollFd::new(&self.doorbell.bell, PollFlags::IN),
+            ];
+            let timeout = self
+                .time_left()
+                .map(|left| Timespec::try_from(left).unwrap_or_default());
+            // An interrupted wait is a short one; nothing else can go wrong with two descriptors of our own.
+            let _ = poll(&mut fds, timeout.as_ref());
+        }
+        self.doorbell.bell.silence();
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        let tunnel = self.tunnel.poll_timeout().map(|(at, _)| at);
+        // Peers that are due cannot do anything while the socket is full.
+        let peers = if self.blocked.is_none() {
+            self.peers.next_deadline()
+        } else {
+            None
+        };
+        let stopping = self.stopping.as_ref().map(|stopping| stopping.by);
+        let first = [tunnel, peers, stopping].into_iter().flatten().min()?;
+        Some(first.since(self.clock.mono()))
+    }
+
+    fn receive(&mut self, now: Now) {
+        for _ in 0..RECEIVES_PER_TURN {
+            let (tunnel, replies) = (&mut self.tunnel, &mut self.replies);
+            let mut sink = Ingress::new(&mut self.peers, &mut self.out, replies, now);
+            let may_have_more = self.socket.receive(&mut self.received, |batch| {
+                let received = Received {
+                    source: batch.source,
+                    bytes: batch.bytes,
+                    segment_len: batch.segment_len,
+                };
+                tunnel.handle_received(received, &mut sink, now);
+            });
+            self.seal_replies(now);
+            self.transmit();
+            if !may_have_more {
+                return;
+            }
+        }
+        self.has_more = true;
+    }
+
+    /// Seals what the stacks answered at once while they took in a batch, each run of packets to its peer.
+    fn seal_replies(&mut self, now: Now) {
+        let mut first = 0;
+        for (key, end) in std::mem::take(&mut self.replies) {
+            seal(&mut self.tunnel, &key, (&self.out, first, end), now);
+            first = end;
+        }
+        self.out.clear();
+    }
+
+    fn visit_streams(&mut self) {
+        self.doorbell.collect(&mut self.announced);
+        for stream in self.announced.drain(..) {
+            self.peers.touch_stream(stream);
+        }
+    }
+
+    fn fire_timers(&mut self, now: Now) {
+        if self.tunnel.poll_timeout().is_some_and(|(at, _)| at <= now.mono) {
+            self.tunnel.handle_timeout(now);
+        }
+        self.peers.mark_due(now.mono);
+    }
+
+    fn serve_peers(&mut self, now: Now) {
+        for key in self.peers.take_dirty() {
+            if self.blocked.is_some() {
+                self.peers.mark_dirty(&key);
+                continue;
+            }
+            let Some(mut peer) = self.peers.take_out(&key) else {
+                continue;
+            };
+            self.peers.pump(&mut peer, now);
+            let has_more = self.send_due(&key, &mut peer, now);
+            // Timeouts that just struck are told to their streams.
+            self.peers.pump(&mut peer, now);
+            self.peers.put_back(peer, now.mono);
+            if has_more {
+                self.peers.mark_dirty(&key);
+                self.has_more |= self.blocked.is_none();
+            }
+        }
+    }
+
+    /// Seals and sends what a peer's stack has to send; returns whether there is more.
+    fn send_due(&mut self, key: &NodePublicKey, peer: &mut Peer, now: Now) -> bool {
+        for _ in 0..BATCHES_PER_TURN {
+            let has_more = peer.egress(now.mono, &mut self.out);
+            seal(&mut self.tunnel, key, (&self.out, 0, self.out.len()), now);
+            self.out.clear();
+            self.transmit();
+            if !has_more {
+                return false;
+            }
+            if self.blocked.is_some() {
+                return true;
+            }
+        }
+        true
+    }
+
+    fn transmit(&mut self) {
+        loop {
+            let next = self.blocked.take();
+            let next = next.or_else(|| self.tunnel.poll_transmit().map(|transmit| (transmit, 0)));
+            let Some((transmit, mut sent)) = next else {
+                return;
+            };
+            let to = transmit.destination;
+            match self
+                .socket
+                .send(to, &transmit.bytes, transmit.segment_len, &mut sent)
+            {
+                SendOutcome::Blocked => {
+                    self.blocked = Some((transmit, sent));
+                    return;
+                }
+                SendOutcome::Sent => {}
+                SendOutcome::Dropped => self.peers.counters.sends_refused += 1,
+            }
+            self.tunnel.recycle(transmit.bytes);
+        }
+    }
+
+    fn publish(&mut self) {
+        while let Some(event) = self.tunnel.poll_event() {
+            tracing::debug!(?event, "tunnel event");
+            // Without a subscriber the event is of no interest.
+            let _ = self.events.send(event);
+        }
+    }
+
+    /// Cuts what is still open, so that the other ends need not find out by themselves.
+    fn finish(&mut self) {
+        let now = self.clock.now();
+        for key in self.peers.keys() {
+            if let Some(mut peer) = self.peers.remove(&key) {
+                peer.fail_all(ConnectError::Stopped, false);
+                self.send_due(&key, &mut peer, now);
+            }
+        }
+        self.transmit();
+        self.commands.close();
+    }
+}
+
+fn seal(tunnel: &mut Tunnel, to: &NodePublicKey, packets: (&Packets, usize, usize), now: Now) {
+    let (packets, mut first, end) = packets;
+    while first < end {
+        let count = (end - first).min(BATCH_PACKETS);
+        let mut batch: [&[u8]; BATCH_PACKETS] = [&[]; BATCH_PACKETS];
+        for (slot, index) in batch.iter_mut().zip(first..first + count) {
+            *slot = packets.packet(index);
+        }
+        // The only error is that the peer was removed, and then nobody waits for these packets.
+        let _ = tunnel.send_packets(to, &batch[..count], now);
+        first += count;
+    }
+}

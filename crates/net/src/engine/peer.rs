@@ -1,0 +1,192 @@
+//! One peer as the engine sees it: our addresses towards it, its stack while it has connections, and its streams.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use types::{AllowedIp, Monotonic, NodePublicKey};
+
+use crate::mesh_net::ConnectError;
+use crate::netstack::{
+    ConnFailure, ConnId, ConnStatus, NetStack, Packets, ReadOutcome, SmolStack, StackConfig,
+};
+use crate::random;
+use crate::stream::{MeshStream, StreamCore, StreamFailure};
+
+/// What a connection of a stack is to the engine.
+pub(crate) enum Flow {
+    /// A task waits for it to open.
+    Connecting(oneshot::Sender<Result<MeshStream, ConnectError>>),
+    /// A task has its stream.
+    Open(Arc<StreamCore>),
+}
+
+pub(crate) struct Peer {
+    pub(crate) key: NodePublicKey,
+    pub(crate) locals: Vec<IpAddr>,
+    pub(crate) stack: Option<Box<dyn NetStack>>,
+    pub(crate) flows: BTreeMap<ConnId, Flow>,
+    pub(crate) is_dirty: bool,
+    /// Under which deadline the peer is listed.
+    pub(crate) listed: Option<Monotonic>,
+    /// Its stack panicked and is gone; its streams have not been told yet.
+    pub(crate) is_broken: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(key: NodePublicKey) -> Self {
+        Self {
+            key,
+            locals: Vec::new(),
+            stack: None,
+            flows: BTreeMap::new(),
+            is_dirty: false,
+            listed: None,
+            is_broken: false,
+        }
+    }
+
+    /// Returns the stack, made now if need be.
+    pub(crate) fn stack(&mut self, config: StackConfig, now: Monotonic) -> &mut Box<dyn NetStack> {
+        self.stack.get_or_insert_with(|| {
+            let seed = u64::from_le_bytes(random::bytes());
+            Box::new(SmolStack::new(config, &self.locals, seed, now))
+        })
+    }
+
+    /// Calls into the stack. A panic there costs this peer its streams and nobody else anything.
+    pub(crate) fn guarded<T>(&mut self, call: impl FnOnce(&mut dyn NetStack) -> T) -> Option<T> {
+        let stack = self.stack.as_deref_mut()?;
+        let result = catch_unwind(AssertUnwindSafe(|| call(stack)));
+        if result.is_err() {
+            self.stack = None;
+            self.is_broken = true;
+        }
+        result.ok()
+    }
+
+    pub(crate) fn egress(&mut self, now: Monotonic, out: &mut Packets) -> bool {
+        self.guarded(|stack| stack.egress(now, out)).unwrap_or(false)
+    }
+
+    pub(crate) fn touch(&mut self, conn: ConnId) {
+        self.guarded(|stack| stack.touch(conn));
+    }
+
+    pub(crate) fn abort(&mut self, conn: ConnId) {
+        self.guarded(|stack| stack.abort(conn));
+    }
+
+    /// Takes new addresses of our own and of the peer's; streams between others than those are cut.
+    pub(crate) fn restrict(&mut self, locals: Vec<IpAddr>, allowed: &[AllowedIp]) {
+        if locals != self.locals {
+            self.locals = locals;
+            let locals = self.locals.clone();
+            self.guarded(|stack| stack.set_locals(&locals));
+        }
+        let conns: Vec<ConnId> = self.flows.keys().copied().collect();
+        for conn in conns {
+            let remote = self.guarded(|stack| stack.addresses(conn).1.ip());
+            if remote.is_some_and(|remote| !allowed.iter().any(|block| block.contains(remote))) {
+                self.abort(conn);
+                self.close_flow(conn, ConnectError::NotThePeers, true);
+            }
+        }
+    }
+
+    /// Ends every stream and cuts every connection.
+    pub(crate) fn fail_all(&mut self, error: ConnectError, forget: bool) {
+        for conn in self.flows.keys().copied().collect::<Vec<_>>() {
+            self.abort(conn);
+            self.close_flow(conn, error, forget);
+        }
+    }
+
+    /// Carries bytes between an open stream and its connection, and tells each of the other's end.
+    pub(crate) fn exchange(&mut self, conn: ConnId, now: Monotonic) {
+        let (Some(Flow::Open(core)), Some(stack)) = (self.flows.get(&conn), self.stack.as_deref_mut()) else {
+            return;
+        };
+        let status = stack.status(conn);
+        core.begin_visit();
+        core.receive(status != ConnStatus::Open, |room, ring| {
+            let mut left = room;
+            let outcome = stack.read(conn, &mut |bytes| {
+                let taken = bytes.len().min(left);
+                ring.extend(&bytes[..taken]);
+                left -= taken;
+                taken
+            });
+            outcome == ReadOutcome::End
+        });
+        let wishes = core.send(|bytes| stack.write(conn, bytes, now));
+        let is_over = match status {
+            ConnStatus::Failed(failure) => {
+                core.fail(failure.into(), false);
+                true
+            }
+            ConnStatus::Finished => true,
+            ConnStatus::Opening | ConnStatus::Open => wishes.is_dropped && wishes.is_write_finished,
+        };
+        if is_over {
+            stack.release(conn, now);
+            self.flows.remove(&conn);
+        } else if wishes.is_write_finished {
+            stack.shutdown(conn);
+        }
+    }
+
+    /// Forgets the stack when nothing depends on it.
+    pub(crate) fn tidy(&mut self) {
+        if self.flows.is_empty() && self.stack.as_ref().is_some_and(|stack| stack.is_idle()) {
+            self.stack = None;
+        }
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.stack.as_ref().is_none_or(|stack| stack.is_quiet())
+    }
+
+    pub(crate) fn local_towards(&self, remote: SocketAddr) -> Option<IpAddr> {
+        let mut locals = self.locals.iter().copied();
+        locals.find(|local| local.is_ipv4() == remote.is_ipv4())
+    }
+
+    fn close_flow(&mut self, conn: ConnId, error: ConnectError, forget: bool) {
+        match self.flows.remove(&conn) {
+            Some(Flow::Connecting(reply)) => {
+                let _ = reply.send(Err(error));
+            }
+            Some(Flow::Open(core)) => {
+                let is_stopped = error == ConnectError::Stopped;
+                let failure = if is_stopped {
+                    StreamFailure::Stopped
+                } else {
+                    StreamFailure::Reset
+                };
+                core.fail(failure, forget);
+            }
+            None => {}
+        }
+    }
+}
+
+impl From<ConnFailure> for StreamFailure {
+    fn from(failure: ConnFailure) -> Self {
+        match failure {
+            ConnFailure::Refused | ConnFailure::Reset => Self::Reset,
+            ConnFailure::TimedOut => Self::TimedOut,
+        }
+    }
+}
+
+impl From<ConnFailure> for ConnectError {
+    fn from(failure: ConnFailure) -> Self {
+        match failure {
+            ConnFailure::Refused | ConnFailure::Reset => Self::Refused,
+            ConnFailure::TimedOut => Self::TimedOut,
+        }
+    }
+}

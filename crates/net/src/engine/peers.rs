@@ -1,0 +1,286 @@
+//! All peers of an engine: who wants attention, who is due when, and the way in for decrypted packets.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh::tunnel::PacketSink;
+use tokio::sync::{mpsc, oneshot};
+use types::{AllowedIp, Monotonic, NodePublicKey, Now};
+
+use super::peer::{Flow, Peer};
+use crate::mesh_net::{ConnectError, NetCounters};
+use crate::netstack::{ConnId, ConnStatus, Header, HeaderError, OpenError, Packets, StackConfig};
+use crate::stream::{Doorbell, MeshStream, StreamCore, StreamId};
+
+type ConnectReply = oneshot::Sender<Result<MeshStream, ConnectError>>;
+
+pub(crate) struct Peers {
+    pub(super) map: HashMap<NodePublicKey, Peer>,
+    pub(super) listeners: BTreeMap<u16, mpsc::Sender<MeshStream>>,
+    pub(super) counters: NetCounters,
+    dirty: Vec<NodePublicKey>,
+    deadlines: BTreeSet<(Monotonic, NodePublicKey)>,
+    config: StackConfig,
+    doorbell: Arc<Doorbell>,
+}
+
+impl Peers {
+    pub(crate) fn new(config: StackConfig, doorbell: Arc<Doorbell>) -> Self {
+        Self {
+            map: HashMap::new(),
+            listeners: BTreeMap::new(),
+            counters: NetCounters::default(),
+            dirty: Vec::new(),
+            deadlines: BTreeSet::new(),
+            config,
+            doorbell,
+        }
+    }
+
+    pub(super) fn upsert(&mut self, key: NodePublicKey, locals: Vec<IpAddr>, allowed: &[AllowedIp]) {
+        let peer = self.map.entry(key).or_insert_with(|| Peer::new(key));
+        peer.restrict(locals, allowed);
+        self.mark_dirty(&key);
+    }
+
+    /// Takes a peer out for good.
+    pub(super) fn remove(&mut self, key: &NodePublicKey) -> Option<Peer> {
+        self.take_out(key)
+    }
+
+    /// Takes a peer out to work on it; [`Peers::put_back`] is the way back.
+    pub(super) fn take_out(&mut self, key: &NodePublicKey) -> Option<Peer> {
+        let mut peer = self.map.remove(key)?;
+        if let Some(listed) = peer.listed.take() {
+            self.deadlines.remove(&(listed, *key));
+        }
+        Some(peer)
+    }
+
+    pub(super) fn put_back(&mut self, mut peer: Peer, now: Monotonic) {
+        peer.tidy();
+        peer.listed = peer.guarded(|stack| stack.next_deadline(now)).flatten();
+        if let Some(deadline) = peer.listed {
+            self.deadlines.insert((deadline, peer.key));
+        }
+        self.map.insert(peer.key, peer);
+    }
+
+    pub(super) fn keys(&self) -> Vec<NodePublicKey> {
+        self.map.keys().copied().collect()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    pub(super) fn mark_due(&mut self, now: Monotonic) {
+        let due = self.deadlines.iter().take_while(|(at, _)| *at <= now);
+        for key in due.map(|(_, key)| *key).collect::<Vec<_>>() {
+            self.mark_dirty(&key);
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, key: &NodePublicKey) {
+        if let Some(peer) = self.map.get_mut(key)
+            && !std::mem::replace(&mut peer.is_dirty, true)
+        {
+            self.dirty.push(*key);
+        }
+    }
+
+    pub(super) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    pub(super) fn mark_all_dirty(&mut self) {
+        for key in self.keys() {
+            self.mark_dirty(&key);
+        }
+    }
+
+    pub(super) fn take_dirty(&mut self) -> Vec<NodePublicKey> {
+        let dirty = std::mem::take(&mut self.dirty);
+        for key in &dirty {
+            if let Some(peer) = self.map.get_mut(key) {
+                peer.is_dirty = false;
+            }
+        }
+        dirty
+    }
+
+    pub(super) fn touch_stream(&mut self, (key, conn): StreamId) {
+        if let Some(peer) = self.map.get_mut(&key) {
+            peer.touch(conn);
+            self.mark_dirty(&key);
+        }
+    }
+
+    pub(super) fn are_quiet(&self) -> bool {
+        self.map.values().all(Peer::is_quiet)
+    }
+
+    /// Begins a connection, or hands the reply back with the reason why not.
+    pub(super) fn connect(
+        &mut self,
+        (key, remote): (NodePublicKey, SocketAddr),
+        route: Option<NodePublicKey>,
+        reply: ConnectReply,
+        (now, timeout): (Now, Duration),
+    ) -> Result<(), (ConnectError, ConnectReply)> {
+        let Some(peer) = self.map.get_mut(&key) else {
+            return Err((ConnectError::PeerUnknown, reply));
+        };
+        if route != Some(key) {
+            return Err((ConnectError::NotThePeers, reply));
+        }
+        let Some(local) = peer.local_towards(remote) else {
+            return Err((ConnectError::NoLocalAddress, reply));
+        };
+        peer.stack(self.config, now.mono);
+        match peer.guarded(|stack| stack.connect(local, remote, now.mono + timeout)) {
+            Some(Ok(conn)) => {
+                peer.flows.insert(conn, Flow::Connecting(reply));
+                self.mark_dirty(&key);
+                Ok(())
+            }
+            Some(Err(OpenError::TooMany)) => Err((ConnectError::TooMany, reply)),
+            Some(Err(OpenError::BadAddress)) | None => Err((ConnectError::NotThePeers, reply)),
+        }
+    }
+
+    /// Looks after every connection of a peer that may have changed.
+    pub(super) fn pump(&mut self, peer: &mut Peer, now: Now) {
+        while let Some(conn) = peer.guarded(|stack| stack.next_touched()).flatten() {
+            let visit = catch_unwind(AssertUnwindSafe(|| self.pump_conn(peer, conn, now)));
+            if visit.is_err() {
+                peer.stack = None;
+                peer.is_broken = true;
+            }
+        }
+        if std::mem::take(&mut peer.is_broken) {
+            tracing::error!(peer = %peer.key, "the peer's TCP/IP stack panicked; its streams are reset");
+            self.counters.stacks_broken += 1;
+            peer.fail_all(ConnectError::Refused, false);
+        }
+    }
+
+    fn pump_conn(&mut self, peer: &mut Peer, conn: ConnId, now: Now) {
+        let Some(stack) = peer.stack.as_deref_mut() else {
+            return;
+        };
+        let status = stack.status(conn);
+        match (peer.flows.remove(&conn), status) {
+            (None, ConnStatus::Opening) => {}
+            (None, ConnStatus::Failed(_)) => stack.release(conn, now.mono),
+            (None, ConnStatus::Open | ConnStatus::Finished) => self.accept(peer, conn),
+            (Some(Flow::Connecting(reply)), ConnStatus::Opening) if !reply.is_closed() => {
+                peer.flows.insert(conn, Flow::Connecting(reply));
+            }
+            (Some(Flow::Connecting(_)), ConnStatus::Opening) => stack.abort(conn),
+            (Some(Flow::Connecting(reply)), ConnStatus::Failed(failure)) => {
+                stack.release(conn, now.mono);
+                let _ = reply.send(Err(failure.into()));
+            }
+            (Some(Flow::Connecting(reply)), ConnStatus::Open | ConnStatus::Finished) => {
+                let stream = self.open(peer, conn);
+                // A caller that gave up drops the stream, and that closes it.
+                let _ = reply.send(Ok(stream));
+            }
+            (Some(open @ Flow::Open(_)), _) => {
+                peer.flows.insert(conn, open);
+            }
+        }
+        peer.exchange(conn, now.mono);
+    }
+
+    fn accept(&mut self, peer: &mut Peer, conn: ConnId) {
+        let Some(local) = peer.stack.as_ref().map(|stack| stack.addresses(conn).0) else {
+            return;
+        };
+        let sender = self.listeners.get(&local.port()).cloned();
+        let stream = self.open(peer, conn);
+        if sender.is_none_or(|sender| sender.try_send(stream).is_err()) {
+            self.counters.accepts_refused += 1;
+            peer.flows.remove(&conn);
+            peer.abort(conn);
+        }
+    }
+
+    fn open(&self, peer: &mut Peer, conn: ConnId) -> MeshStream {
+        let core = StreamCore::new((peer.key, conn), self.doorbell.clone());
+        let stack = peer.stack.as_ref().expect("the connection is in a stack");
+        let stream = MeshStream::new(core.clone(), peer.key, stack.addresses(conn));
+        peer.flows.insert(conn, Flow::Open(core));
+        stream
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        for peer in self.map.values_mut() {
+            peer.fail_all(ConnectError::Stopped, false);
+        }
+    }
+}
+
+/// The way from the tunnel into the stacks.
+pub(super) struct Ingress<'a> {
+    peers: &'a mut Peers,
+    out: &'a mut Packets,
+    replies: &'a mut Vec<(NodePublicKey, usize)>,
+    now: Now,
+}
+
+impl<'a> Ingress<'a> {
+    pub(super) fn new(
+        peers: &'a mut Peers,
+        out: &'a mut Packets,
+        replies: &'a mut Vec<(NodePublicKey, usize)>,
+        now: Now,
+    ) -> Self {
+        Self {
+            peers,
+            out,
+            replies,
+            now,
+        }
+    }
+}
+
+impl PacketSink for Ingress<'_> {
+    /// A packet of a peer goes to that peer's stack and to no other, and only if it is for one of our addresses there.
+    fn packet(&mut self, from: &NodePublicKey, packet: &[u8]) {
+        let counters = &mut self.peers.counters;
+        let header = match Header::parse(packet) {
+            Ok(header) => header,
+            Err(HeaderError::Malformed) => return counters.packets_malformed += 1,
+            Err(HeaderError::Fragment) => return counters.packets_fragmented += 1,
+        };
+        let Some(peer) = self.peers.map.get_mut(from) else {
+            return counters.packets_misdirected += 1;
+        };
+        if !peer.locals.contains(&header.destination) {
+            return counters.packets_misdirected += 1;
+        }
+        counters.packets_taken += 1;
+        let (mono, listeners) = (self.now.mono, &self.peers.listeners);
+        let mut accepts = |port: u16| {
+            listeners
+                .get(&port)
+                .is_some_and(|queue| queue.capacity() > 0 && !queue.is_closed())
+        };
+        let before = self.out.len();
+        peer.stack(self.peers.config, mono);
+        peer.guarded(|stack| stack.ingress((&header, packet), &mut accepts, mono, self.out));
+        if self.out.len() > before {
+            self.replies.push((*from, self.out.len()));
+        }
+        if !std::mem::replace(&mut peer.is_dirty, true) {
+            self.peers.dirty.push(*from);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The mesh in userspace mode, as the rest of the program sees it: peers, streams to them, streams from them.
+//!
+//! The work is done by one thread of the operating system (`engine`); everything here asks it and waits for its answer.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mesh::tunnel::{Counters, PeerConfig, PeerStatus, Tunnel, TunnelEvent};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use types::{NodePrivateKey, NodePublicKey};
+
+use crate::engine::command::Command;
+use crate::engine::{Engine, Parts};
+use crate::netstack::StackConfig;
+use crate::random;
+use crate::stream::{Doorbell, MeshStream};
+use crate::udp::UdpSocket;
+
+/// How long [`MeshNet::connect`] tries.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long [`MeshNet::shutdown`] waits for the last bytes to be acknowledged.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+
+/// How many commands wait for the engine; a caller beyond that waits its turn.
+const COMMAND_QUEUE: usize = 256;
+
+/// How many events a subscriber may be behind before it is told that it missed some.
+const EVENT_QUEUE: usize = 1024;
+
+/// What a mesh needs to start.
+#[derive(Debug, Clone)]
+pub struct MeshNetConfig {
+    /// Our own key.
+    pub private_key: NodePrivateKey,
+    /// Where to receive: port 0 takes a free one, `[::]` takes IPv4 too.
+    pub listen: SocketAddr,
+}
+
+/// Why a mesh cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The UDP socket cannot be had.
+    #[error("cannot receive on UDP {address}: {source}")]
+    Bind {
+        /// Where it was to be.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system gives no thread or no descriptor.
+    #[error("cannot start the data path: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Why no stream could be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The key is no peer's, or was removed meanwhile.
+    #[error("the node is no peer")]
+    PeerUnknown,
+    /// The address is none of the peer's, or none that can be connected to.
+    #[error("the address is not the peer's")]
+    NotThePeers,
+    /// We have no address of the remote one's family towards this peer.
+    #[error("there is no address of our own of this family towards the peer")]
+    NoLocalAddress,
+    /// The peer has as many connections as one may have.
+    #[error("there are too many connections to the peer")]
+    TooMany,
+    /// The peer did not answer in time: it is away, or no path leads to it.
+    #[error("the peer did not answer in time")]
+    TimedOut,
+    /// The peer answered that nobody listens there.
+    #[error("the peer refused the connection")]
+    Refused,
+    /// The mesh has stopped.
+    #[error("the mesh has stopped")]
+    Stopped,
+}
+
+/// Why nobody can listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ListenError {
+    /// Port 0 names nothing.
+    #[error("port 0 cannot be listened on")]
+    BadPort,
+    /// Another listener has the port.
+    #[error("port {0} is already listened on")]
+    InUse(u16),
+    /// The mesh has stopped.
+    #[error("the mesh has stopped")]
+    Stopped,
+}
+
+/// What the shell did with packets that the tunnel had found in order. Every count only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NetCounters {
+    /// Handed to the peer's stack.
+    pub packets_taken: u64,
+    /// Dropped: not for an address of ours towards that peer.
+    pub packets_misdirected: u64,
+    /// Dropped: an IP fragment.
+    pub packets_fragmented: u64,
+    /// Dropped: the headers are not in order.
+    pub packets_malformed: u64,
+    /// Sends that the operating system refused.
+    pub sends_refused: u64,
+    /// Connections cut because the listener's queue was full or the listener gone.
+    pub accepts_refused: u64,
+    /// Stacks thrown away with their streams because they panicked: each is a defect.
+    pub stacks_broken: u64,
+}
+
+/// The counters of the tunnel and of the shell around it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MeshCounters {
+    /// What the tunnel counts.
+    pub tunnel: Counters,
+    /// What the shell counts.
+    pub net: NetCounters,
+}
+
+/// A handle on a running mesh. Clones are handles on the same one; when the last is dropped the mesh stops at once.
+#[derive(Debug, Clone)]
+pub struct MeshNet {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    doorbell: Arc<Doorbell>,
+    events: broadcast::Sender<TunnelEvent>,
+    stop: Arc<AtomicBool>,
+    local: SocketAddr,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.doorbell.bell.ring();
+    }
+}
+
+impl MeshNet {
+    /// Starts a mesh without peers, with the default limits.
+    pub fn start(config: MeshNetConfig) -> Result<Self, StartError> {
+        Self::start_with(config, StackConfig::default())
+    }
+
+    /// Starts a mesh without peers; `stack` limits every peer's connections.
+    pub fn start_with(config: MeshNetConfig, stack: StackConfig) -> Result<Self, StartError> {
+        let socket = UdpSocket::bind(config.listen).map_err(|source| StartError::Bind {
+            address: config.listen,
+            source,
+        })?;
+        let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
+        let handle = Handle {
+            commands,
+            doorbell: Arc::new(Doorbell::new()?),
+            events: broadcast::Sender::new(EVENT_QUEUE),
+            stop: Arc::default(),
+            local: socket.local_addr(),
+        };
+        let parts = Parts {
+            socket,
+            tunnel: Tunnel::new(config.private_key, random::bytes()),
+            stack,
+            commands: receiver,
+            doorbell: handle.doorbell.clone(),
+            events: handle.events.clone(),
+            stop: handle.stop.clone(),
+        };
+        std::thread::Builder::new()
+            .name("mesh".to_owned())
+            .spawn(move || Engine::new(parts).run())?;
+        Ok(Self {
+            handle: Arc::new(handle),
+        })
+    }
+
+    /// Returns where the UDP socket is bound.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.handle.local
+    }
+
+    /// Adds a peer or changes it. `local_addresses` (at most 8) are ours towards this peer: it can reach no others.
+    ///
+    /// A live session and its streams stay, but for streams with addresses that are no longer allowed.
+    pub async fn upsert_peer(&self, config: PeerConfig, local_addresses: Vec<IpAddr>) {
+        let command = |reply| Command::Upsert {
+            config,
+            locals: local_addresses,
+            reply,
+        };
+        // After a stop there are no peers, so there is nothing to say about this one.
+        let _ = self.ask(command).await;
+    }
+
+    /// Removes a peer; returns whether there was one. When this returns, its session is gone and its streams are reset.
+    pub async fn remove_peer(&self, peer: NodePublicKey) -> bool {
+        let command = |reply| Command::Remove { peer, reply };
+        self.ask(command).await.unwrap_or(false)
+    }
+
+    /// Opens a stream to an address of a peer within [`CONNECT_TIMEOUT`].
+    pub async fn connect(&self, peer: NodePublicKey, remote: SocketAddr) -> Result<MeshStream, ConnectError> {
+        self.connect_within(peer, remote, CONNECT_TIMEOUT).await
+    }
+
+    /// Opens a stream to an address of a peer within `timeout`, the session's handshake included.
+    pub async fn connect_within(
+        &self,
+        peer: NodePublicKey,
+        remote: SocketAddr,
+        timeout: Duration,
+    ) -> Result<MeshStream, ConnectError> {
+        let command = |reply| Command::Connect {
+            peer,
+            remote,
+            timeout,
+            reply,
+        };
+        self.ask(command).await.unwrap_or(Err(ConnectError::Stopped))
+    }
+
+    /// Listens on a TCP port of every address of ours towards every peer. Dropping the listener frees the port.
+    pub async fn listen(&self, port: u16) -> Result<MeshListener, ListenError> {
+        let command = |reply| Command::Listen { port, reply };
+        let streams = self.ask(command).await.unwrap_or(Err(ListenError::Stopped))?;
+        Ok(MeshListener { port, streams })
+    }
+
+    /// Returns what is known of a peer; `None` when the key is no peer's.
+    pub async fn peer_status(&self, peer: NodePublicKey) -> Option<PeerStatus> {
+        let command = |reply| Command::Status { peer, reply };
+        self.ask(command).await.ok().flatten()
+    }
+
+    /// Returns the events of sessions from now on; a subscriber more than 1024 behind is told how many it missed.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<TunnelEvent> {
+        self.handle.events.subscribe()
+    }
+
+    /// Returns the counters; all zero after a stop.
+    pub async fn counters(&self) -> MeshCounters {
+        let command = |reply| Command::Counters { reply };
+        self.ask(command).await.unwrap_or_default()
+    }
+
+    /// Stops in good order within [`SHUTDOWN_GRACE`]: what was written is sent, streams are finished, then the port is
+    /// free. Streams fail from then on.
+    pub async fn shutdown(&self) {
+        let command = |reply| Command::Shutdown {
+            grace: SHUTDOWN_GRACE,
+            reply,
+        };
+        // Being told that it has stopped already is as good.
+        let _ = self.ask(command).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.handle.commands.send(command(reply)).await;
+        sent.map_err(|_| Stopped)?;
+        self.handle.doorbell.bell.ring();
+        answer.await.map_err(|_| Stopped)
+    }
+}
+
+#[derive(Debug)]
+struct Stopped;
+
+/// Streams that peers open to one port of ours.
+#[derive(Debug)]
+pub struct MeshListener {
+    port: u16,
+    streams: mpsc::Receiver<MeshStream>,
+}
+
+impl MeshListener {
+    /// Waits for the next stream; [`MeshStream::peer`] says whose it is. An error means that the mesh has stopped.
+    pub async fn accept(&mut self) -> io::Result<MeshStream> {
+        let stopped = || io::Error::new(io::ErrorKind::ConnectionAborted, "the mesh has stopped");
+        self.streams.recv().await.ok_or_else(stopped)
+    }
+
+    /// Returns the port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}

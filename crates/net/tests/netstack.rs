@@ -1,0 +1,343 @@
+//! Two userspace stacks joined in memory, under a clock that the test moves.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use net::netstack::{
+    ConnFailure, ConnId, ConnStatus, Header, NetStack, OpenError, Packets, ReadOutcome, SmolStack,
+    StackConfig,
+};
+use types::Monotonic;
+
+const PORT: u16 = 7420;
+
+fn ip(side: u8, v6: bool) -> IpAddr {
+    if v6 {
+        Ipv6Addr::new(0xfd00, 1, 2, 3, 4, 5, 6, u16::from(side)).into()
+    } else {
+        Ipv4Addr::new(100, 64, 0, side).into()
+    }
+}
+
+struct Pair {
+    stacks: [SmolStack; 2],
+    now: Monotonic,
+    /// Packets for each side.
+    wire: [Vec<Vec<u8>>; 2],
+    is_cut: bool,
+}
+
+impl Pair {
+    fn new(config: StackConfig) -> Self {
+        let now = Monotonic::from_start(Duration::from_secs(1000));
+        let stack = |side| {
+            SmolStack::new(
+                config,
+                &[ip(side, false), ip(side, true)],
+                u64::from(side) << 33,
+                now,
+            )
+        };
+        Self {
+            stacks: [stack(1), stack(2)],
+            now,
+            wire: [Vec::new(), Vec::new()],
+            is_cut: false,
+        }
+    }
+
+    /// Lets packets flow until none do; returns how many did.
+    fn settle(&mut self) -> usize {
+        let mut count = 0;
+        loop {
+            let before = count;
+            for side in 0..2 {
+                let mut out = Packets::default();
+                for packet in std::mem::take(&mut self.wire[side]) {
+                    let header = Header::parse(&packet).expect("a stack writes whole packets");
+                    let mut accepts = |port| port == PORT;
+                    self.stacks[side].ingress((&header, &packet), &mut accepts, self.now, &mut out);
+                }
+                while self.stacks[side].egress(self.now, &mut out) {}
+                count += out.len();
+                if !self.is_cut {
+                    let packets = (0..out.len()).map(|index| out.packet(index).to_vec());
+                    self.wire[1 - side].extend(packets);
+                }
+            }
+            if count == before {
+                return count;
+            }
+        }
+    }
+
+    /// Moves the clock to the next deadline of either side, again and again, for `span` in all.
+    fn pass(&mut self, span: Duration) {
+        let end = self.now + span;
+        loop {
+            self.settle();
+            let next = (0..2)
+                .filter_map(|side| self.stacks[side].next_deadline(self.now))
+                .min();
+            match next {
+                Some(at) if at <= end => self.now = at.max(self.now + Duration::from_millis(1)),
+                _ => break,
+            }
+        }
+        self.now = end;
+        self.settle();
+    }
+
+    fn dial(&mut self, port: u16, v6: bool) -> ConnId {
+        let remote = SocketAddr::new(ip(2, v6), port);
+        let deadline = self.now + Duration::from_secs(10);
+        self.stacks[0]
+            .connect(ip(1, v6), remote, deadline)
+            .expect("begins")
+    }
+
+    /// Opens a connection and returns both ends of it.
+    fn open(&mut self, v6: bool) -> (ConnId, ConnId) {
+        let near = self.dial(PORT, v6);
+        self.settle();
+        assert_eq!(self.stacks[0].status(near), ConnStatus::Open);
+        let far = std::iter::from_fn(|| self.stacks[1].next_touched())
+            .last()
+            .expect("accepted");
+        assert_eq!(self.stacks[1].status(far), ConnStatus::Open);
+        (near, far)
+    }
+
+    fn read(&mut self, side: usize, conn: ConnId) -> (Vec<u8>, ReadOutcome) {
+        let mut bytes = Vec::new();
+        let outcome = self.stacks[side].read(conn, &mut |chunk| {
+            bytes.extend_from_slice(chunk);
+            chunk.len()
+        });
+        (bytes, outcome)
+    }
+}
+
+#[test]
+fn bytes_cross_in_order_over_both_families_and_both_ends_close() {
+    for v6 in [false, true] {
+        let mut pair = Pair::new(StackConfig::default());
+        let (near, far) = pair.open(v6);
+        let sent: Vec<u8> = (0..1_000_000_u32).map(|index| (index % 251) as u8).collect();
+        let (mut written, mut received) = (0, Vec::new());
+        while received.len() < sent.len() {
+            written += pair.stacks[0].write(near, &sent[written..], pair.now);
+            pair.settle();
+            received.extend(pair.read(1, far).0);
+            pair.now = pair.now + Duration::from_millis(10);
+        }
+        assert!(received == sent);
+
+        pair.stacks[0].shutdown(near);
+        pair.settle();
+        assert_eq!(pair.read(1, far), (Vec::new(), ReadOutcome::End));
+        assert_eq!(pair.stacks[1].write(far, b"still open this way", pair.now), 19);
+        pair.stacks[1].shutdown(far);
+        pair.settle();
+        assert_eq!(
+            pair.read(0, near),
+            (b"still open this way".to_vec(), ReadOutcome::End)
+        );
+        assert_eq!(pair.stacks[0].status(near), ConnStatus::Finished);
+        assert_eq!(pair.stacks[1].status(far), ConnStatus::Finished);
+        assert!(pair.stacks[0].is_quiet() && pair.stacks[1].is_quiet());
+
+        pair.stacks[0].release(near, pair.now);
+        pair.stacks[1].release(far, pair.now);
+        pair.pass(Duration::from_secs(30));
+        assert!(pair.stacks[0].is_idle() && pair.stacks[1].is_idle());
+        assert_eq!(pair.stacks[0].next_deadline(pair.now), None);
+    }
+}
+
+#[test]
+fn nobody_listening_is_refused_at_once() {
+    let mut pair = Pair::new(StackConfig::default());
+    let conn = pair.dial(PORT + 1, true);
+    pair.settle();
+    assert_eq!(
+        pair.stacks[0].status(conn),
+        ConnStatus::Failed(ConnFailure::Refused)
+    );
+    assert!(pair.stacks[1].is_idle());
+}
+
+#[test]
+fn a_silent_peer_times_out_a_connect_and_later_a_transfer() {
+    let mut pair = Pair::new(StackConfig::default());
+    pair.is_cut = true;
+    let conn = pair.dial(PORT, true);
+    pair.pass(Duration::from_secs(9));
+    assert_eq!(pair.stacks[0].status(conn), ConnStatus::Opening);
+    pair.pass(Duration::from_secs(2));
+    assert_eq!(
+        pair.stacks[0].status(conn),
+        ConnStatus::Failed(ConnFailure::TimedOut)
+    );
+
+    let mut pair = Pair::new(StackConfig::default());
+    let (near, _) = pair.open(true);
+    pair.is_cut = true;
+    pair.pass(Duration::from_secs(3600));
+    assert_eq!(
+        pair.stacks[0].status(near),
+        ConnStatus::Open,
+        "an idle connection outlives a sleep"
+    );
+    pair.stacks[0].write(near, b"anyone there?", pair.now);
+    pair.pass(Duration::from_secs(299));
+    assert_eq!(pair.stacks[0].status(near), ConnStatus::Open);
+    pair.pass(Duration::from_secs(2));
+    assert_eq!(
+        pair.stacks[0].status(near),
+        ConnStatus::Failed(ConnFailure::TimedOut)
+    );
+}
+
+#[test]
+fn an_abort_resets_the_other_end_after_what_it_received() {
+    let mut pair = Pair::new(StackConfig::default());
+    let (near, far) = pair.open(false);
+    pair.stacks[0].write(near, b"last words", pair.now);
+    pair.settle();
+    pair.stacks[0].abort(near);
+    pair.settle();
+    assert_eq!(pair.stacks[1].status(far), ConnStatus::Failed(ConnFailure::Reset));
+    assert_eq!(pair.read(1, far).0, b"last words");
+    assert!(
+        pair.stacks[0].is_idle(),
+        "an aborted connection is forgotten once the RST is out"
+    );
+}
+
+#[test]
+fn a_reader_that_stalls_closes_the_window_and_loses_nothing() {
+    let config = StackConfig {
+        receive_buffer: 16 * 1024,
+        send_buffer: 16 * 1024,
+        ..StackConfig::default()
+    };
+    let mut pair = Pair::new(config);
+    let (near, far) = pair.open(true);
+    let sent = vec![7; 100_000];
+    let mut written = 0;
+    for _ in 0..100 {
+        written += pair.stacks[0].write(near, &sent[written..], pair.now);
+        pair.pass(Duration::from_millis(50));
+    }
+    assert!(written <= 32 * 1024, "{written} bytes taken with nobody reading");
+    let mut received = 0;
+    while received < sent.len() {
+        received += pair.read(1, far).0.len();
+        pair.pass(Duration::from_millis(50));
+        written += pair.stacks[0].write(near, &sent[written..], pair.now);
+    }
+    assert_eq!(received, sent.len());
+}
+
+#[test]
+fn a_connection_nobody_holds_is_cut_when_the_other_end_still_sends_or_never_closes() {
+    let mut pair = Pair::new(StackConfig::default());
+    let (near, far) = pair.open(true);
+    pair.stacks[1].release(far, pair.now);
+    pair.settle();
+    pair.stacks[0].write(near, b"hello?", pair.now);
+    pair.settle();
+    assert_eq!(
+        pair.stacks[0].status(near),
+        ConnStatus::Failed(ConnFailure::Reset)
+    );
+
+    let mut pair = Pair::new(StackConfig::default());
+    let (near, far) = pair.open(true);
+    pair.stacks[1].release(far, pair.now);
+    pair.pass(Duration::from_secs(61));
+    assert!(pair.stacks[1].is_idle());
+    assert_ne!(pair.stacks[0].status(near), ConnStatus::Open);
+}
+
+#[test]
+fn connections_and_half_open_ones_are_limited() {
+    let config = StackConfig {
+        connections_max: 8,
+        half_open_max: 3,
+        ..StackConfig::default()
+    };
+    let mut pair = Pair::new(config);
+    for _ in 0..8 {
+        pair.dial(PORT, true);
+    }
+    let remote = SocketAddr::new(ip(2, true), PORT);
+    let over = pair.stacks[0].connect(ip(1, true), remote, pair.now + Duration::from_secs(10));
+    assert_eq!(over, Err(OpenError::TooMany));
+    // One round of SYNs reaches the other side; without answers only three are held open.
+    pair.is_cut = false;
+    let mut out = Packets::default();
+    while pair.stacks[0].egress(pair.now, &mut out) {}
+    let mut answers = Packets::default();
+    for index in 0..out.len() {
+        let header = Header::parse(out.packet(index)).expect("whole");
+        pair.stacks[1].ingress(
+            (&header, out.packet(index)),
+            &mut |_| true,
+            pair.now,
+            &mut answers,
+        );
+    }
+    assert_eq!(
+        answers.len(),
+        5,
+        "the SYNs beyond the limit are answered with RST"
+    );
+    pair.pass(Duration::from_secs(11));
+    assert!(pair.stacks[1].is_idle(), "half-open connections do not stay");
+}
+
+#[test]
+fn losing_an_own_address_resets_its_connections() {
+    let mut pair = Pair::new(StackConfig::default());
+    let (near, _) = pair.open(true);
+    pair.stacks[0].set_locals(&[ip(1, false)]);
+    pair.settle();
+    assert!(matches!(pair.stacks[0].status(near), ConnStatus::Failed(_)));
+}
+
+#[test]
+fn hostile_segments_neither_panic_nor_open_anything() {
+    let mut pair = Pair::new(StackConfig::default());
+    let (near, far) = pair.open(false);
+    let mut out = Packets::default();
+    pair.stacks[0].write(near, b"x", pair.now);
+    while pair.stacks[0].egress(pair.now, &mut out) {}
+    let template = out.packet(0).to_vec();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..20_000 {
+        let mut packet = template.clone();
+        for _ in 0..4 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let at = 20 + (random >> 33) as usize % (packet.len() - 20);
+            packet[at] = (random >> 56) as u8;
+        }
+        let mut replies = Packets::default();
+        if let Ok(header) = Header::parse(&packet) {
+            pair.stacks[1].ingress(
+                (&header, &packet),
+                &mut |port| port == PORT,
+                pair.now,
+                &mut replies,
+            );
+            while pair.stacks[1].egress(pair.now, &mut replies) && replies.len() < 1000 {
+                replies.clear();
+            }
+        }
+    }
+    let _ = pair.stacks[1].status(far);
+    pair.pass(Duration::from_secs(20));
+}
