@@ -8,6 +8,7 @@
 pub mod backoff;
 pub mod config;
 pub mod policy;
+pub mod runner;
 pub mod state_dir;
 pub mod status;
 pub mod talk;

@@ -1,0 +1,580 @@
+//! The ACP runner: an agent that speaks the Agent Client Protocol, version 1, as JSON-RPC lines over its standard
+//! streams. Our own thin loop around the schema's types; what the schema does not know is kept as it came.
+//!
+//! We advertise neither files nor terminals: an agent uses the device's own, as far as the owner's account may.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use agent_client_protocol_schema::ProtocolVersion;
+use agent_client_protocol_schema::v1::{
+    ClientCapabilities, Implementation, InitializeRequest, InitializeResponse, LoadSessionRequest,
+    NewSessionRequest, PermissionOption, PermissionOptionKind, PromptRequest, RequestPermissionOutcome,
+    RequestPermissionRequest, RequestPermissionResponse, ResumeSessionRequest, SelectedPermissionOutcome,
+    SessionNotification, SessionUpdate,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+use types::{EventType, LiveType, RunStatus};
+
+use super::acp_tools::{TooManyCalls, Tools, block_text};
+use super::bounded::{HeadTail, Lines, TextStream, printable, raw};
+use super::{Capabilities, Ending, Output, Phase, Produced, ProgramExit, Runner};
+
+/// The longest line an agent may write, in bytes.
+pub const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The most lines that are no JSON-RPC before the agent counts as broken; some print a banner first.
+pub const GARBAGE_LINES_MAX: usize = 100;
+
+/// One `assistant_message` holds at most this many bytes; a longer answer becomes several.
+pub const MESSAGE_BYTES_MAX: usize = 128 * 1024;
+
+/// The most permission requests that may wait for an answer at once.
+const PERMISSIONS_MAX: usize = 64;
+
+/// How many kinds of updates without an event of their own are kept for `run_completed`.
+const KEPT_UPDATES_MAX: usize = 8;
+
+/// What we wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Call {
+    Initialize,
+    ContinueSession,
+    NewSession,
+    Prompt,
+}
+
+/// One turn with an agent.
+#[derive(Debug)]
+pub struct AcpRunner {
+    folder: PathBuf,
+    system_prompt: Option<String>,
+    prompt: Option<String>,
+    resume: Option<String>,
+    session: Option<String>,
+    can_resume: bool,
+    next_id: i64,
+    waiting: Option<(i64, Call)>,
+    lines: Lines,
+    garbage_lines: usize,
+    stderr: TextStream,
+    stderr_kept: HeadTail,
+    message: String,
+    message_id: Option<String>,
+    answer: String,
+    tools: Tools,
+    permissions: BTreeMap<u64, OpenPermission>,
+    kept_updates: BTreeMap<String, Value>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct OpenPermission {
+    rpc_id: Value,
+    tool_call_id: String,
+    options: Vec<PermissionOption>,
+}
+
+impl AcpRunner {
+    /// Makes a runner that works in `folder`; a system prompt goes before the first prompt of a new session.
+    #[must_use]
+    pub fn new(folder: &Path, system_prompt: Option<String>) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            system_prompt,
+            prompt: None,
+            resume: None,
+            session: None,
+            can_resume: false,
+            next_id: 0,
+            waiting: None,
+            lines: Lines::new(LINE_BYTES_MAX),
+            garbage_lines: 0,
+            stderr: TextStream::default(),
+            stderr_kept: HeadTail::default(),
+            message: String::new(),
+            message_id: None,
+            answer: String::new(),
+            tools: Tools::default(),
+            permissions: BTreeMap::new(),
+            kept_updates: BTreeMap::new(),
+            ended: false,
+        }
+    }
+
+    fn call(&mut self, call: Call, method: &str, params: impl Serialize, out: &mut Output) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.waiting = Some((id, call));
+        let message = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        write_line(&message, out);
+    }
+
+    fn end(&mut self, ending: Ending, out: &mut Output) {
+        self.flush(out);
+        if !std::mem::replace(&mut self.ended, true) {
+            let kept = std::mem::take(&mut self.kept_updates);
+            let ending = kept
+                .into_iter()
+                .fold(ending, |ending, (kind, update)| ending.with(&kind, update));
+            out.close_stdin = true;
+            out.end(ending);
+        }
+    }
+
+    fn fail(&mut self, reason: &'static str, message: impl Into<String>, out: &mut Output) {
+        let mut ending = Ending::failed(reason, message);
+        let stderr = self.stderr_kept.text();
+        if !stderr.trim().is_empty() {
+            let tail: String = stderr
+                .chars()
+                .rev()
+                .take(4000)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+                .collect();
+            ending = ending.with("stderr", tail);
+        }
+        self.end(ending, out);
+    }
+
+    fn line(&mut self, line: &[u8], out: &mut Output) {
+        if line.is_empty() || self.ended {
+            return;
+        }
+        let Ok(Value::Object(mut message)) = serde_json::from_slice(line) else {
+            self.garbage_lines += 1;
+            if self.garbage_lines > GARBAGE_LINES_MAX {
+                let begin = printable(&String::from_utf8_lossy(&line[..line.len().min(200)]), 100);
+                let text = format!("The agent does not speak the Agent Client Protocol; it wrote: {begin}");
+                self.fail("protocol_error", text, out);
+            }
+            return;
+        };
+        let id = message.remove("id");
+        let params = message.remove("params").unwrap_or(Value::Null);
+        match (message.remove("method"), id) {
+            (Some(Value::String(method)), Some(id)) => self.request(&method, id, params, out),
+            (Some(Value::String(method)), None) => self.notification(&method, params, out),
+            (_, Some(id)) => {
+                let result = match message.remove("error") {
+                    Some(error) if !error.is_null() => Err(error),
+                    _ => Ok(message.remove("result").unwrap_or(Value::Null)),
+                };
+                self.answered(&id, result, out);
+            }
+            _ => self.garbage_lines += 1,
+        }
+    }
+
+    fn answered(&mut self, id: &Value, result: Result<Value, Value>, out: &mut Output) {
+        let Some((expected, call)) = self.waiting else {
+            return;
+        };
+        if id.as_i64() != Some(expected) {
+            return;
+        }
+        self.waiting = None;
+        match (call, result) {
+            (Call::Initialize, Ok(result)) => self.initialized(result, out),
+            (Call::ContinueSession, Ok(_)) => {
+                self.session = self.resume.take();
+                self.system_prompt = None;
+                self.send_prompt(out);
+            }
+            // A session that the agent has forgotten is no reason not to do the work.
+            (Call::ContinueSession, Err(_)) => {
+                self.resume = None;
+                self.open_session(out);
+            }
+            (Call::NewSession, Ok(result)) => match result.get("sessionId").and_then(Value::as_str) {
+                Some(session) => {
+                    self.session = Some(session.to_owned());
+                    self.send_prompt(out);
+                }
+                None => self.fail("protocol_error", "The agent opened a session without an id.", out),
+            },
+            (Call::Prompt, Ok(result)) => self.turn_ended(&result, out),
+            (call, Err(error)) => self.refused(call, &error, out),
+        }
+    }
+
+    fn refused(&mut self, call: Call, error: &Value, out: &mut Output) {
+        let message = error
+            .get("message")
+            .and_then(Value::as_str)
+            .unwrap_or("no message");
+        let details = error
+            .get("data")
+            .map(|data| format!(" ({})", raw(data)))
+            .unwrap_or_default();
+        let code = error.get("code").and_then(Value::as_i64);
+        let what = match call {
+            Call::Initialize => "initialize",
+            Call::ContinueSession | Call::NewSession => "open a session",
+            Call::Prompt => "work on the prompt",
+        };
+        let reason = if code == Some(-32000) {
+            "authentication_required"
+        } else {
+            "agent_error"
+        };
+        self.fail(
+            reason,
+            format!("The agent refused to {what}: {message}{details}"),
+            out,
+        );
+    }
+
+    fn initialized(&mut self, result: Value, out: &mut Output) {
+        let agent = result.get("agentInfo").map(raw);
+        let Ok(result) = serde_json::from_value::<InitializeResponse>(result) else {
+            self.fail(
+                "protocol_error",
+                "The agent's answer to initialize cannot be read.",
+                out,
+            );
+            return;
+        };
+        if result.protocol_version != ProtocolVersion::V1 {
+            let text = format!(
+                "The agent speaks version {} of its protocol, not 1.",
+                result.protocol_version
+            );
+            self.fail("protocol_error", text, out);
+            return;
+        }
+        if let Some(agent) = agent {
+            out.produced.push(Produced::Live(
+                LiveType::AssistantMessageSource,
+                json!({ "agent": agent }),
+            ));
+        }
+        let capabilities = result.agent_capabilities;
+        let can_continue = capabilities.session_capabilities.resume.is_some();
+        self.can_resume = can_continue || capabilities.load_session;
+        match self.resume.clone() {
+            // Resuming says nothing twice; loading replays the whole history, which is dropped until it answers.
+            Some(session) if can_continue => {
+                let params = ResumeSessionRequest::new(session, self.folder.clone());
+                self.call(Call::ContinueSession, "session/resume", params, out);
+            }
+            Some(session) if self.can_resume => {
+                let params = LoadSessionRequest::new(session, self.folder.clone());
+                self.call(Call::ContinueSession, "session/load", params, out);
+            }
+            _ => self.open_session(out),
+        }
+    }
+
+    fn open_session(&mut self, out: &mut Output) {
+        let params = NewSessionRequest::new(self.folder.clone());
+        self.call(Call::NewSession, "session/new", params, out);
+    }
+
+    fn send_prompt(&mut self, out: &mut Output) {
+        let Some(session) = self.session.clone() else {
+            return;
+        };
+        let Some(prompt) = self.prompt.take() else { return };
+        if self.can_resume {
+            out.session = Some(session.clone());
+        }
+        let texts = self.system_prompt.take().into_iter().chain([prompt]);
+        let params = PromptRequest::new(session, texts.map(Into::into).collect());
+        self.call(Call::Prompt, "session/prompt", params, out);
+    }
+
+    fn turn_ended(&mut self, result: &Value, out: &mut Output) {
+        self.flush(out);
+        let stop = result.get("stopReason").and_then(Value::as_str).unwrap_or("");
+        let ending = match stop {
+            "end_turn" => Ending::completed(),
+            "cancelled" => Ending::cancelled(),
+            "max_tokens" => Ending::failed("max_tokens", "The agent reached its limit of tokens."),
+            "max_turn_requests" => {
+                Ending::failed("max_turns", "The agent reached its limit of model requests.")
+            }
+            "refusal" => Ending::failed("refusal", "The agent refuses to go on."),
+            other => Ending::failed(
+                "unknown_stop_reason",
+                format!("The agent stopped with {other:?}."),
+            ),
+        };
+        let mut ending = ending.with("stopReason", printable(stop, 100));
+        if let Some(usage) = result.get("usage").filter(|usage| usage.is_object()) {
+            ending = ending.with("usage", raw(usage));
+        }
+        if ending.status == RunStatus::Completed && !self.answer.is_empty() {
+            ending = ending.with("result", std::mem::take(&mut self.answer));
+        }
+        self.end(ending, out);
+    }
+
+    fn request(&mut self, method: &str, id: Value, params: Value, out: &mut Output) {
+        if method == "session/request_permission" {
+            match serde_json::from_value::<RequestPermissionRequest>(params) {
+                Ok(request) => self.permission_requested(request, id, out),
+                Err(_) => write_error(&id, -32602, "cannot be read", out),
+            }
+        } else {
+            write_error(&id, -32601, "not offered by this client", out);
+        }
+    }
+
+    fn permission_requested(&mut self, request: RequestPermissionRequest, rpc_id: Value, out: &mut Output) {
+        let tool_call_id = request.tool_call.tool_call_id.to_string();
+        let title = request.tool_call.fields.title.clone();
+        self.flush_message(out);
+        if self.tools.updated(request.tool_call, out) == Err(TooManyCalls) {
+            self.too_many_calls(out);
+            return;
+        }
+        if self.permissions.len() >= PERMISSIONS_MAX {
+            write_error(&rpc_id, -32603, "too many open requests", out);
+            return;
+        }
+        let number = u64::try_from(self.next_id).unwrap_or(0);
+        self.next_id += 1;
+        self.permissions.insert(
+            number,
+            OpenPermission {
+                rpc_id,
+                tool_call_id,
+                options: request.options,
+            },
+        );
+        out.produced.push(Produced::Permission {
+            request: number,
+            title: printable(&title.unwrap_or_default(), 200),
+        });
+    }
+
+    fn notification(&mut self, method: &str, params: Value, out: &mut Output) {
+        // What comes before the prompt is the replay of an old session or talk about it.
+        if method != "session/update" || !matches!(self.waiting, Some((_, Call::Prompt))) {
+            return;
+        }
+        if params.get("sessionId").and_then(Value::as_str) != self.session.as_deref() {
+            return;
+        }
+        match serde_json::from_value::<SessionNotification>(params.clone()) {
+            Ok(notification) => self.update(notification.update, &params, out),
+            Err(_) => self.keep_update(&params, out),
+        }
+    }
+
+    fn update(&mut self, update: SessionUpdate, params: &Value, out: &mut Output) {
+        let tools = match update {
+            SessionUpdate::AgentMessageChunk(chunk) => {
+                let id = chunk.message_id.map(|id| id.to_string());
+                self.say(&block_text(&chunk.content), id, out);
+                Ok(())
+            }
+            SessionUpdate::AgentThoughtChunk(chunk) => {
+                self.flush_message(out);
+                out.delta(
+                    LiveType::AssistantThinkingDelta,
+                    None,
+                    &block_text(&chunk.content),
+                );
+                Ok(())
+            }
+            SessionUpdate::ToolCall(call) => {
+                self.flush_message(out);
+                self.tools.announced(call, out)
+            }
+            SessionUpdate::ToolCallUpdate(update) => {
+                self.flush_message(out);
+                self.tools.updated(update, out)
+            }
+            // Our own words, said back; and what only a user interface needs.
+            SessionUpdate::UserMessageChunk(_)
+            | SessionUpdate::AvailableCommandsUpdate(_)
+            | SessionUpdate::CurrentModeUpdate(_)
+            | SessionUpdate::ConfigOptionUpdate(_)
+            | SessionUpdate::SessionInfoUpdate(_) => Ok(()),
+            _ => {
+                self.keep_update(params, out);
+                Ok(())
+            }
+        };
+        if tools == Err(TooManyCalls) {
+            self.too_many_calls(out);
+        }
+    }
+
+    fn too_many_calls(&mut self, out: &mut Output) {
+        self.fail(
+            "output_limit",
+            "The agent called more tools than one run may.",
+            out,
+        );
+    }
+
+    /// Plans and updates of a kind not known yet: shown live, and the last of each kind kept as it came.
+    fn keep_update(&mut self, params: &Value, out: &mut Output) {
+        let Some(update) = params.get("update") else {
+            return;
+        };
+        let Some(kind) = update.get("sessionUpdate").and_then(Value::as_str) else {
+            return;
+        };
+        let (kind, update) = (format!("update:{}", printable(kind, 60)), raw(update));
+        out.produced.push(Produced::Live(
+            LiveType::AssistantMessageSource,
+            json!({ "update": update }),
+        ));
+        if self.kept_updates.contains_key(&kind) || self.kept_updates.len() < KEPT_UPDATES_MAX {
+            self.kept_updates.insert(kind, update);
+        }
+    }
+
+    fn say(&mut self, text: &str, message_id: Option<String>, out: &mut Output) {
+        if message_id != self.message_id {
+            self.flush_message(out);
+            self.message_id = message_id;
+        }
+        out.delta(LiveType::AssistantMessageDelta, None, text);
+        let mut rest = text;
+        while self.message.len() + rest.len() > MESSAGE_BYTES_MAX {
+            let (fits, after) =
+                rest.split_at(rest.floor_char_boundary(MESSAGE_BYTES_MAX - self.message.len()));
+            self.message.push_str(fits);
+            self.flush_message(out);
+            rest = after;
+        }
+        self.message.push_str(rest);
+    }
+
+    fn flush_message(&mut self, out: &mut Output) {
+        let text = std::mem::take(&mut self.message);
+        if !text.trim().is_empty() {
+            out.event(EventType::AssistantMessage, json!({ "text": text }));
+            self.answer = text;
+        }
+    }
+}
+
+impl Runner for AcpRunner {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            cancel: matches!(self.waiting, Some((_, Call::Prompt))),
+            permission: true,
+            resume: self.can_resume,
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match self.waiting {
+            Some((_, Call::Prompt)) => Phase::Working,
+            _ => Phase::Opening,
+        }
+    }
+
+    fn resume(&mut self, session: &str) {
+        self.resume = Some(session.to_owned());
+    }
+
+    fn start(&mut self, out: &mut Output) {
+        let us = Implementation::new("runmesh", env!("CARGO_PKG_VERSION"));
+        let params = InitializeRequest::new(ProtocolVersion::V1)
+            .client_capabilities(ClientCapabilities::default())
+            .client_info(us);
+        self.call(Call::Initialize, "initialize", params, out);
+    }
+
+    fn prompt(&mut self, prompt: &str, out: &mut Output) {
+        self.prompt = Some(prompt.to_owned());
+        self.send_prompt(out);
+    }
+
+    fn cancel(&mut self, out: &mut Output) {
+        let Some(session) = &self.session else { return };
+        let message =
+            json!({ "jsonrpc": "2.0", "method": "session/cancel", "params": { "sessionId": session } });
+        write_line(&message, out);
+        // The protocol asks that open questions are answered so, or the agent might wait for them.
+        for open in std::mem::take(&mut self.permissions).into_values() {
+            write_permission(&open.rpc_id, RequestPermissionOutcome::Cancelled, out);
+        }
+    }
+
+    fn permission(&mut self, request: u64, allow: bool, out: &mut Output) {
+        let Some(open) = self.permissions.remove(&request) else {
+            return;
+        };
+        // By kind, never by position: agents list them in different orders.
+        let kind = if allow {
+            PermissionOptionKind::AllowOnce
+        } else {
+            PermissionOptionKind::RejectOnce
+        };
+        let chosen = open.options.into_iter().find(|option| option.kind == kind);
+        let allowed = allow && chosen.is_some();
+        let outcome = match chosen {
+            Some(option) => {
+                RequestPermissionOutcome::Selected(SelectedPermissionOutcome::new(option.option_id))
+            }
+            None => RequestPermissionOutcome::Cancelled,
+        };
+        let answer = if allowed { "allowed" } else { "rejected" };
+        self.tools.permitted(&open.tool_call_id, answer, out);
+        write_permission(&open.rpc_id, outcome, out);
+    }
+
+    fn stdout(&mut self, bytes: &[u8], out: &mut Output) {
+        match self.lines.push(bytes) {
+            Ok(lines) => lines.iter().for_each(|line| self.line(line, out)),
+            Err(error) => {
+                let text = format!("The agent does not keep to its protocol: {error}.");
+                self.fail("output_limit", text, out);
+            }
+        }
+    }
+
+    fn stderr(&mut self, bytes: &[u8], _out: &mut Output) {
+        let text = self.stderr.push(bytes);
+        self.stderr_kept.push(&text);
+    }
+
+    fn exited(&mut self, exit: ProgramExit, out: &mut Output) {
+        if !self.ended {
+            let when = match self.phase() {
+                Phase::Opening => "before it began to work",
+                Phase::Working => "in the middle of its work",
+            };
+            self.fail(
+                "agent_exited",
+                format!("The agent ended {when}, with {exit}."),
+                out,
+            );
+        }
+    }
+
+    fn flush(&mut self, out: &mut Output) {
+        self.flush_message(out);
+        self.tools.flush(out);
+    }
+}
+
+fn write_line(message: &Value, out: &mut Output) {
+    out.stdin.extend_from_slice(message.to_string().as_bytes());
+    out.stdin.push(b'\n');
+}
+
+fn write_error(id: &Value, code: i64, message: &str, out: &mut Output) {
+    let error = json!({ "code": code, "message": message });
+    write_line(&json!({ "jsonrpc": "2.0", "id": id, "error": error }), out);
+}
+
+fn write_permission(id: &Value, outcome: RequestPermissionOutcome, out: &mut Output) {
+    let result = RequestPermissionResponse::new(outcome);
+    write_line(&json!({ "jsonrpc": "2.0", "id": id, "result": result }), out);
+}
+
+#[cfg(test)]
+#[path = "acp_tests.rs"]
+mod tests;
