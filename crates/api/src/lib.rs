@@ -5,17 +5,21 @@
 //! request are ignored.
 
 pub mod activity;
+pub mod agents;
 pub mod api_keys;
 pub mod audit;
 pub mod client;
 pub mod envelope;
 pub mod error;
+pub mod events;
 pub mod links;
 pub mod nodes;
-pub mod organizations;
+pub mod orgs;
 pub mod overview;
 pub mod page;
+pub mod runs;
 pub mod scope;
+pub mod threads;
 
 pub use envelope::{ErrorBody, ErrorEnvelope, Meta, Page, PageMeta, Success};
 pub use error::ErrorCode;

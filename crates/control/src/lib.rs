@@ -1,1 +1,13 @@
-//! Placeholder.
+//! The control plane: `http` → `app` → `store`, the control stream, the embedded platform node and the orchestrator.
+//!
+//! Handlers are thin, rules live in `app`, SQL lives in `store`, one file per noun in each. Wire bytes belong to `mesh`,
+//! HTTP shapes to `api`.
+
+mod app;
+pub mod clock;
+mod http;
+mod secrets;
+pub mod serve;
+mod store;
+
+pub use serve::{ServeConfig, ServeError, Server, serve};

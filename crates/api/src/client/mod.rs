@@ -2,10 +2,17 @@
 //!
 //! Errors carry the contract's code, message and request id. It neither retries nor caches.
 
+mod agents;
 mod api_keys;
+mod events;
 mod links;
 mod nodes;
-mod organizations;
+mod orgs;
+mod runs;
+mod threads;
+
+pub use events::Frames;
+pub use runs::StartedRun;
 
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;

@@ -5,7 +5,7 @@ use types::OrgId;
 
 use super::{Client, ClientError, NO_QUERY, data};
 use crate::envelope::Page;
-use crate::organizations::{
+use crate::orgs::{
     CreateMember, CreateOrganization, CreatedMember, CreatedOrganization, Me, Member, Organization,
 };
 use crate::page::PageQuery;

@@ -1,0 +1,196 @@
+//! Who calls, and what each route demands: the one place where it is decided whether a request may go on.
+//!
+//! Every route is registered with an [`Access`]; a route without one cannot be built and answers nothing. What a caller
+//! may *see* of an org is decided by the look-ups of each noun, which all start with the caller's org.
+
+use std::net::IpAddr;
+
+use api::audit::ActorType;
+use api::{ErrorCode, Role, Scope};
+use types::{ApiKeyId, NodeId, OrgId, OrgName, UserId};
+
+use super::{App, AppError};
+use crate::secrets;
+use crate::store;
+
+/// How often `lastUsedAt` of a key is written, in milliseconds.
+const TOUCH_EVERY_MS: i64 = 60_000;
+
+/// What a route demands of its caller.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Access {
+    /// Nothing: the route guards itself (link start and poll, the control stream, the pages, documents).
+    Open,
+    /// Any good credential.
+    SignedIn,
+    /// A credential that covers this scope.
+    Scope(Scope),
+    /// The same, of an admin.
+    Admin(Scope),
+}
+
+/// How the caller proved who they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Credential {
+    /// An API key.
+    ApiKey(ApiKeyId),
+    /// A browser session that was opened with this API key.
+    Session(ApiKeyId),
+}
+
+/// An authenticated person, in one org, with one credential.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) org: OrgId,
+    pub(crate) org_name: OrgName,
+    pub(crate) user: UserId,
+    pub(crate) role: Role,
+    pub(crate) scopes: Vec<Scope>,
+    pub(crate) credential: Credential,
+    /// The address the request came from.
+    pub(crate) ip: IpAddr,
+}
+
+impl Caller {
+    /// Tells whether the caller is an admin of the org.
+    pub(crate) fn is_admin(&self) -> bool {
+        self.role == Role::Admin
+    }
+
+    /// Tells whether the credential covers `scope`.
+    pub(crate) fn covers(&self, scope: Scope) -> bool {
+        self.scopes.iter().any(|held| held.covers(scope))
+    }
+
+    /// Answers 403 unless the caller is an admin: for `all=true` and its like.
+    pub(crate) fn demand_admin(&self) -> Result<(), AppError> {
+        if self.is_admin() {
+            Ok(())
+        } else {
+            Err(AppError::forbidden(
+                "only an admin of the organization may do this",
+            ))
+        }
+    }
+
+    /// Returns the caller as the actor of an audit or activity row.
+    pub(crate) fn actor(&self) -> Actor {
+        let (kind, id) = match self.credential {
+            Credential::ApiKey(key) => (ActorType::ApiKey, key.to_string()),
+            Credential::Session(_) => (ActorType::User, self.user.to_string()),
+        };
+        Actor {
+            kind,
+            id: Some(id),
+            user: Some(self.user),
+            ip: Some(self.ip),
+        }
+    }
+}
+
+/// Who did something, as the audit log and the activity list name it.
+#[derive(Clone, Debug)]
+pub(crate) struct Actor {
+    pub(crate) kind: ActorType,
+    pub(crate) id: Option<String>,
+    /// The person it belongs to: whose activity list shows it.
+    pub(crate) user: Option<UserId>,
+    pub(crate) ip: Option<IpAddr>,
+}
+
+impl Actor {
+    /// The control plane itself.
+    pub(crate) fn system() -> Self {
+        Self {
+            kind: ActorType::System,
+            id: None,
+            user: None,
+            ip: None,
+        }
+    }
+
+    /// A device, on behalf of its owner.
+    pub(crate) fn device(node: NodeId, owner: Option<UserId>) -> Self {
+        Self {
+            kind: ActorType::Device,
+            id: Some(node.to_string()),
+            user: owner,
+            ip: None,
+        }
+    }
+}
+
+impl Access {
+    /// Lets the caller through or says why not.
+    pub(crate) fn check(self, caller: &Caller) -> Result<(), AppError> {
+        let (scope, admin) = match self {
+            Self::Open | Self::SignedIn => return Ok(()),
+            Self::Scope(scope) => (scope, false),
+            Self::Admin(scope) => (scope, true),
+        };
+        if !caller.covers(scope) {
+            let message = format!("this credential lacks the scope {scope}");
+            return Err(AppError::forbidden(message));
+        }
+        if admin { caller.demand_admin() } else { Ok(()) }
+    }
+}
+
+/// Finds whose credential `token` is: an API key or a session token.
+pub(crate) async fn authenticate(app: &App, token: Option<&str>, ip: IpAddr) -> Result<Caller, AppError> {
+    let Some(token) = token else {
+        let message = "a credential is needed: Authorization: Bearer <token>, or X-API-Key: <key>";
+        return Err(AppError::new(ErrorCode::Unauthorized, message));
+    };
+    let now = app.clock.wall();
+    let hash = secrets::hash(token);
+    let mut conn = app.store.read().await?;
+    let (row, session_end) = if token.starts_with("rts_") {
+        let session = store::sessions::find(&mut conn, &hash).await?;
+        session.map_or((None, None), |s| (Some(s.credential), Some(s.expires_at)))
+    } else {
+        (store::api_keys::credential(&mut conn, &hash).await?, None)
+    };
+    drop(conn);
+    let row = row
+        .filter(|row| row.key.revoked_at.is_none())
+        .ok_or_else(|| AppError::new(ErrorCode::InvalidToken, "this credential is unknown or revoked"))?;
+    if [row.key.expires_at, session_end]
+        .iter()
+        .flatten()
+        .any(|end| *end <= now)
+    {
+        return Err(AppError::new(
+            ErrorCode::TokenExpired,
+            "this credential has expired",
+        ));
+    }
+    let used = row.key.last_used_at.map_or(0, types::Timestamp::unix_ms);
+    if now.unix_ms() - used >= TOUCH_EVERY_MS {
+        touch(app, row.key.id).await;
+    }
+    Ok(Caller {
+        org: row.org,
+        org_name: row.org_name,
+        user: row.key.user_id,
+        role: row.role,
+        scopes: row.key.scopes,
+        credential: match session_end {
+            Some(_) => Credential::Session(row.key.id),
+            None => Credential::ApiKey(row.key.id),
+        },
+        ip,
+    })
+}
+
+/// A key stays good when the note of its use cannot be written.
+async fn touch(app: &App, key: ApiKeyId) {
+    let noted = async {
+        let mut tx = app.store.write().await?;
+        store::api_keys::touch(&mut tx, key, app.clock.wall()).await?;
+        tx.commit().await
+    };
+    if let Err(error) = noted.await {
+        tracing::warn!(%error, "the use of an API key was not noted");
+    }
+}

@@ -1,0 +1,97 @@
+//! People: the caller, and the members of the caller's org.
+
+use api::Scope;
+use api::orgs::{CreateMember, CreatedMember, Me, Member, User};
+use api::page::PageQuery;
+use serde_json::{Map, json};
+use types::{OrgId, UserId};
+
+use super::api_keys::{NewKey, issue};
+use super::audit::Deed;
+use super::orgs::first_key_name;
+use super::{App, AppError, Caller, Page, Window, audit, display_text, orgs};
+use crate::secrets;
+use crate::store;
+
+/// Returns who the credential belongs to.
+pub(crate) async fn me(app: &App, caller: &Caller) -> Result<Me, AppError> {
+    let organization = orgs::current(app, caller).await?;
+    let mut conn = app.store.read().await?;
+    let user = store::users::find(&mut conn, caller.user).await?;
+    Ok(Me {
+        user: user.ok_or_else(AppError::internal)?,
+        organization,
+        role: caller.role,
+        scopes: caller.scopes.clone(),
+    })
+}
+
+/// Lists the members of the caller's org, oldest first.
+pub(crate) async fn members(
+    app: &App,
+    caller: &Caller,
+    org: OrgId,
+    query: &PageQuery,
+) -> Result<Page<Member>, AppError> {
+    demand_own(caller, org)?;
+    let window = Window::oldest_first(query)?;
+    let mut conn = app.store.read().await?;
+    let rows = store::users::members(&mut conn, org, window.key(), window.fetch()).await?;
+    Ok(window.cut(rows, |row| (row.created_at.unix_ms(), row.user_id.to_string())))
+}
+
+/// Makes a person, adds them to the caller's org and gives them a key.
+pub(crate) async fn create_member(
+    app: &App,
+    caller: &Caller,
+    org: OrgId,
+    request: CreateMember,
+) -> Result<CreatedMember, AppError> {
+    demand_own(caller, org)?;
+    let name = display_text("name", &request.name)?;
+    let now = app.clock.wall();
+    let user = User {
+        id: UserId::from_random(secrets::bytes()),
+        name: name.to_string(),
+        created_at: now,
+    };
+    let new = NewKey {
+        user: user.id,
+        name: first_key_name(),
+        scopes: vec![Scope::All],
+        is_test: false,
+        now,
+        expires_at: None,
+    };
+    let mut tx = app.store.write().await?;
+    store::users::insert(&mut tx, &user).await?;
+    store::users::insert_member(&mut tx, org, user.id, request.role, now).await?;
+    let api_key = issue(&mut tx, org, new).await?;
+    let deed = Deed {
+        action: "member.created",
+        target: Some(("user", user.id.to_string())),
+        actor: caller.actor(),
+        attributes: Map::from_iter([
+            ("name".to_owned(), json!(name)),
+            ("role".to_owned(), json!(request.role)),
+        ]),
+    };
+    audit::record(app, &mut tx, org, deed).await?;
+    tx.commit().await?;
+    let member = Member {
+        user_id: user.id,
+        name: user.name,
+        role: request.role,
+        created_at: now,
+    };
+    Ok(CreatedMember { member, api_key })
+}
+
+/// Another org is not there at all.
+fn demand_own(caller: &Caller, org: OrgId) -> Result<(), AppError> {
+    if org == caller.org {
+        Ok(())
+    } else {
+        Err(AppError::not_found("organization"))
+    }
+}

@@ -1,0 +1,136 @@
+//! What handlers take from a request: the caller, the client's address, a bounded JSON body, a query, an id.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use api::{BODY_BYTES_MAX, ErrorCode};
+use axum::body::Body as RawBody;
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Query, RawPathParams, Request};
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::request::Parts;
+use futures_util::StreamExt as _;
+use serde::de::DeserializeOwned;
+
+use super::Shared;
+use crate::app::{AppError, Caller};
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl FromRequestParts<Shared> for Caller {
+    type Rejection = AppError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, AppError> {
+        // Only the authorisation layer puts it there; a route that is open has no caller.
+        parts.extensions.get().cloned().ok_or_else(AppError::internal)
+    }
+}
+
+/// The address of the client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ClientIp(pub(crate) IpAddr);
+
+impl ClientIp {
+    /// Reads it from where the server's listener has put it.
+    pub(crate) fn of(parts: &Parts) -> Self {
+        let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        Self(info.map_or(Ipv4Addr::UNSPECIFIED.into(), |info| info.0.ip().to_canonical()))
+    }
+}
+
+impl FromRequestParts<Shared> for ClientIp {
+    type Rejection = AppError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, AppError> {
+        Ok(Self::of(parts))
+    }
+}
+
+/// A JSON body of at most `MAX` bytes; fields that `T` does not name are dropped here.
+pub(crate) struct Body<T, const MAX: usize = BODY_BYTES_MAX>(pub(crate) T);
+
+impl<T: DeserializeOwned, const MAX: usize> FromRequest<Shared> for Body<T, MAX> {
+    type Rejection = AppError;
+
+    async fn from_request(request: Request, _: &Shared) -> Result<Self, AppError> {
+        let bytes = read_body(request, MAX).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// Reads a body of at most `max` bytes.
+pub(crate) async fn read_body(request: Request, max: usize) -> Result<Vec<u8>, AppError> {
+    let declared = request.headers().get(CONTENT_LENGTH);
+    let declared = declared.and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let expected = declared.unwrap_or(0).min(max);
+    let reading = tokio::time::timeout(BODY_TIMEOUT, collect(request.into_body(), expected, max));
+    reading
+        .await
+        .map_err(|_| AppError::bad_request("the body took too long to arrive"))?
+}
+
+async fn collect(body: RawBody, expected: usize, max: usize) -> Result<Vec<u8>, AppError> {
+    let mut chunks = body.into_data_stream();
+    let mut bytes = Vec::with_capacity(expected);
+    let mut total = 0_usize;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| AppError::bad_request("the body ended too early"))?;
+        total = total.saturating_add(chunk.len());
+        // A client that is still sending would miss the answer: swallow some of the rest before refusing.
+        if total > max.saturating_mul(4) {
+            break;
+        }
+        if total <= max {
+            bytes.extend_from_slice(&chunk);
+        }
+    }
+    if total > max {
+        let message = format!("the body is larger than {max} bytes");
+        return Err(AppError::new(ErrorCode::PayloadTooLarge, message));
+    }
+    Ok(bytes)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, AppError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        AppError::bad_request(if path == "." || inner.is_syntax() || inner.is_eof() {
+            format!("the body is not what this route takes: {inner}")
+        } else {
+            format!("{path}: {inner}")
+        })
+    })?;
+    json.end()
+        .map_err(|error| AppError::bad_request(format!("the body is not one JSON value: {error}")))?;
+    Ok(value)
+}
+
+/// The query parameters; those that `T` does not name are ignored.
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Shared> for Params<T> {
+    type Rejection = AppError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, AppError> {
+        Query::try_from_uri(&parts.uri)
+            .map(|Query(value)| Self(value))
+            .map_err(|error| AppError::bad_request(error.body_text()))
+    }
+}
+
+/// The one parameter of a path. What is no id at all is an id that is not there: 404.
+pub(crate) struct Id<T>(pub(crate) T);
+
+impl<T: FromStr> FromRequestParts<Shared> for Id<T> {
+    type Rejection = AppError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, AppError> {
+        let params = RawPathParams::from_request_parts(parts, state).await;
+        let params = params.map_err(|_| AppError::not_found("thing"))?;
+        let id = params.iter().next().and_then(|(_, text)| text.parse().ok());
+        id.map(Self).ok_or_else(|| AppError::not_found("thing"))
+    }
+}

@@ -1,0 +1,40 @@
+//! HTTP: handlers of about ten lines, one file per noun, and what stands around them.
+//!
+//! A handler takes a checked [`crate::app::Caller`], calls one function of `app`, and wraps what it says. Routes are
+//! registered with what they demand (`routes`), bodies and queries are read with limits (`extract`), and every answer,
+//! refusals of the framework too, gets the contract's envelope (`respond`).
+
+mod activity;
+mod api_keys;
+mod audit;
+mod extract;
+mod orgs;
+mod respond;
+mod routes;
+mod users;
+
+use std::sync::Arc;
+
+use axum::Router;
+
+pub(crate) use routes::Routes;
+
+use crate::app::App;
+
+/// What handlers are given: `State(app): State<Shared>`.
+pub(crate) type Shared = Arc<App>;
+
+/// Every route of the server.
+pub(crate) fn routes() -> Routes {
+    let routes = Routes::new();
+    let routes = api_keys::register(routes);
+    let routes = orgs::register(routes);
+    let routes = users::register(routes);
+    let routes = audit::register(routes);
+    activity::register(routes)
+}
+
+/// The whole server as one service.
+pub(crate) fn router(app: Shared) -> Router {
+    routes().into_router(app)
+}

@@ -1,0 +1,152 @@
+//! How answers are written: request ids, the contract's envelope, rate-limit headers, and no refusal without them.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use api::{ErrorBody, ErrorCode, ErrorEnvelope, Meta, REQUEST_ID_HEADER, Success};
+use axum::extract::Request;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, http::Method};
+use futures_util::FutureExt as _;
+use serde::Serialize;
+use types::RequestId;
+
+use crate::app::{AppError, Page, RateLimit};
+use crate::secrets;
+
+tokio::task_local! {
+    static REQUEST: RequestId;
+}
+
+/// Returns the id of the request that is being answered.
+pub(crate) fn request_id() -> RequestId {
+    REQUEST
+        .try_with(|id| *id)
+        .unwrap_or_else(|_| RequestId::from_random(secrets::bytes()))
+}
+
+/// Gives every request an id, turns panics into 500, and writes one line into the log.
+pub(crate) async fn around(request: Request, next: Next) -> Response {
+    let id = RequestId::from_random(secrets::bytes());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let answered = REQUEST.scope(id, async {
+        let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        let answer = answer.unwrap_or_else(|_| AppError::internal().into_response());
+        in_envelope(answer)
+    });
+    let mut answer = answered.await;
+    log(id, &method, &path, answer.status());
+    let headers = answer.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(HeaderName::from_static(REQUEST_ID_HEADER), value);
+    }
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn log(id: RequestId, method: &Method, path: &str, status: StatusCode) {
+    let status = status.as_u16();
+    tracing::debug!(request = %id, %method, path, status, "answered");
+}
+
+/// Marks an answer whose body is meant to stand as it is, though its status is an error's: a page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AsWritten;
+
+/// Replaces a refusal of the framework, which is plain text, by the contract's envelope.
+fn in_envelope(answer: Response) -> Response {
+    let status = answer.status();
+    let refused = status.is_client_error() || status.is_server_error();
+    let ours = answer.headers().get(CONTENT_TYPE) == Some(&HeaderValue::from_static("application/json"));
+    if !refused || ours || answer.extensions().get::<AsWritten>().is_some() {
+        return answer;
+    }
+    let code = match status.as_u16() {
+        404 => ErrorCode::NotFound,
+        405 => ErrorCode::MethodNotAllowed,
+        413 => ErrorCode::PayloadTooLarge,
+        500.. => ErrorCode::InternalError,
+        _ => ErrorCode::BadRequest,
+    };
+    AppError::new(code, "this request cannot be served").into_response()
+}
+
+/// Answers paths that do not exist.
+pub(crate) async fn no_such_path() -> AppError {
+    AppError::not_found("path")
+}
+
+/// Answers methods that a path does not have.
+pub(crate) async fn no_such_method() -> AppError {
+    AppError::new(ErrorCode::MethodNotAllowed, "this path has no such method")
+}
+
+impl IntoResponse for AppError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let error = ErrorBody {
+            code: self.code,
+            message: self.message,
+            request_id: request_id(),
+        };
+        let mut answer = (status, Json(ErrorEnvelope { error })).into_response();
+        if let Some(limit) = self.limit {
+            limit_headers(&mut answer, limit);
+            if status == StatusCode::TOO_MANY_REQUESTS {
+                let wait = HeaderValue::from(whole_seconds(limit.reset).max(1));
+                answer.headers_mut().insert(RETRY_AFTER, wait);
+            }
+        }
+        answer
+    }
+}
+
+/// Writes the `X-RateLimit-*` headers; `Reset` is in seconds from now.
+pub(crate) fn limit_headers(answer: &mut Response, limit: RateLimit) {
+    let headers = answer.headers_mut();
+    headers.insert("x-ratelimit-limit", HeaderValue::from(limit.limit));
+    headers.insert("x-ratelimit-remaining", HeaderValue::from(limit.remaining));
+    headers.insert("x-ratelimit-reset", HeaderValue::from(whole_seconds(limit.reset)));
+}
+
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
+}
+
+/// 200 (or another success) with `{data, meta}`.
+#[derive(Debug)]
+pub(crate) struct Reply<T>(StatusCode, T);
+
+impl<T> Reply<T> {
+    /// 200.
+    pub(crate) fn ok(data: T) -> Self {
+        Self(StatusCode::OK, data)
+    }
+
+    /// 201.
+    pub(crate) fn created(data: T) -> Self {
+        Self(StatusCode::CREATED, data)
+    }
+}
+
+impl<T: Serialize> IntoResponse for Reply<T> {
+    fn into_response(self) -> Response {
+        let meta = Meta {
+            request_id: request_id(),
+        };
+        (self.0, Json(Success { data: self.1, meta })).into_response()
+    }
+}
+
+impl<T: Serialize> IntoResponse for Page<T> {
+    fn into_response(self) -> Response {
+        Json(api::Page::new(self.rows, self.next_cursor, request_id())).into_response()
+    }
+}

@@ -1,0 +1,184 @@
+//! The table of routes: no route without what it demands of its caller and without its place in the OpenAPI document.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, Method};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use utoipa::openapi::path::{Operation, PathItem, Paths};
+use utoipa::openapi::{OpenApi, RefOr, Schema, SecurityRequirement};
+use utoipa_axum::router::UtoipaMethodRouter;
+
+use super::extract::ClientIp;
+use super::{Shared, respond};
+use crate::app::{Access, AppError, access};
+
+/// A path and a method, as the router knows them.
+pub(crate) type RouteKey = (String, String);
+
+/// Routes under construction. Handlers enter only through [`Routes::add`].
+pub(crate) struct Routes {
+    router: Router<Shared>,
+    table: BTreeMap<RouteKey, Access>,
+    paths: Paths,
+    schemas: Vec<(String, RefOr<Schema>)>,
+}
+
+impl Routes {
+    /// No route yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            router: Router::new(),
+            table: BTreeMap::new(),
+            paths: Paths::new(),
+            schemas: Vec::new(),
+        }
+    }
+
+    /// Adds the handlers that `utoipa_axum::routes!` collected; all of them demand `access`.
+    pub(crate) fn add(mut self, access: Access, route: UtoipaMethodRouter<Shared>) -> Self {
+        let (schemas, paths, handlers) = route;
+        self.schemas.extend(schemas);
+        let path = paths.paths.keys().next().expect("routes! names one path").clone();
+        for (path, mut item) in paths.paths {
+            for (method, operation) in operations(&mut item) {
+                document_access(operation, access);
+                self.table.insert((path.clone(), method.to_owned()), access);
+            }
+            merge(&mut self.paths, path, item);
+        }
+        self.router = self.router.route(&path, handlers);
+        self
+    }
+
+    /// What each route demands.
+    pub(crate) fn table(&self) -> &BTreeMap<RouteKey, Access> {
+        &self.table
+    }
+
+    /// Writes the routes and the shapes they use into a document.
+    pub(crate) fn describe(self, document: &mut OpenApi) {
+        document.paths = self.paths;
+        let components = document.components.get_or_insert_default();
+        components.schemas.extend(self.schemas);
+    }
+
+    /// Makes the service: every route behind the check of its entry, every answer in the envelope.
+    pub(crate) fn into_router(self, app: Shared) -> Router {
+        let guard = Guard {
+            table: Arc::new(self.table),
+            app: Arc::clone(&app),
+        };
+        self.router
+            .route_layer(from_fn_with_state(guard, authorise))
+            .fallback(respond::no_such_path)
+            .method_not_allowed_fallback(respond::no_such_method)
+            .layer(from_fn(respond::around))
+            .with_state(app)
+    }
+}
+
+#[derive(Clone)]
+struct Guard {
+    table: Arc<BTreeMap<RouteKey, Access>>,
+    app: Shared,
+}
+
+/// Lets a request through to its handler, with its caller, or refuses it.
+async fn authorise(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    match admit(&guard, request).await {
+        Ok(request) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn admit(guard: &Guard, request: Request) -> Result<Request, AppError> {
+    let path = request.extensions().get::<MatchedPath>();
+    let path = path.ok_or_else(AppError::internal)?.as_str().to_owned();
+    let method = match *request.method() {
+        Method::HEAD => "GET",
+        ref other => other.as_str(),
+    };
+    let key = (path, method.to_owned());
+    let access = guard.table.get(&key).ok_or_else(AppError::internal)?;
+    if *access == Access::Open {
+        return Ok(request);
+    }
+    let (mut parts, body) = request.into_parts();
+    let token = credential(&parts.headers).or_else(|| query_credential(&parts));
+    let ip = ClientIp::of(&parts).0;
+    let caller = access::authenticate(&guard.app, token.as_deref(), ip).await?;
+    access.check(&caller)?;
+    parts.extensions.insert(caller);
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Reads `Authorization: Bearer` or `X-API-Key`.
+fn credential(headers: &HeaderMap) -> Option<String> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then(|| token.trim().to_owned())
+    });
+    bearer.or_else(|| Some(headers.get(api::API_KEY_HEADER)?.to_str().ok()?.trim().to_owned()))
+}
+
+/// Reads `?api_key=` or `?token=` of a WebSocket request, since browsers cannot set its headers (contract §6). Both at
+/// once count as none.
+fn query_credential(parts: &axum::http::request::Parts) -> Option<String> {
+    parts.headers.get("sec-websocket-key")?;
+    let pairs = url::form_urlencoded::parse(parts.uri.query()?.as_bytes());
+    let mut found: Vec<String> = pairs
+        .filter(|(name, _)| name == "api_key" || name == "token")
+        .map(|(_, value)| value.into_owned())
+        .collect();
+    if found.len() == 1 { found.pop() } else { None }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    [
+        ("GET", &mut item.get),
+        ("POST", &mut item.post),
+        ("PUT", &mut item.put),
+        ("PATCH", &mut item.patch),
+        ("DELETE", &mut item.delete),
+    ]
+    .into_iter()
+    .filter_map(|(name, operation)| operation.as_mut().map(|operation| (name, operation)))
+}
+
+fn merge(paths: &mut Paths, path: String, item: PathItem) {
+    match paths.paths.get_mut(&path) {
+        Some(known) => known.merge_operations(item),
+        None => {
+            paths.paths.insert(path, item);
+        }
+    }
+}
+
+/// Writes into an operation what its entry in the table demands.
+fn document_access(operation: &mut Operation, access: Access) {
+    let scope = match access {
+        Access::Open => {
+            operation.security = Some(vec![]);
+            return;
+        }
+        Access::SignedIn => None,
+        Access::Scope(scope) => Some(format!("Scope: `{scope}`.")),
+        Access::Admin(scope) => Some(format!("Scope: `{scope}`; admins only.")),
+    };
+    let none: [&str; 0] = [];
+    operation.security = Some(vec![
+        SecurityRequirement::new("bearer", none),
+        SecurityRequirement::new("apiKey", none),
+    ]);
+    if let Some(scope) = scope {
+        let text = operation.description.take().unwrap_or_default();
+        operation.description = Some(format!("{text}\n\n{scope}").trim().to_owned());
+    }
+}

@@ -1,0 +1,170 @@
+//! Starts and stops a control plane: what the `runmesh serve` command and the tests call.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use types::{OrgName, SecretString};
+use url::Url;
+
+use crate::app::{self, App, AppConfig};
+use crate::clock::Clock;
+use crate::http;
+use crate::store::Store;
+
+/// How long requests under way may take to end when the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How to start a control plane.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// Where the database and the keys are kept; made when it is not there.
+    pub data_dir: PathBuf,
+    /// A PostgreSQL database to use instead of the SQLite file in `data_dir`.
+    pub database_url: Option<String>,
+    /// Where HTTP is served; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Where the platform node's UDP socket is; port 0 picks a free one.
+    pub mesh_listen: SocketAddr,
+    /// Where people and devices reach this server; made from `listen` when absent.
+    pub public_url: Option<Url>,
+    /// The name of the org that the first start makes.
+    pub org_name: OrgName,
+    /// The clock; tests turn it forward.
+    pub clock: Clock,
+}
+
+/// Why a control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be made or written.
+    #[error("cannot use the data directory {path}: {source}")]
+    DataDir {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database cannot be opened.
+    #[error("cannot open the database: {0}")]
+    Database(String),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which one.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A running control plane. Dropping it stops it at once; [`Server::shutdown`] stops it gently.
+#[derive(Debug)]
+pub struct Server {
+    /// Where HTTP is served.
+    pub http_addr: SocketAddr,
+    /// Where people and devices reach this server.
+    pub public_url: Url,
+    /// The admin's key, when this start made it: print it once.
+    pub admin_key: Option<SecretString>,
+    app: Arc<App>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+/// Starts a control plane.
+pub async fn serve(config: ServeConfig) -> Result<Server, ServeError> {
+    make_data_dir(&config.data_dir)?;
+    let store = match &config.database_url {
+        Some(url) => Store::open(url).await,
+        None => Store::open_sqlite(&config.data_dir).await,
+    };
+    let store = store.map_err(|error| ServeError::Database(error.to_string()))?;
+    let listen_error = |source| ServeError::Listen {
+        address: config.listen,
+        source,
+    };
+    let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+    let http_addr = listener.local_addr().map_err(listen_error)?;
+    let public_url = config.public_url.clone().unwrap_or_else(|| url_of(http_addr));
+    let app = Arc::new(App {
+        store,
+        clock: config.clock.clone(),
+        config: AppConfig {
+            public_url: public_url.clone(),
+        },
+    });
+    let admin_key = app::orgs::first_start(&app, &config.org_name)
+        .await
+        .map_err(|error| ServeError::Database(error.message))?
+        .map(|created| SecretString::new(created.key));
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(run(listener, Arc::clone(&app), stop.clone()));
+    Ok(Server {
+        http_addr,
+        public_url,
+        admin_key,
+        app,
+        stop,
+        task: Some(task),
+    })
+}
+
+impl Server {
+    /// Stops taking requests, ends those under way within ten seconds, and closes the database.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        if let Some(mut task) = self.task.take()
+            && tokio::time::timeout(DRAIN_TIMEOUT, &mut task).await.is_err()
+        {
+            task.abort();
+        }
+        self.app.store.close().await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+async fn run(listener: TcpListener, app: Arc<App>, stop: CancellationToken) {
+    let service = http::router(app).into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the HTTP server failed");
+    }
+}
+
+fn make_data_dir(path: &std::path::Path) -> Result<(), ServeError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
+    made.map_err(|source| ServeError::DataDir {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// An unspecified address is reachable at least from this machine.
+fn url_of(address: SocketAddr) -> Url {
+    let host = if address.ip().is_unspecified() {
+        "127.0.0.1".to_owned()
+    } else if address.is_ipv6() {
+        format!("[{}]", address.ip())
+    } else {
+        address.ip().to_string()
+    };
+    let text = format!("http://{host}:{}/", address.port());
+    text.parse().expect("an address and a port make a URL")
+}

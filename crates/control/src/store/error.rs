@@ -1,0 +1,62 @@
+//! Why the database did not do what it was asked.
+
+/// A failed read or write. A failed write changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// A row with this key is there already.
+    #[error("a unique key is taken")]
+    Taken,
+    /// The disk or the database is full.
+    #[error("the database is full")]
+    Full,
+    /// Too many wait for a connection.
+    #[error("the database is busy")]
+    Busy,
+    /// A stored value cannot be read: it was changed from outside, or by a newer program.
+    #[error("column {column} holds an unreadable value")]
+    Unreadable {
+        /// The column.
+        column: &'static str,
+    },
+    /// The database was written by a newer program.
+    #[error("the database has schema version {found}, newer than {known}: use a newer runmesh")]
+    Newer {
+        /// What the database says.
+        found: i64,
+        /// The newest that this program knows.
+        known: i64,
+    },
+    /// The address is neither `sqlite://…` nor `postgres://…`.
+    #[error("the database address must start with sqlite:// or postgres://")]
+    BadUrl,
+    /// Anything else.
+    #[error(transparent)]
+    Database(sqlx::Error),
+}
+
+/// SQLite's `SQLITE_FULL`, and PostgreSQL's `disk_full`.
+const FULL_CODES: [&str; 2] = ["13", "53100"];
+
+/// SQLite's `SQLITE_BUSY`.
+const BUSY_CODE: &str = "5";
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::PoolTimedOut => Self::Busy,
+            sqlx::Error::Database(database) => {
+                let code = database.code();
+                if database.is_unique_violation() {
+                    Self::Taken
+                } else if code.as_deref().is_some_and(|c| FULL_CODES.contains(&c)) {
+                    Self::Full
+                } else if code.as_deref() == Some(BUSY_CODE) {
+                    Self::Busy
+                } else {
+                    Self::Database(error)
+                }
+            }
+            _ => Self::Database(error),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Brings the schema up to date: numbered texts, each applied once, all in one transaction.
+
+use super::{Conn, RowExt as _, StoreError};
+
+/// Every change of the schema, oldest first. Never edit one that was released; add the next.
+const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("migrations/0001_identity.sql"))];
+
+/// Applies what is missing; refuses a database of a newer program.
+pub(super) async fn run(conn: &mut Conn) -> Result<(), StoreError> {
+    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY)")
+        .execute(&mut *conn)
+        .await?;
+    let row = sqlx::query("SELECT COALESCE(MAX(version), 0) AS version FROM schema_version")
+        .fetch_one(&mut *conn)
+        .await?;
+    let found = row.int("version")?;
+    let known = MIGRATIONS.last().map_or(0, |(version, _)| *version);
+    if found > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    for (version, text) in MIGRATIONS.iter().filter(|(version, _)| *version > found) {
+        sqlx::raw_sql(*text).execute(&mut *conn).await?;
+        sqlx::query("INSERT INTO schema_version (version) VALUES ($1)")
+            .bind(*version)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(())
+}

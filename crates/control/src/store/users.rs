@@ -1,0 +1,83 @@
+//! People and their membership in orgs.
+
+use api::Role;
+use api::orgs::{Member, User};
+use types::{OrgId, Timestamp, UserId};
+
+use super::row::name_of;
+use super::{Conn, RowExt as _, StoreError};
+
+/// Adds a person.
+pub(crate) async fn insert(conn: &mut Conn, user: &User) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO users (id, name, created_at) VALUES ($1, $2, $3)")
+        .bind(user.id.to_string())
+        .bind(user.name.as_str())
+        .bind(user.created_at.unix_ms())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Finds a person.
+pub(crate) async fn find(conn: &mut Conn, id: UserId) -> Result<Option<User>, StoreError> {
+    let row = sqlx::query("SELECT id, name, created_at FROM users WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| {
+        Ok(User {
+            id: row.parsed("id")?,
+            name: row.text("name")?,
+            created_at: row.time("created_at")?,
+        })
+    })
+    .transpose()
+}
+
+/// Makes a person a member of an org.
+pub(crate) async fn insert_member(
+    conn: &mut Conn,
+    org: OrgId,
+    user: UserId,
+    role: Role,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO members (org_id, user_id, role, created_at) VALUES ($1, $2, $3, $4)")
+        .bind(org.to_string())
+        .bind(user.to_string())
+        .bind(name_of(&role))
+        .bind(now.unix_ms())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Lists the members of an org after `after` (time of joining, id), oldest first.
+pub(crate) async fn members(
+    conn: &mut Conn,
+    org: OrgId,
+    after: (i64, &str),
+    limit: i64,
+) -> Result<Vec<Member>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT m.user_id, u.name, m.role, m.created_at FROM members m JOIN users u ON u.id = m.user_id \
+         WHERE m.org_id = $1 AND (m.created_at > $2 OR (m.created_at = $2 AND m.user_id > $3)) \
+         ORDER BY m.created_at, m.user_id LIMIT $4",
+    )
+    .bind(org.to_string())
+    .bind(after.0)
+    .bind(after.1)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Member {
+                user_id: row.parsed("user_id")?,
+                name: row.text("name")?,
+                role: row.named("role")?,
+                created_at: row.time("created_at")?,
+            })
+        })
+        .collect()
+}

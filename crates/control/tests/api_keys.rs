@@ -1,0 +1,134 @@
+//! API keys: made, listed, expired, revoked; never stronger than what made them.
+
+mod support;
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use support::Fixture;
+
+#[tokio::test]
+async fn a_key_is_shown_once_works_and_dies_when_revoked() {
+    let fixture = Fixture::start().await;
+    let made = fixture
+        .post("/v1/api-keys", json!({"name": "laptop", "unknownField": 1}))
+        .await;
+    let made = made.data(201);
+    let key = made["key"].as_str().expect("the key").to_owned();
+    assert!(key.starts_with("rt_live_") && key.len() == 40);
+    assert_eq!(made["scopes"], json!(["*"]));
+
+    let id = made["id"].as_str().expect("an id");
+    let shown = fixture.get(&format!("/v1/api-keys/{id}")).await;
+    assert!(shown.data(200).get("key").is_none());
+    assert!(!shown.text.contains(&key));
+
+    let me = fixture.call(Some(&key), Method::GET, "/v1/me", None).await;
+    assert_eq!(me.data(200)["role"], "admin");
+    for _ in 0..2 {
+        let path = format!("/v1/api-keys/{id}");
+        let gone = fixture
+            .call(Some(&fixture.admin), Method::DELETE, &path, None)
+            .await;
+        assert!(gone.data(200)["revokedAt"].is_string());
+    }
+    let refused = fixture.call(Some(&key), Method::GET, "/v1/me", None).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (401, "invalid_token"));
+}
+
+#[tokio::test]
+async fn an_expired_key_says_so() {
+    let fixture = Fixture::start().await;
+    let made = fixture
+        .post(
+            "/v1/api-keys",
+            json!({"name": "short", "expiresIn": "30d", "isTest": true}),
+        )
+        .await;
+    let key = made.data(201)["key"].as_str().expect("the key").to_owned();
+    assert!(key.starts_with("rt_test_"));
+    fixture.clock.advance(Duration::from_secs(30 * 24 * 3600));
+    let refused = fixture.call(Some(&key), Method::GET, "/v1/me", None).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (401, "token_expired"));
+}
+
+#[tokio::test]
+async fn a_key_cannot_make_a_stronger_one() {
+    let fixture = Fixture::start().await;
+    let made = fixture
+        .post(
+            "/v1/api-keys",
+            json!({"name": "keys", "scopes": ["org:*", "runmesh:read"]}),
+        )
+        .await;
+    let key = made.data(201)["key"].as_str().expect("the key").to_owned();
+    for scopes in [
+        json!(null),
+        json!(["*"]),
+        json!(["runmesh:*"]),
+        json!(["agent:run"]),
+    ] {
+        let body = Some(json!({"name": "stronger", "scopes": scopes}));
+        let refused = fixture.call(Some(&key), Method::POST, "/v1/api-keys", body).await;
+        assert_eq!(refused.code(), "forbidden");
+    }
+    let body = Some(json!({"name": "weaker", "scopes": ["org:read"]}));
+    let made = fixture.call(Some(&key), Method::POST, "/v1/api-keys", body).await;
+    assert_eq!(made.data(201)["scopes"], json!(["org:read"]));
+}
+
+#[tokio::test]
+async fn keys_are_listed_in_pages_newest_first() {
+    let fixture = Fixture::start().await;
+    for name in ["a", "b", "c"] {
+        fixture
+            .post("/v1/api-keys", json!({"name": name}))
+            .await
+            .data(201);
+    }
+    let mut names = Vec::new();
+    let mut path = "/v1/api-keys?limit=2".to_owned();
+    loop {
+        let page = fixture.get(&path).await;
+        let rows = page.data(200).as_array().expect("rows").clone();
+        names.extend(
+            rows.iter()
+                .map(|row| row["name"].as_str().expect("a name").to_owned()),
+        );
+        assert_eq!(page.body["hasMore"], page.body["meta"]["hasMore"]);
+        assert_eq!(page.body["nextCursor"], page.body["meta"]["nextCursor"]);
+        match page.body["nextCursor"].as_str() {
+            Some(cursor) => path = format!("/v1/api-keys?limit=2&cursor={cursor}"),
+            None => break,
+        }
+    }
+    names.sort();
+    assert_eq!(names, ["a", "b", "c", "first key"]);
+}
+
+#[tokio::test]
+async fn a_bad_request_is_told_what_is_wrong_with_it() {
+    let fixture = Fixture::start().await;
+    let refused = fixture.post("/v1/api-keys", json!({"name": 7})).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (400, "bad_request"));
+    assert!(
+        refused.body["error"]["message"]
+            .as_str()
+            .expect("text")
+            .starts_with("name: ")
+    );
+    let refused = fixture
+        .post("/v1/api-keys", json!({"name": "x", "scopes": ["nonsense"]}))
+        .await;
+    assert!(
+        refused.body["error"]["message"]
+            .as_str()
+            .expect("text")
+            .starts_with("scopes[0]: ")
+    );
+    let refused = fixture.get("/v1/api-keys?limit=many").await;
+    assert_eq!(refused.code(), "bad_request");
+    let refused = fixture.get("/v1/api-keys/no-uuid").await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (404, "not_found"));
+}

@@ -1,0 +1,120 @@
+//! A real server per test: its own database in its own directory, port 0, and a client that speaks plain HTTP.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use control::clock::Clock;
+use control::{ServeConfig, Server, serve};
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A running server with an admin.
+pub struct Fixture {
+    pub server: Server,
+    pub clock: Clock,
+    pub admin: String,
+    pub http: reqwest::Client,
+    pub dir: TempDir,
+}
+
+/// What the server said.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Value,
+    pub text: String,
+}
+
+impl Answer {
+    /// The code of a refusal; checks that the envelope is whole.
+    pub fn code(&self) -> &str {
+        let error = &self.body["error"];
+        assert!(error["message"].is_string(), "{self:?}");
+        let id = error["requestId"].as_str().expect("a request id");
+        assert!(id.starts_with("req_"));
+        error["code"].as_str().expect("a code")
+    }
+
+    /// What was asked for; checks the status and that the envelope is whole.
+    pub fn data(&self, status: u16) -> &Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        assert!(self.body["meta"]["requestId"].is_string(), "{self:?}");
+        &self.body["data"]
+    }
+}
+
+/// How a test server is started in `dir`.
+pub fn config(dir: &TempDir, clock: &Clock) -> ServeConfig {
+    ServeConfig {
+        data_dir: dir.path().join("data"),
+        database_url: None,
+        listen: "127.0.0.1:0".parse().expect("address"),
+        mesh_listen: "127.0.0.1:0".parse().expect("address"),
+        public_url: None,
+        org_name: "home".parse().expect("name"),
+        clock: clock.clone(),
+    }
+}
+
+impl Fixture {
+    pub async fn start() -> Self {
+        let dir = TempDir::new().expect("temporary directory");
+        let clock = Clock::system();
+        let server = serve(config(&dir, &clock)).await.expect("the server starts");
+        let admin = server
+            .admin_key
+            .as_ref()
+            .expect("first start")
+            .expose()
+            .to_owned();
+        Self {
+            server,
+            clock,
+            admin,
+            http: reqwest::Client::new(),
+            dir,
+        }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.server.http_addr)
+    }
+
+    /// One request; `body` is sent as JSON.
+    pub async fn call(&self, key: Option<&str>, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let mut request = self.http.request(method, self.url(path));
+        if let Some(key) = key {
+            request = request.bearer_auth(key);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        answer(request).await
+    }
+
+    /// GET as the admin.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call(Some(&self.admin), Method::GET, path, None).await
+    }
+
+    /// POST as the admin.
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call(Some(&self.admin), Method::POST, path, Some(body)).await
+    }
+}
+
+/// Sends a request and reads all of the answer.
+pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.expect("an answer");
+    let status = response.status();
+    let headers = response.headers().clone();
+    let text = response.text().await.expect("a body");
+    let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+    Answer {
+        status,
+        headers,
+        body,
+        text,
+    }
+}
