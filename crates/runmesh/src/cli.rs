@@ -1,0 +1,111 @@
+//! The words of the command line. What each command takes stands in the command's own file.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{agents, audit, keys, links, nodes, run, runs, serve, threads};
+use crate::failure;
+
+/// Where the control plane listens unless told otherwise.
+pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:7420";
+/// The same as an address for clients.
+const DEFAULT_API_URL: &str = "http://127.0.0.1:7420";
+
+/// A private network for machines and AI agents, in one binary.
+#[derive(Parser)]
+#[command(name = "runmesh", version, about, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Args)]
+pub(crate) struct Global {
+    /// Print one JSON document (JSON lines where output follows something) instead of tables
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// The control plane's address
+    #[arg(long, global = true, env = "RUNTOOLS_API_URL", default_value = DEFAULT_API_URL, value_name = "URL")]
+    pub(crate) api_url: String,
+    /// The API key; better in the environment, where other users of this machine cannot read it
+    #[arg(
+        long,
+        global = true,
+        env = "RUNTOOLS_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
+    pub(crate) api_key: Option<String>,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run the control plane
+    Serve(serve::ServeArgs),
+    /// Admit the device that shows a code
+    Approve(links::ApproveArgs),
+    /// Refuse the device that shows a code
+    Deny(links::DenyArgs),
+    /// Count the nodes of the org
+    Overview,
+    /// List nodes
+    Nodes(nodes::NodesArgs),
+    /// Show one node
+    Node(nodes::NodeArgs),
+    /// Give a node another name
+    Rename(nodes::RenameArgs),
+    /// Shut a node out for ever
+    Revoke(nodes::NodeArgs),
+    /// Show a node's configuration
+    Config(nodes::ConfigArgs),
+    /// Show who did what
+    Audit(audit::AuditArgs),
+    /// Make, list and delete API keys
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Make, list, show and delete agents
+    #[command(subcommand)]
+    Agents(agents::AgentsCommand),
+    /// Give an agent work and watch it to the end
+    Run(run::RunArgs),
+    /// List runs, or show one
+    Runs(runs::RunsArgs),
+    /// Cancel a run
+    Cancel(runs::CancelArgs),
+    /// List threads
+    Threads(threads::ThreadsArgs),
+    /// Show a thread's events
+    Thread(threads::ThreadArgs),
+}
+
+/// Reads the command line; on words that make no sense, says so and returns the exit code.
+pub(crate) fn parse() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| failure::report_usage(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_words_may_stand_after_the_command() {
+        let cli =
+            Cli::try_parse_from(["runmesh", "nodes", "--json", "--api-url", "http://a"]).expect("parses");
+        assert!(cli.global.json);
+        assert_eq!(cli.global.api_url, "http://a");
+    }
+}

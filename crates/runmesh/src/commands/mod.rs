@@ -1,0 +1,111 @@
+//! One file per noun: what each command takes, does and prints.
+
+use anyhow::{Context, Result};
+use api::client::Client;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, Global};
+use crate::output::Output;
+
+pub(crate) mod agents;
+pub(crate) mod audit;
+pub(crate) mod follow;
+pub(crate) mod keys;
+pub(crate) mod links;
+pub(crate) mod nodes;
+pub(crate) mod overview;
+pub(crate) mod run;
+pub(crate) mod runs;
+pub(crate) mod serve;
+pub(crate) mod thread_text;
+pub(crate) mod threads;
+
+/// What a command that asks the API needs.
+pub(crate) struct Api {
+    /// The API, with the caller's credential.
+    pub(crate) client: Client,
+    /// Where data goes.
+    pub(crate) output: Output,
+}
+
+/// Runs one command to its end.
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    // A second provider in the process is the only way to fail, and then one is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let output = Output::new(cli.global.json);
+    match cli.command {
+        Command::Serve(args) => {
+            log_to_stderr("info");
+            server_runtime()?.block_on(serve::serve(args, output))
+        }
+        command => {
+            log_to_stderr("warn");
+            client_runtime()?.block_on(ask(command, &cli.global, output))
+        }
+    }
+}
+
+/// Runs a command that only asks the API.
+async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
+    let client = Client::new(&global.api_url, global.api_key.clone().map(Into::into))?;
+    let api = Api { client, output };
+    match command {
+        Command::Approve(args) => links::approve(args, &api).await,
+        Command::Deny(args) => links::deny(args, &api).await,
+        Command::Overview => overview::overview(&api).await,
+        Command::Nodes(args) => nodes::list(args, &api).await,
+        Command::Node(args) => nodes::show(&args, &api).await,
+        Command::Rename(args) => nodes::rename(&args, &api).await,
+        Command::Revoke(args) => nodes::revoke(&args, &api).await,
+        Command::Config(args) => nodes::config(&args, &api).await,
+        Command::Audit(args) => audit::list(args, &api).await,
+        Command::Keys(command) => keys::keys(command, &api).await,
+        Command::Agents(command) => agents::agents(command, &api).await,
+        Command::Run(args) => run::run(args, &api).await,
+        Command::Runs(args) => runs::runs(args, &api).await,
+        Command::Cancel(args) => runs::cancel(&args, &api).await,
+        Command::Threads(args) => threads::list(args, &api).await,
+        Command::Thread(args) => threads::show(args, &api).await,
+        Command::Serve(_) => unreachable!("it does not ask the API"),
+    }
+}
+
+/// Ends when this process is told to stop: ctrl-C, or the signal that service managers send.
+pub(crate) async fn until_told_to_stop() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signals) => signals.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
+    }
+}
+
+/// RUST_LOG decides, else `default`; logs are talk and go to stderr.
+fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}
+
+fn server_runtime() -> Result<Runtime> {
+    Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
+}
+
+fn client_runtime() -> Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
+}

@@ -1,0 +1,198 @@
+//! `runmesh nodes`, `node`, `rename`, `revoke` and `config`.
+
+use anyhow::{Context, Result};
+use api::nodes::{Node, NodesQuery};
+use clap::{Args, ValueEnum};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::Api;
+use crate::failure::hinted;
+use crate::table::Column;
+
+/// What `nodes` takes.
+#[derive(Args)]
+pub(crate) struct NodesArgs {
+    /// Every node of the org (admins only)
+    #[arg(long)]
+    all: bool,
+    /// Only this kind
+    #[arg(long, value_parser = ["device", "sandbox", "platform"])]
+    kind: Option<String>,
+    /// Only this status
+    #[arg(long, value_parser = ["online", "offline", "revoked"])]
+    status: Option<String>,
+    /// Only this owner: a user id, or `me`
+    #[arg(long)]
+    owner: Option<String>,
+    /// Only names, labels and host names that contain this
+    #[arg(long)]
+    q: Option<String>,
+    /// How many rows, 1 to 100
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Where the page before ended
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+/// What `node` and `revoke` take.
+#[derive(Args)]
+pub(crate) struct NodeArgs {
+    /// The node's name or id
+    node: String,
+}
+
+/// What `rename` takes.
+#[derive(Args)]
+pub(crate) struct RenameArgs {
+    /// The node's name or id
+    node: String,
+    /// Its new name, a DNS label
+    name: String,
+}
+
+/// What `config` takes.
+#[derive(Args)]
+pub(crate) struct ConfigArgs {
+    /// The node's name or id
+    node: String,
+    /// How it is written
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    format: Format,
+}
+
+/// How a configuration is written.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// JSON
+    Json,
+    /// A file for `wg-quick`; the private key is left for the device to fill in
+    WgQuick,
+}
+
+const COLUMNS: [Column; 8] = [
+    ("NAME", "/name"),
+    ("KIND", "/kind"),
+    ("STATUS", "/status"),
+    ("ADDRESS", "/meshIp4"),
+    ("PATH", "/path"),
+    ("OS", "/os"),
+    ("LAST SEEN", "/lastSeenAt"),
+    ("ID", "/id"),
+];
+
+/// The lines of one node.
+pub(crate) const FIELDS: [Column; 17] = [
+    ("name", "/name"),
+    ("dns name", "/dnsName"),
+    ("id", "/id"),
+    ("kind", "/kind"),
+    ("status", "/status"),
+    ("path", "/path"),
+    ("path reason", "/pathReason"),
+    ("label", "/deviceLabel"),
+    ("os", "/os"),
+    ("hostname", "/hostname"),
+    ("mesh ip4", "/meshIp4"),
+    ("mesh ip6", "/meshIp6"),
+    ("public key", "/publicKey"),
+    ("tags", "/tags"),
+    ("last seen", "/lastSeenAt"),
+    ("created", "/createdAt"),
+    ("revoked", "/revokedAt"),
+];
+
+/// How many pages are searched for a name: the filter leaves only nodes that contain it.
+const NAME_PAGES_MAX: usize = 20;
+
+/// Lists nodes.
+pub(crate) async fn list(args: NodesArgs, api: &Api) -> Result<()> {
+    let query = NodesQuery {
+        all: args.all.then_some(true),
+        kind: args.kind.map(word).transpose()?,
+        status: args.status.map(word).transpose()?,
+        owner: args.owner,
+        q: args.q,
+        limit: args.limit,
+        cursor: args.cursor,
+    };
+    api.output.page(&api.client.nodes(&query).await?, &COLUMNS)
+}
+
+/// Shows one node.
+pub(crate) async fn show(args: &NodeArgs, api: &Api) -> Result<()> {
+    api.output.record(&resolve(&args.node, api).await?, &FIELDS)
+}
+
+/// Renames a node.
+pub(crate) async fn rename(args: &RenameArgs, api: &Api) -> Result<()> {
+    let node = resolve(&args.node, api).await?;
+    api.output
+        .record(&api.client.rename_node(node.id, &args.name).await?, &FIELDS)
+}
+
+/// Revokes a node.
+pub(crate) async fn revoke(args: &NodeArgs, api: &Api) -> Result<()> {
+    let node = resolve(&args.node, api).await?;
+    api.output
+        .record(&api.client.revoke_node(node.id).await?, &FIELDS)
+}
+
+/// Shows a node's configuration.
+pub(crate) async fn config(args: &ConfigArgs, api: &Api) -> Result<()> {
+    let node = resolve(&args.node, api).await?;
+    if args.format == Format::WgQuick {
+        let text = api.client.node_config_wg_quick(node.id).await?;
+        return api
+            .output
+            .text(&json!({ "format": "wg-quick", "config": text }), &text);
+    }
+    let config = api.client.node_config(node.id).await?;
+    let text = serde_json::to_string_pretty(&config).context("write JSON")?;
+    api.output.text(&config, &format!("{text}\n"))
+}
+
+/// Finds a node by id, or by its exact name among the nodes that the caller can see.
+pub(crate) async fn resolve(node: &str, api: &Api) -> Result<Node> {
+    if let Ok(id) = node.parse() {
+        return Ok(api.client.node(id).await?);
+    }
+    for all in [None, Some(true)] {
+        match find(node, all, api).await {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => {}
+            // A member may not search the whole org, so what is left is what they can see.
+            Err(_) if all.is_some() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(hinted(
+        format!("no node is called `{node}`"),
+        "`runmesh nodes` lists the nodes that this key can see",
+    ))
+}
+
+async fn find(name: &str, all: Option<bool>, api: &Api) -> Result<Option<Node>> {
+    let mut query = NodesQuery {
+        all,
+        q: Some(name.to_owned()),
+        ..NodesQuery::default()
+    };
+    for _ in 0..NAME_PAGES_MAX {
+        let page = api.client.nodes(&query).await?;
+        if let Some(node) = page.data.into_iter().find(|node| node.name == name) {
+            return Ok(Some(node));
+        }
+        match page.next_cursor {
+            Some(cursor) => query.cursor = Some(cursor),
+            None => break,
+        }
+    }
+    Ok(None)
+}
+
+/// Reads one of the contract's words, such as `online`.
+pub(crate) fn word<T: DeserializeOwned>(text: String) -> Result<T> {
+    serde_json::from_value(Value::String(text.clone())).with_context(|| format!("`{text}` is not known"))
+}

@@ -1,0 +1,190 @@
+//! `runmesh run`: give an agent work and watch it to the end.
+//!
+//! The first ctrl-C cancels the run and waits for its end, the second leaves it alone.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use api::events::Frame;
+use api::runs::{Run, RunConfig, RunReceipt, StartRun};
+use api::threads::ThreadQuery;
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::follow::{End, Follower};
+use crate::failure::hinted;
+use crate::output::talk;
+use crate::table::Column;
+
+/// What `run` takes.
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    /// The agent's slug or id
+    agent: String,
+    /// What it is asked
+    prompt: String,
+    /// The thread to go on with; a new one when left out
+    #[arg(long)]
+    thread: Option<String>,
+    /// Return as soon as the run is accepted, without watching it
+    #[arg(long)]
+    detach: bool,
+    /// The most tokens, 1 to 128000
+    #[arg(long)]
+    max_tokens: Option<u32>,
+    /// The most turns of the agent, 1 to 100
+    #[arg(long)]
+    max_turns: Option<u32>,
+    /// The same key within a day answers with the same run; made up when left out
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+const RECEIPT: [Column; 5] = [
+    ("run", "/runId"),
+    ("status", "/status"),
+    ("thread", "/threadId"),
+    ("device", "/targetDeviceId"),
+    ("queue position", "/queuePosition"),
+];
+
+/// Starts a run and, unless told otherwise, shows it to its end.
+pub(crate) async fn run(args: RunArgs, api: &Api) -> Result<()> {
+    let (request, after) = request(&args, api).await?;
+    let key = args.idempotency_key.unwrap_or_else(made_up_key);
+    let receipt = api.client.start_run(&request, Some(&key)).await?;
+    if args.detach {
+        return api.output.record(&receipt, &RECEIPT);
+    }
+    if api.output.is_json() {
+        api.output.stream(&tagged("receipt", &receipt)?, "")?;
+    }
+    talk(&opening(&receipt));
+    let end = watch(&receipt, after, api).await?;
+    if end == Watched::Left {
+        talk(&format!(
+            "the run goes on: runmesh thread --follow {}",
+            receipt.thread_id
+        ));
+        return Ok(());
+    }
+    let run = api.client.run(receipt.run_id).await?;
+    if api.output.is_json() {
+        api.output.stream(&tagged("run", &run)?, "")?;
+    }
+    verdict(&run)
+}
+
+/// Makes the request, and tells after which event of its thread the run's own begin.
+async fn request(args: &RunArgs, api: &Api) -> Result<(StartRun, u64)> {
+    let mut request = StartRun {
+        agent: Some(args.agent.clone()),
+        prompt: Some(args.prompt.clone()),
+        ..StartRun::default()
+    };
+    if args.max_tokens.is_some() || args.max_turns.is_some() {
+        request.config = Some(RunConfig {
+            max_tokens: args.max_tokens,
+            max_turns: args.max_turns,
+            temperature: None,
+        });
+    }
+    let Some(thread) = &args.thread else {
+        return Ok((request, 0));
+    };
+    let id = thread
+        .parse()
+        .with_context(|| format!("`{thread}` is no thread id"))?;
+    request.thread_id = Some(id);
+    let snapshot = api.client.thread(id, &ThreadQuery::default()).await?;
+    Ok((request, snapshot.last_sequence))
+}
+
+#[derive(PartialEq, Eq)]
+enum Watched {
+    ToTheEnd,
+    Left,
+}
+
+async fn watch(receipt: &RunReceipt, after: u64, api: &Api) -> Result<Watched> {
+    let mut follower = Follower::new(api, &receipt.thread_id.to_string(), after);
+    let run_id = receipt.run_id;
+    let ours = |frame: &Frame| match frame {
+        Frame::Event(event) => event.run_id == Some(run_id) && event.event_type.as_str() == "run_completed",
+        _ => false,
+    };
+    let following = follower.until(ours);
+    tokio::pin!(following);
+    let mut cancelled = false;
+    loop {
+        tokio::select! {
+            end = &mut following => return match end? {
+                End::Seen => Ok(Watched::ToTheEnd),
+                End::Deleted => Err(hinted("the thread was deleted under the run", "start the run again")),
+            },
+            pressed = tokio::signal::ctrl_c() => {
+                pressed.context("listen for ctrl-C")?;
+                if cancelled {
+                    return Ok(Watched::Left);
+                }
+                cancelled = true;
+                talk("cancelling the run; press ctrl-C again to leave without waiting for its end");
+                api.client.cancel_run(run_id).await?;
+            }
+        }
+    }
+}
+
+fn opening(receipt: &RunReceipt) -> String {
+    let waits = match receipt.queue_position {
+        Some(position) if receipt.status.as_str() == "queued" => {
+            format!("; the device is away, {position} runs stand before it")
+        }
+        _ => String::new(),
+    };
+    format!(
+        "{} {} in {}{waits}",
+        receipt.run_id, receipt.status, receipt.thread_id
+    )
+}
+
+/// A run that did not complete makes the command fail.
+fn verdict(run: &Run) -> Result<()> {
+    let status = run.receipt.status;
+    if status.as_str() == "completed" {
+        return Ok(());
+    }
+    let why = run
+        .message
+        .as_deref()
+        .or(run.reason.as_deref())
+        .unwrap_or("no reason was given");
+    Err(hinted(
+        format!("the run {status}: {why}", status = past(status.as_str())),
+        format!(
+            "`runmesh thread {}` shows everything that happened",
+            run.receipt.thread_id
+        ),
+    ))
+}
+
+fn past(status: &str) -> &str {
+    match status {
+        "cancelled" => "was cancelled",
+        "lost" => "was lost",
+        other => other,
+    }
+}
+
+fn tagged<T: serde::Serialize>(kind: &str, value: &T) -> Result<Value> {
+    let mut value = serde_json::to_value(value).context("write JSON")?;
+    value["type"] = json!(kind);
+    Ok(value)
+}
+
+/// Unique enough for one caller within a day: the process and the nanosecond.
+fn made_up_key() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("cli-{}-{}", std::process::id(), since.as_nanos())
+}

@@ -1,0 +1,103 @@
+//! `runmesh serve`: the control plane, in the foreground.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use control::ServeConfig;
+use control::clock::Clock;
+use serde_json::json;
+
+use super::until_told_to_stop;
+use crate::cli::DEFAULT_LISTEN;
+use crate::failure::hinted;
+use crate::output::{Output, talk};
+use crate::table::Column;
+
+/// The mesh port beside the default HTTP port.
+const DEFAULT_MESH_PORT: u16 = 7421;
+
+/// What `serve` takes.
+#[derive(Args)]
+pub(crate) struct ServeArgs {
+    /// Where the database and the keys are kept; made when it is not there
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "RUNMESH_DATA_DIR",
+        default_value = "runmesh-data"
+    )]
+    data_dir: PathBuf,
+    /// Where HTTP is served; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_LISTEN)]
+    listen: SocketAddr,
+    /// Where the platform's own node is reached by UDP; beside --listen, port 7421, when left out
+    #[arg(long, value_name = "ADDRESS")]
+    mesh_listen: Option<SocketAddr>,
+    /// Where people and devices reach this server, such as https://mesh.example.com; made from --listen when left out
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    /// The org that the first start makes
+    #[arg(long, value_name = "NAME", default_value = "home")]
+    org: String,
+    /// A PostgreSQL database instead of the SQLite file in the data directory
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "RUNMESH_DATABASE_URL",
+        hide_env_values = true
+    )]
+    database_url: Option<String>,
+}
+
+const FIELDS: [Column; 3] = [("url", "/url"), ("api key", "/apiKey"), ("data", "/dataDir")];
+
+/// Runs the control plane until it is told to stop.
+pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
+    let public_url = args.public_url.map(|text| {
+        let url = text.parse();
+        url.map_err(|_| {
+            hinted(
+                format!("`{text}` is no address"),
+                "write it like https://mesh.example.com",
+            )
+        })
+    });
+    let beside = if args.listen.port() == 0 {
+        0
+    } else {
+        DEFAULT_MESH_PORT
+    };
+    let config = ServeConfig {
+        data_dir: args.data_dir.clone(),
+        database_url: args.database_url,
+        listen: args.listen,
+        mesh_listen: args
+            .mesh_listen
+            .unwrap_or(SocketAddr::new(args.listen.ip(), beside)),
+        public_url: public_url.transpose()?,
+        org_name: args
+            .org
+            .parse()
+            .with_context(|| format!("the org's name `{}`", args.org))?,
+        clock: Clock::system(),
+    };
+    // Taken before anything is opened, so that a signal during the start is not lost.
+    let stop = until_told_to_stop();
+    let server = control::serve(config).await?;
+    let key = server.admin_key.as_ref().map(|key| key.expose());
+    let started = json!({
+        "url": server.public_url.as_str().trim_end_matches('/'),
+        "apiKey": key,
+        "dataDir": args.data_dir,
+    });
+    output.record(&started, &FIELDS)?;
+    if key.is_some() {
+        talk("this is the only time the key is shown: export it as RUNTOOLS_API_KEY");
+    }
+    stop.await;
+    talk("stopping");
+    server.shutdown().await;
+    Ok(())
+}
