@@ -71,6 +71,38 @@ pub(crate) fn counter_nonce(counter: u64) -> Nonce {
     Nonce::assume_unique_for_key(nonce)
 }
 
+/// The cipher of one direction of a session: 16 bytes of tag, the counter as nonce, no additional data.
+pub(crate) trait Aead: Send {
+    /// Seals `text` in place and returns its tag. A counter must never be used twice.
+    fn seal(&self, counter: u64, text: &mut [u8]) -> [u8; TAG_LEN];
+
+    /// Opens a text with its tag in place and returns the length of the text; `None` when it is not authentic.
+    fn open(&self, counter: u64, sealed: &mut [u8]) -> Option<usize>;
+}
+
+/// WireGuard's standard cipher.
+pub(crate) struct ChaCha20Poly1305(LessSafeKey);
+
+impl ChaCha20Poly1305 {
+    pub(crate) fn new(key: &[u8; 32]) -> Self {
+        Self(chacha_key(key))
+    }
+}
+
+impl Aead for ChaCha20Poly1305 {
+    fn seal(&self, counter: u64, text: &mut [u8]) -> [u8; TAG_LEN] {
+        let nonce = counter_nonce(counter);
+        let tag = self.0.seal_in_place_separate_tag(nonce, Aad::empty(), text);
+        let tag = tag.expect("a datagram is below the cipher's limit");
+        tag.as_ref().try_into().expect("the tag has 16 bytes")
+    }
+
+    fn open(&self, counter: u64, sealed: &mut [u8]) -> Option<usize> {
+        let opened = self.0.open_in_place(counter_nonce(counter), Aad::empty(), sealed);
+        opened.ok().map(|text| text.len())
+    }
+}
+
 struct SeededRandom(ChaCha20Rng);
 
 impl Random for SeededRandom {

@@ -1,15 +1,50 @@
 //! WireGuard, whole: every peer of one key on one socket, as a pure state machine.
+//!
+//! Standard on the wire (the paper's protocol, version 1), so that any WireGuard is a peer. The bytes stand in `message`,
+//! the handshake in `handshake`, MACs and cookies in `cookie` and `gate`, the transport keys in `session` and `replay`,
+//! each peer's behaviour in `peer`, its timers in `timers`. Paths, relays and policy are not here: a peer has one
+//! endpoint, the source of its last authentic datagram.
 
+mod allowed_ips;
+mod config;
+mod cookie;
 mod counters;
+mod gate;
+mod handshake;
+mod message;
+mod outbox;
+mod packet;
 mod peer;
+mod peers;
+mod queue;
+mod replay;
+mod session;
+mod shared;
+mod tai64n;
 mod timers;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
 use types::{Monotonic, NodePrivateKey, NodePublicKey, Now};
 
+use self::allowed_ips::AllowedIps;
+pub use self::config::{PeerConfig, PeerStatus, PresharedKey};
+pub use self::cookie::COOKIE_LIFETIME;
 pub use self::counters::{Counters, DropReason};
-pub use self::peer::{PeerConfig, PeerStatus, PresharedKey};
+use self::gate::{Gate, Verdict};
+pub use self::gate::{LOAD_PER_SECOND, SOURCE_PER_SECOND, SOURCES_MAX};
+use self::handshake::Responding;
+use self::message::{Data, Initiation, Message};
+pub use self::outbox::{SEGMENTS_MAX, TRANSMIT_BYTES_MAX, TRANSMITS_MAX};
+use self::peer::Peer;
+use self::peers::{PeerId, Peers};
+pub use self::queue::{QUEUE_BYTES_MAX, QUEUE_PACKETS_MAX};
+pub use self::session::PACKET_BYTES_MAX;
+pub use self::shared::EVENTS_MAX;
+use self::shared::Shared;
 pub use self::timers::{
     JITTER_MAX, KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES,
     REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, Timer,
@@ -91,78 +126,308 @@ pub enum SendError {
     UnknownPeer,
 }
 
+/// The MTU of a new tunnel: Ethernet's 1500 bytes without the 80 that WireGuard over IPv6 takes.
+pub const MTU_DEFAULT: usize = 1420;
+
 /// Every peer of one private key on one UDP socket.
+///
+/// # Kinds of methods
+///
+/// - *Configuration*: [`upsert_peer`](Self::upsert_peer), [`remove_peer`](Self::remove_peer),
+///   [`set_mtu`](Self::set_mtu).
+/// - *Questions*: [`peer_status`](Self::peer_status), [`counters`](Self::counters), [`route`](Self::route). They change
+///   nothing.
+/// - *Inputs*: [`send_packets`](Self::send_packets), [`handle_received`](Self::handle_received),
+///   [`handle_timeout`](Self::handle_timeout). Each takes the time; decrypted packets leave through the sink given to
+///   `handle_received`, everything else through the outputs.
+/// - *Outputs*: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event),
+///   [`poll_timeout`](Self::poll_timeout).
+///
+/// # What the caller owes
+///
+/// 1. After every configuration and every input: `poll_transmit` until `None`, sending each (and giving the buffer back
+///    by [`recycle`](Self::recycle)), then `poll_event` until `None`, then `poll_timeout` once to set its alarm. In any
+///    other order nothing breaks, but things come later than they could. What is not collected is limited, and dropped
+///    and counted beyond the limit.
+/// 2. When the alarm rings, `handle_timeout`. Late is as good as never for a keepalive; early does nothing.
+/// 3. A `now` that never goes back on its monotonic side. The wall clock may jump.
+/// 4. A seed that no other tunnel has: it decides every ephemeral key, index, cookie and jitter.
+///
+/// A packet is sealed on the spot when the peer has a session. Without one it waits, at most [`QUEUE_PACKETS_MAX`]
+/// packets and [`QUEUE_BYTES_MAX`] bytes per peer, while a handshake goes on; when that fails, what waited is dropped.
 pub struct Tunnel {
-    counters: Counters,
+    shared: Shared,
+    peers: Peers,
+    allowed_ips: AllowedIps,
+    gate: Gate,
 }
 
 impl Tunnel {
     /// Makes a tunnel without peers. `seed` is 32 bytes of the operating system's randomness.
     #[must_use]
-    pub fn new(_private_key: NodePrivateKey, _seed: [u8; 32]) -> Self {
+    pub fn new(private_key: NodePrivateKey, seed: [u8; 32]) -> Self {
         Self {
-            counters: Counters::default(),
+            shared: Shared::new(private_key, seed),
+            peers: Peers::default(),
+            allowed_ips: AllowedIps::default(),
+            gate: Gate::default(),
         }
     }
 
-    /// Adds a peer or changes it; its sessions stay.
-    pub fn upsert_peer(&mut self, _config: PeerConfig, _now: Now) {}
+    /// Returns our own public key.
+    #[must_use]
+    pub fn public_key(&self) -> NodePublicKey {
+        self.shared.identity.public
+    }
+
+    /// Adds a peer or changes it; its sessions stay. A peer with our own key is ignored.
+    pub fn upsert_peer(&mut self, config: PeerConfig, now: Now) {
+        let key = config.public_key;
+        if key == self.public_key() {
+            return;
+        }
+        let id = self
+            .peers
+            .find(&key)
+            .unwrap_or_else(|| self.peers.add(|id| Peer::new(id, key)));
+        let Some(peer) = self.peers.at_mut(id) else {
+            return;
+        };
+        peer.configure(&config, &mut self.shared, now);
+        let before = std::mem::replace(&mut peer.allowed_ips, config.allowed_ips.clone());
+        for block in before {
+            self.allowed_ips.remove(block, id);
+        }
+        for block in config.allowed_ips {
+            self.allowed_ips.insert(block, id);
+        }
+        self.peers.reschedule(id);
+    }
 
     /// Forgets a peer and erases its sessions; tells whether there was one.
-    pub fn remove_peer(&mut self, _peer: &NodePublicKey) -> bool {
-        false
+    ///
+    /// When this returns, no datagram of the peer opens and no packet to it is sealed.
+    pub fn remove_peer(&mut self, peer: &NodePublicKey) -> bool {
+        let Some(id) = self.peers.find(peer) else {
+            return false;
+        };
+        let Some(removed) = self.peers.remove(peer) else {
+            return false;
+        };
+        for block in &removed.allowed_ips {
+            self.allowed_ips.remove(*block, id);
+        }
+        removed.dismiss(&mut self.shared);
+        true
+    }
+
+    /// Sets the MTU that padding must not exceed, in bytes; [`MTU_DEFAULT`] at first. Longer packets pass unpadded.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.shared.mtu = mtu;
     }
 
     /// Returns what is known of a peer.
     #[must_use]
-    pub fn peer_status(&self, _peer: &NodePublicKey) -> Option<PeerStatus> {
-        None
+    pub fn peer_status(&self, peer: &NodePublicKey) -> Option<PeerStatus> {
+        self.peers
+            .find(peer)
+            .and_then(|id| self.peers.at(id))
+            .map(Peer::status)
     }
 
     /// Returns what went through and what was dropped.
     #[must_use]
     pub fn counters(&self) -> &Counters {
-        &self.counters
+        &self.shared.counters
     }
 
-    /// Returns the peer that packets to `address` belong to.
+    /// Returns the peer that packets to `address` belong to: the one with the longest allowed IP that holds it.
     #[must_use]
-    pub fn route(&self, _address: IpAddr) -> Option<NodePublicKey> {
-        None
+    pub fn route(&self, address: IpAddr) -> Option<NodePublicKey> {
+        let id = self.allowed_ips.lookup(address)?;
+        self.peers.at(id).map(|peer| peer.key)
     }
 
     /// Seals packets to a peer; without a session it queues them and starts a handshake.
-    pub fn send_packets(
-        &mut self,
-        _to: &NodePublicKey,
-        _packets: &[&[u8]],
-        _now: Now,
-    ) -> Result<(), SendError> {
-        Err(SendError::UnknownPeer)
+    ///
+    /// Packets must be IP packets of at most [`PACKET_BYTES_MAX`] bytes; that their destination is the peer's is the
+    /// caller's business. Packets that cannot be sent are dropped and counted.
+    pub fn send_packets(&mut self, to: &NodePublicKey, packets: &[&[u8]], now: Now) -> Result<(), SendError> {
+        let id = self.peers.find(to).ok_or(SendError::UnknownPeer)?;
+        let peer = self.peers.at_mut(id).ok_or(SendError::UnknownPeer)?;
+        peer.send(packets, &mut self.shared, now);
+        self.peers.reschedule(id);
+        Ok(())
     }
 
-    /// Takes what the socket received.
-    pub fn handle_received(&mut self, _received: Received<'_>, _sink: &mut impl PacketSink, _now: Now) {}
+    /// Takes what the socket received. What is malformed, forged, replayed or unknown is dropped and counted.
+    pub fn handle_received(&mut self, received: Received<'_>, sink: &mut impl PacketSink, now: Now) {
+        if received.bytes.is_empty() {
+            self.shared.counters.drop_for(DropReason::BadLength);
+            return;
+        }
+        let segment_len = match received.segment_len {
+            0 => received.bytes.len(),
+            len => len,
+        };
+        let mut touched = None;
+        for datagram in received.bytes.chunks_mut(segment_len) {
+            match self.handle_datagram(datagram, received.source, sink, now) {
+                Ok(peer) if touched == peer => {}
+                Ok(peer) => {
+                    if let Some(before) = std::mem::replace(&mut touched, peer) {
+                        self.peers.reschedule(before);
+                    }
+                }
+                Err(reason) => self.shared.counters.drop_for(reason),
+            }
+        }
+        if let Some(last) = touched {
+            self.peers.reschedule(last);
+        }
+    }
 
     /// Returns the next thing to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        None
+        self.shared.outbox.pop()
     }
 
     /// Takes back the buffer of a [`Transmit`] that was sent.
-    pub fn recycle(&mut self, _bytes: Vec<u8>) {}
+    pub fn recycle(&mut self, bytes: Vec<u8>) {
+        self.shared.outbox.recycle(bytes);
+    }
 
-    /// Returns the next thing that happened.
+    /// Returns the next thing that happened; at most [`EVENTS_MAX`] wait.
     pub fn poll_event(&mut self) -> Option<TunnelEvent> {
-        None
+        self.shared.events.pop_front()
     }
 
     /// Returns when [`Tunnel::handle_timeout`] must be called next, and for which timer.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Monotonic, Timer)> {
-        None
+        let (_, id) = self.peers.first_due()?;
+        self.peers.at(id)?.timers.earliest()
     }
 
     /// Acts on every timer that is due.
-    pub fn handle_timeout(&mut self, _now: Now) {}
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some((due, id)) = self.peers.first_due() {
+            if due > now.mono {
+                return;
+            }
+            if let Some(peer) = self.peers.at_mut(id) {
+                peer.handle_timeout(&mut self.shared, now);
+            }
+            self.peers.reschedule(id);
+        }
+    }
+
+    /// Takes one datagram; returns the peer whose timers may have changed.
+    fn handle_datagram(
+        &mut self,
+        datagram: &mut [u8],
+        source: SocketAddr,
+        sink: &mut impl PacketSink,
+        now: Now,
+    ) -> Result<Option<PeerId>, DropReason> {
+        match message::parse(datagram)? {
+            Message::Data(data) => self.on_data(data, source, sink, now).map(Some),
+            Message::Initiation(initiation) => {
+                if !self.admits(initiation.bytes(), source, now) {
+                    return Ok(None);
+                }
+                self.on_initiation(initiation, source, now).map(Some)
+            }
+            Message::Response(response) => {
+                if !self.admits(response.bytes(), source, now) {
+                    return Ok(None);
+                }
+                let (id, peer) = whose(&self.shared, &mut self.peers, response.receiver())?;
+                peer.on_response(response, source, &mut self.shared, now)?;
+                Ok(Some(id))
+            }
+            Message::CookieReply(reply) => {
+                let (id, peer) = whose(&self.shared, &mut self.peers, reply.receiver())?;
+                peer.on_cookie_reply(reply, now)?;
+                Ok(Some(id))
+            }
+        }
+    }
+
+    fn on_data(
+        &mut self,
+        data: Data<'_>,
+        source: SocketAddr,
+        sink: &mut impl PacketSink,
+        now: Now,
+    ) -> Result<PeerId, DropReason> {
+        let (id, peer) = whose(&self.shared, &mut self.peers, data.receiver)?;
+        let padded = peer.on_data(data, source, &mut self.shared, now)?;
+        if padded.is_empty() {
+            return Ok(id);
+        }
+        // The datagram was authentic, so the peer's timers count it even when the packet inside is of no use.
+        match packet::parse(padded) {
+            None => self.shared.counters.drop_for(DropReason::BadPacket),
+            Some(header) if self.allowed_ips.lookup(header.source) != Some(id) => {
+                self.shared.counters.drop_for(DropReason::SpoofedSource);
+            }
+            Some(header) => {
+                self.shared.counters.received(header.len);
+                peer.count_received(header.len);
+                sink.packet(&peer.key, &padded[..header.len]);
+            }
+        }
+        Ok(id)
+    }
+
+    fn on_initiation(
+        &mut self,
+        initiation: Initiation<'_>,
+        source: SocketAddr,
+        now: Now,
+    ) -> Result<PeerId, DropReason> {
+        let seed = self.shared.seed();
+        let responding = Responding::read(&self.shared.identity, initiation, seed);
+        let responding = responding.map_err(|_| DropReason::BadHandshake)?;
+        let id = self.peers.find(&responding.peer).ok_or(DropReason::UnknownPeer)?;
+        let peer = self.peers.at_mut(id).ok_or(DropReason::UnknownPeer)?;
+        peer.on_initiation(responding, source, &mut self.shared, now)?;
+        Ok(id)
+    }
+
+    /// Asks the gate about a handshake message, and does what it says when that is no.
+    fn admits(&mut self, bytes: &[u8], source: SocketAddr, now: Now) -> bool {
+        let Shared { identity, rng, .. } = &mut self.shared;
+        match self.gate.judge(&identity.mac_keys, bytes, source, rng, now.mono) {
+            Verdict::Admit => return true,
+            Verdict::Refuse(reason) => self.shared.counters.drop_for(reason),
+            Verdict::Challenge(reply) => {
+                self.shared.counters.drop_for(DropReason::CookieRequired);
+                self.shared.counters.cookies_sent = self.shared.counters.cookies_sent.wrapping_add(1);
+                self.shared.transmit(source, &reply);
+            }
+        }
+        false
+    }
+}
+
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let key = self.public_key();
+        f.debug_struct("Tunnel")
+            .field("key", &key)
+            .field("peers", &self.peers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn whose<'a>(
+    shared: &Shared,
+    peers: &'a mut Peers,
+    index: u32,
+) -> Result<(PeerId, &'a mut Peer), DropReason> {
+    let id = shared.whose_index(index).ok_or(DropReason::UnknownIndex)?;
+    let peer = peers.at_mut(id).ok_or(DropReason::UnknownIndex)?;
+    Ok((id, peer))
 }

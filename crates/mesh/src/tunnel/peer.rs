@@ -1,78 +1,165 @@
-//! What a tunnel knows of one peer.
+//! One peer: its configuration, its sessions, its handshakes and its timers.
+//!
+//! What it does when something is sent stands in `sending`, when a datagram arrives in `receiving`, when a timer fires in
+//! `timeouts`; the two ends of a handshake stand in `handshaking`.
 
-use std::fmt;
+mod handshaking;
+mod receiving;
+mod sending;
+mod timeouts;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use types::{AllowedIp, Monotonic, NodePublicKey, Timestamp};
-use zeroize::Zeroizing;
+use types::{AllowedIp, Monotonic, NodePublicKey, Now};
 
-/// A secret that two peers share beside their keys (WireGuard paper, section 5.2). It does not print.
-#[derive(Clone)]
-pub struct PresharedKey(Zeroizing<[u8; 32]>);
+use self::handshaking::Handshakes;
+use super::config::{PeerConfig, PeerStatus, PresharedKey};
+use super::cookie::MacKeys;
+use super::counters::DropReason;
+use super::peers::PeerId;
+use super::queue::Queue;
+use super::session::Sessions;
+use super::shared::Shared;
+use super::timers::{REJECT_AFTER_TIME, Timer, Timers};
+use super::{DownReason, TunnelEvent};
 
-impl PresharedKey {
-    /// Takes 32 random bytes that only the two peers know.
-    #[must_use]
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(Zeroizing::new(bytes))
+/// The shortest persistent keepalive; zero would keep a timer due for ever.
+const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
+
+pub(crate) struct Peer {
+    id: PeerId,
+    pub(crate) key: NodePublicKey,
+    pub(crate) allowed_ips: Vec<AllowedIp>,
+    pub(crate) timers: Timers,
+    mac_keys: MacKeys,
+    preshared_key: Option<PresharedKey>,
+    endpoint: Option<SocketAddr>,
+    /// What the configuration said last.
+    configured_endpoint: Option<SocketAddr>,
+    persistent_keepalive: Option<Duration>,
+    sessions: Sessions,
+    handshakes: Handshakes,
+    queue: Queue,
+    /// Whether the last event about sessions was `SessionUp`.
+    is_up: bool,
+    /// Whether more data came after the passive keepalive was armed.
+    owes_another_keepalive: bool,
+    last_received: Option<Monotonic>,
+    bytes_sent: u64,
+    bytes_received: u64,
+}
+
+impl Peer {
+    pub(crate) fn new(id: PeerId, key: NodePublicKey) -> Self {
+        Self {
+            id,
+            key,
+            allowed_ips: Vec::new(),
+            timers: Timers::default(),
+            mac_keys: MacKeys::of(&key),
+            preshared_key: None,
+            endpoint: None,
+            configured_endpoint: None,
+            persistent_keepalive: None,
+            sessions: Sessions::default(),
+            handshakes: Handshakes::default(),
+            queue: Queue::default(),
+            is_up: false,
+            owes_another_keepalive: false,
+            last_received: None,
+            bytes_sent: 0,
+            bytes_received: 0,
+        }
     }
 
-    /// Returns the 32 bytes, for the handshake.
-    #[must_use]
-    pub fn expose(&self) -> &[u8; 32] {
-        &self.0
+    /// Takes a new configuration, the allowed IPs excepted: they are the tunnel's.
+    pub(crate) fn configure(&mut self, config: &PeerConfig, shared: &mut Shared, now: Now) {
+        self.preshared_key.clone_from(&config.preshared_key);
+        self.configure_keepalive(config.persistent_keepalive, now);
+        if config.endpoint.is_none() || config.endpoint == self.configured_endpoint {
+            return;
+        }
+        self.configured_endpoint = config.endpoint;
+        if self.endpoint == config.endpoint {
+            return;
+        }
+        self.endpoint = config.endpoint;
+        // Whoever waits for an answer from the old place, or for a place at all, need not wait for a timer.
+        if self.handshakes.is_under_way() {
+            self.send_initiation(shared, now);
+        } else if !self.queue.is_empty() {
+            self.start_handshake(shared, now);
+        }
     }
-}
 
-impl fmt::Debug for PresharedKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PresharedKey(…)")
+    pub(crate) fn status(&self) -> PeerStatus {
+        PeerStatus {
+            endpoint: self.endpoint,
+            has_session: self.is_up,
+            last_handshake: self.handshakes.last_completed,
+            last_received: self.last_received,
+            bytes_sent: self.bytes_sent,
+            bytes_received: self.bytes_received,
+            packets_queued: self.queue.len(),
+        }
     }
-}
 
-/// What a peer should be.
-#[derive(Clone, Debug)]
-pub struct PeerConfig {
-    /// The peer's identity. A tunnel ignores a peer with its own key.
-    pub public_key: NodePublicKey,
-    /// A secret shared with the peer; none by default. It takes effect with the next handshake.
-    pub preshared_key: Option<PresharedKey>,
-    /// The addresses the peer may send from and is sent to. A block that another peer had moves to this one.
-    pub allowed_ips: Vec<AllowedIp>,
-    /// Where the peer is said to be. Applied when it differs from what was said last, so that repeating an old
-    /// configuration does not undo roaming.
-    pub endpoint: Option<SocketAddr>,
-    /// How long the path to the peer may stay without traffic, before an empty packet is sent; none by default.
-    pub persistent_keepalive: Option<Duration>,
-}
+    /// Erases everything that the tunnel knows because of this peer.
+    pub(crate) fn dismiss(mut self, shared: &mut Shared) {
+        shared.free_indices(self.sessions.erase());
+        shared.free_indices(self.handshakes.cancel());
+        shared
+            .counters
+            .drop_many(DropReason::QueueAbandoned, self.queue.clear());
+        self.set_down(DownReason::Removed, shared);
+    }
 
-/// What is known of a peer at the moment.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PeerStatus {
-    /// Where the last authentic datagram came from, or what the configuration says.
-    pub endpoint: Option<SocketAddr>,
-    /// Whether data can be sent at once.
-    pub has_session: bool,
-    /// When the last handshake was completed.
-    pub last_handshake: Option<(Monotonic, Timestamp)>,
-    /// When the last authentic datagram came.
-    pub last_received: Option<Monotonic>,
-    /// Bytes of packets sent, without padding.
-    pub bytes_sent: u64,
-    /// Bytes of packets received.
-    pub bytes_received: u64,
-    /// Packets that wait for a session.
-    pub packets_queued: usize,
-}
+    fn configure_keepalive(&mut self, span: Option<Duration>, now: Now) {
+        let span = span
+            .filter(|span| !span.is_zero())
+            .map(|span| span.max(KEEPALIVE_MIN));
+        if span == self.persistent_keepalive {
+            return;
+        }
+        self.persistent_keepalive = span;
+        match span {
+            // Due at once: the path is not open yet.
+            Some(_) => self.timers.arm(Timer::PersistentKeepalive, now.mono),
+            None => self.timers.disarm(Timer::PersistentKeepalive),
+        }
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Takes the source of an authentic datagram as the place to send to.
+    fn set_endpoint(&mut self, endpoint: SocketAddr, shared: &mut Shared) {
+        if self.endpoint.replace(endpoint) != Some(endpoint) {
+            shared.event(TunnelEvent::EndpointChanged {
+                peer: self.key,
+                endpoint,
+            });
+        }
+    }
 
-    #[test]
-    fn a_preshared_key_does_not_print() {
-        let key = PresharedKey::from_bytes([7; 32]);
-        assert_eq!(format!("{key:?}"), "PresharedKey(…)");
+    /// Notes that the current session is a new one.
+    fn set_up(&mut self, endpoint: SocketAddr, shared: &mut Shared) {
+        if let Some(current) = &self.sessions.current {
+            self.timers
+                .arm(Timer::SessionExpiry, current.created + REJECT_AFTER_TIME);
+        }
+        if !std::mem::replace(&mut self.is_up, true) {
+            shared.event(TunnelEvent::SessionUp {
+                peer: self.key,
+                endpoint,
+            });
+        }
+    }
+
+    fn set_down(&mut self, reason: DownReason, shared: &mut Shared) {
+        if std::mem::replace(&mut self.is_up, false) {
+            shared.event(TunnelEvent::SessionDown {
+                peer: self.key,
+                reason,
+            });
+        }
     }
 }

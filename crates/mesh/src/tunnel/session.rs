@@ -1,0 +1,333 @@
+//! One session: a pair of transport keys with its counters, and the three sessions a peer can have at a time.
+
+use types::Monotonic;
+
+use super::counters::DropReason;
+use super::handshake::TransportKeys;
+use super::message::{self, DATA_OVERHEAD};
+use super::replay::ReplayWindow;
+use super::timers::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME};
+use crate::crypto::{Aead, ChaCha20Poly1305};
+
+/// The largest packet that fits into a datagram: UDP's 65,507 bytes without the 32 of a data message.
+pub const PACKET_BYTES_MAX: usize = super::outbox::TRANSMIT_BYTES_MAX - DATA_OVERHEAD;
+
+/// Packets are padded to a multiple of this, so that their lengths tell less.
+const PADDING: usize = 16;
+
+/// A pair of transport keys and what was sent and received with them.
+pub(crate) struct Session {
+    pub(crate) local_index: u32,
+    remote_index: u32,
+    seal: Box<dyn Aead>,
+    open: Box<dyn Aead>,
+    /// The counter of the next message sealed.
+    next_counter: u64,
+    window: ReplayWindow,
+    pub(crate) created: Monotonic,
+    /// Whether we sent the initiation; the initiator is the one who renews.
+    pub(crate) is_initiator: bool,
+}
+
+impl Session {
+    pub(crate) fn new(
+        keys: &TransportKeys,
+        indices: (u32, u32),
+        is_initiator: bool,
+        created: Monotonic,
+    ) -> Self {
+        let (local_index, remote_index) = indices;
+        Self {
+            local_index,
+            remote_index,
+            seal: Box::new(ChaCha20Poly1305::new(&keys.seal)),
+            open: Box::new(ChaCha20Poly1305::new(&keys.open)),
+            next_counter: 0,
+            window: ReplayWindow::default(),
+            created,
+            is_initiator,
+        }
+    }
+
+    /// Tells whether the session is too old for anything.
+    pub(crate) fn is_expired(&self, now: Monotonic) -> bool {
+        now.since(self.created) >= REJECT_AFTER_TIME
+    }
+
+    pub(crate) fn can_seal(&self, now: Monotonic) -> bool {
+        self.next_counter < REJECT_AFTER_MESSAGES && !self.is_expired(now)
+    }
+
+    /// Tells whether the session should be renewed because something was sent on it.
+    pub(crate) fn wants_rekey(&self, now: Monotonic) -> bool {
+        let is_old = self.is_initiator && now.since(self.created) >= REKEY_AFTER_TIME;
+        is_old || self.next_counter > REKEY_AFTER_MESSAGES
+    }
+
+    /// Appends a data message with `packet`, padded to `padded` bytes; the caller has asked `can_seal`.
+    pub(crate) fn seal_into(&mut self, packet: &[u8], padded: usize, out: &mut Vec<u8>) {
+        let counter = self.next_counter;
+        self.next_counter += 1;
+        out.extend_from_slice(&message::data_header(self.remote_index, counter));
+        let start = out.len();
+        out.extend_from_slice(packet);
+        out.resize(start + padded, 0);
+        let tag = self.seal.seal(counter, &mut out[start..]);
+        out.extend_from_slice(&tag);
+    }
+
+    /// Opens a data message in place and returns the padded packet.
+    pub(crate) fn open<'a>(
+        &mut self,
+        counter: u64,
+        sealed: &'a mut [u8],
+        now: Monotonic,
+    ) -> Result<&'a [u8], DropReason> {
+        if counter >= REJECT_AFTER_MESSAGES || self.is_expired(now) {
+            return Err(DropReason::SessionExpired);
+        }
+        // The same question as below, asked first because its answer is cheaper than opening.
+        if !self.window.is_fresh(counter) {
+            return Err(DropReason::Replayed);
+        }
+        let len = self.open.open(counter, sealed).ok_or(DropReason::BadData)?;
+        if !self.window.accept(counter) {
+            return Err(DropReason::Replayed);
+        }
+        Ok(&sealed[..len])
+    }
+}
+
+/// Returns the length to which a packet is padded: a multiple of 16, but not over the MTU for the padding's sake.
+pub(crate) fn padded_len(len: usize, mtu: usize) -> usize {
+    let padded = len.next_multiple_of(PADDING);
+    if len <= mtu { padded.min(mtu) } else { len }
+}
+
+/// The sessions of one peer.
+///
+/// A new session we initiated is current at once. One the peer initiated is *next* until its first message proves that
+/// the peer has it too; until then we go on sending with the current one. The one before stays for what is still on its
+/// way.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    previous: Option<Box<Session>>,
+    pub(crate) current: Option<Box<Session>>,
+    next: Option<Box<Session>>,
+}
+
+impl Sessions {
+    /// Takes a session that we initiated; returns the indices that are free now.
+    pub(crate) fn install_initiated(&mut self, session: Session) -> Vec<u32> {
+        let replaced = self.current.replace(Box::new(session));
+        let (previous, gone) = match self.next.take() {
+            // The peer may be sending on the unproven session already.
+            Some(next) => (Some(next), replaced),
+            None => (replaced, None),
+        };
+        let older = std::mem::replace(&mut self.previous, previous);
+        indices([gone, older])
+    }
+
+    /// Takes a session that the peer initiated; returns the indices that are free now.
+    pub(crate) fn install_responded(&mut self, session: Session) -> Vec<u32> {
+        indices([self.next.replace(Box::new(session)), self.previous.take()])
+    }
+
+    /// Makes the next session current if it is that of `local_index`: its first message came. Returns the indices that
+    /// are free now, or `None` when nothing changed.
+    pub(crate) fn confirm(&mut self, local_index: u32) -> Option<Vec<u32>> {
+        let next = self.next.take_if(|next| next.local_index == local_index)?;
+        let replaced = self.current.replace(next);
+        let older = std::mem::replace(&mut self.previous, replaced);
+        Some(indices([older, None]))
+    }
+
+    /// Returns the session that a datagram names.
+    pub(crate) fn by_index(&mut self, local_index: u32) -> Option<&mut Session> {
+        let all = [&mut self.current, &mut self.next, &mut self.previous];
+        let mut all = all.into_iter().filter_map(|slot| slot.as_deref_mut());
+        all.find(|session| session.local_index == local_index)
+    }
+
+    /// Returns the session to seal with.
+    pub(crate) fn sealing(&mut self, now: Monotonic) -> Option<&mut Session> {
+        self.current
+            .as_deref_mut()
+            .filter(|session| session.can_seal(now))
+    }
+
+    /// Erases what is too old for anything; returns the indices that are free now.
+    pub(crate) fn erase_expired(&mut self, now: Monotonic) -> Vec<u32> {
+        let all = [&mut self.previous, &mut self.current, &mut self.next];
+        let gone = all.map(|slot| slot.take_if(|session| session.is_expired(now)));
+        indices(gone)
+    }
+
+    /// Erases everything; returns the indices that are free now.
+    pub(crate) fn erase(&mut self) -> Vec<u32> {
+        indices([self.previous.take(), self.current.take(), self.next.take()])
+    }
+}
+
+fn indices<const N: usize>(sessions: [Option<Box<Session>>; N]) -> Vec<u32> {
+    sessions
+        .into_iter()
+        .flatten()
+        .map(|session| session.local_index)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use zeroize::Zeroizing;
+
+    use super::super::message::Message;
+    use super::*;
+
+    fn at(secs: u64) -> Monotonic {
+        Monotonic::from_start(Duration::from_secs(secs))
+    }
+
+    fn pair() -> (Session, Session) {
+        let keys = |seal, open| TransportKeys {
+            seal: Zeroizing::new([seal; 32]),
+            open: Zeroizing::new([open; 32]),
+        };
+        let ours = Session::new(&keys(1, 2), (11, 22), true, at(0));
+        let theirs = Session::new(&keys(2, 1), (22, 11), false, at(0));
+        (ours, theirs)
+    }
+
+    fn seal(session: &mut Session, packet: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        session.seal_into(packet, padded_len(packet.len(), 1420), &mut out);
+        out
+    }
+
+    fn open(session: &mut Session, mut bytes: Vec<u8>, now: Monotonic) -> Result<Vec<u8>, DropReason> {
+        let Ok(Message::Data(data)) = message::parse(&mut bytes) else {
+            panic!("data");
+        };
+        assert_eq!(data.receiver, session.local_index);
+        session.open(data.counter, data.sealed, now).map(<[u8]>::to_vec)
+    }
+
+    #[test]
+    fn what_one_end_seals_the_other_opens_once() {
+        let (mut ours, mut theirs) = pair();
+        let first = seal(&mut ours, b"hello");
+        let second = seal(&mut ours, b"");
+        assert_eq!((first.len(), second.len()), (48, 32));
+        assert_eq!(open(&mut theirs, second, at(1)), Ok(vec![]));
+        let opened = open(&mut theirs, first.clone(), at(1)).expect("own");
+        assert_eq!(opened, b"hello\0\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(open(&mut theirs, first, at(1)), Err(DropReason::Replayed));
+    }
+
+    #[test]
+    fn the_bytes_of_a_sealed_packet_are_pinned() {
+        let (mut ours, _) = pair();
+        let hex: String = seal(&mut ours, b"hello")
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(hex, PINNED);
+    }
+
+    #[test]
+    fn a_changed_counter_or_byte_is_refused_and_uses_up_nothing() {
+        let (mut ours, mut theirs) = pair();
+        let sealed = seal(&mut ours, b"hello");
+        for index in 8..sealed.len() {
+            let mut forged = sealed.clone();
+            forged[index] ^= 1;
+            let refused = open(&mut theirs, forged, at(1)).expect_err("forged");
+            assert!(
+                matches!(refused, DropReason::BadData | DropReason::SessionExpired),
+                "{index}"
+            );
+        }
+        assert!(open(&mut theirs, sealed, at(1)).is_ok());
+    }
+
+    #[test]
+    fn a_session_ends_by_age_and_by_count() {
+        let (mut ours, mut theirs) = pair();
+        let sealed = seal(&mut ours, b"hello");
+        assert!(ours.can_seal(at(179)) && !ours.can_seal(at(180)));
+        assert_eq!(
+            open(&mut theirs, sealed.clone(), at(180)),
+            Err(DropReason::SessionExpired)
+        );
+        assert!(!ours.wants_rekey(at(119)) && ours.wants_rekey(at(120)));
+        assert!(
+            !theirs.wants_rekey(at(179)),
+            "the responder leaves it to the initiator"
+        );
+        ours.next_counter = REKEY_AFTER_MESSAGES + 1;
+        theirs.next_counter = REKEY_AFTER_MESSAGES + 1;
+        assert!(ours.wants_rekey(at(1)) && theirs.wants_rekey(at(1)));
+        ours.next_counter = REJECT_AFTER_MESSAGES;
+        assert!(!ours.can_seal(at(1)));
+        assert_eq!(
+            theirs.open(REJECT_AFTER_MESSAGES, &mut [0; 32], at(1)),
+            Err(DropReason::SessionExpired)
+        );
+    }
+
+    #[test]
+    fn padding_keeps_to_sixteen_and_to_the_mtu() {
+        for (len, padded) in [
+            (0, 0),
+            (1, 16),
+            (16, 16),
+            (17, 32),
+            (1408, 1408),
+            (1409, 1420),
+            (1420, 1420),
+            (1500, 1500),
+        ] {
+            assert_eq!(padded_len(len, 1420), padded, "{len}");
+        }
+    }
+
+    fn session(index: u32) -> Session {
+        let (mut session, _) = pair();
+        session.local_index = index;
+        session
+    }
+
+    fn present(sessions: &mut Sessions) -> Vec<u32> {
+        let all = [&sessions.previous, &sessions.current, &sessions.next];
+        all.map(|slot| slot.as_ref().map_or(0, |session| session.local_index))
+            .to_vec()
+    }
+
+    #[test]
+    fn sessions_move_from_next_to_current_to_previous() {
+        let mut sessions = Sessions::default();
+        assert!(sessions.install_initiated(session(1)).is_empty());
+        assert!(sessions.install_responded(session(2)).is_empty());
+        assert_eq!(present(&mut sessions), [0, 1, 2]);
+        assert!(sessions.confirm(1).is_none());
+        assert_eq!(sessions.confirm(2), Some(vec![]));
+        assert_eq!(present(&mut sessions), [1, 2, 0]);
+        assert_eq!(sessions.install_initiated(session(3)), [1]);
+        assert_eq!(present(&mut sessions), [2, 3, 0]);
+        assert_eq!(sessions.install_responded(session(4)), [2]);
+        assert_eq!(sessions.install_responded(session(5)), [4]);
+        assert_eq!(present(&mut sessions), [0, 3, 5]);
+        assert_eq!(sessions.install_initiated(session(6)), [3]);
+        assert_eq!(present(&mut sessions), [5, 6, 0]);
+        assert!(sessions.by_index(5).is_some() && sessions.by_index(3).is_none());
+        assert!(sessions.erase_expired(at(179)).is_empty());
+        assert_eq!(sessions.erase_expired(at(180)), [5, 6]);
+        assert!(sessions.erase().is_empty());
+    }
+
+    const PINNED: &str = "04000000160000000000000000000000\
+        694221bd815216c204fb698daea45b529160c8906af3e94e5d485373658dcb00";
+}
