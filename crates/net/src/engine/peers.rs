@@ -12,7 +12,7 @@ use types::{AllowedIp, Monotonic, NodePublicKey, Now};
 
 use super::peer::{Flow, Peer};
 use crate::mesh_net::{ConnectError, NetCounters};
-use crate::netstack::{ConnId, ConnStatus, Header, HeaderError, OpenError, Packets, StackConfig};
+use crate::netstack::{Admission, ConnId, ConnStatus, Header, HeaderError, OpenError, Packets, StackConfig};
 use crate::stream::{Doorbell, MeshStream, StreamCore, StreamId};
 
 type ConnectReply = oneshot::Sender<Result<MeshStream, ConnectError>>;
@@ -268,14 +268,15 @@ impl PacketSink for Ingress<'_> {
         }
         counters.packets_taken += 1;
         let (mono, listeners) = (self.now.mono, &self.peers.listeners);
-        let mut accepts = |port: u16| {
-            listeners
-                .get(&port)
-                .is_some_and(|queue| queue.capacity() > 0 && !queue.is_closed())
+        let mut admits = |port: u16| match listeners.get(&port) {
+            Some(queue) if queue.is_closed() => Admission::Closed,
+            Some(queue) if queue.capacity() == 0 => Admission::Busy,
+            Some(_) => Admission::Accept,
+            None => Admission::Closed,
         };
         let before = self.out.len();
         peer.stack(self.peers.config, mono);
-        peer.guarded(|stack| stack.ingress((&header, packet), &mut accepts, mono, self.out));
+        peer.guarded(|stack| stack.ingress((&header, packet), &mut admits, mono, self.out));
         if self.out.len() > before {
             self.replies.push((*from, self.out.len()));
         }

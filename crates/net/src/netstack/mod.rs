@@ -61,6 +61,17 @@ impl Default for StackConfig {
     }
 }
 
+/// What becomes of a SYN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// It opens a connection.
+    Accept,
+    /// It is dropped: the peer tries again in a second or so.
+    Busy,
+    /// Nobody listens on its port, and the peer is told so.
+    Closed,
+}
+
 /// Names a connection within its stack; never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub(crate) u64);
@@ -114,11 +125,11 @@ pub trait NetStack: Send {
     /// Replaces our own addresses; connections from an address that is gone are reset.
     fn set_locals(&mut self, locals: &[IpAddr]);
 
-    /// Takes one packet, already parsed; replies go to `out`. A SYN opens a connection if `accepts` its port.
+    /// Takes one packet, already parsed; replies go to `out`. What a SYN to a port does `admits` says.
     fn ingress(
         &mut self,
         packet: (&Header, &[u8]),
-        accepts: &mut dyn FnMut(u16) -> bool,
+        admits: &mut dyn FnMut(u16) -> Admission,
         now: Monotonic,
         out: &mut Packets,
     );
@@ -137,7 +148,8 @@ pub trait NetStack: Send {
         deadline: Monotonic,
     ) -> Result<ConnId, OpenError>;
 
-    /// Returns one connection whose status, data or room may have changed, each once; newly accepted ones too.
+    /// Returns one connection whose status, data or room may have changed, each once; newly accepted ones too,
+    /// released ones never again.
     fn next_touched(&mut self) -> Option<ConnId>;
 
     /// Makes [`NetStack::next_touched`] return this connection.

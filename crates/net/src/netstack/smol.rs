@@ -14,7 +14,8 @@ use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 use types::Monotonic;
 
 use super::{
-    ConnFailure, ConnId, ConnStatus, Header, NetStack, OpenError, Packets, ReadOutcome, Segment, StackConfig,
+    Admission, ConnFailure, ConnId, ConnStatus, Header, NetStack, OpenError, Packets, ReadOutcome, Segment,
+    StackConfig,
 };
 
 /// Local ports of outgoing connections: the dynamic range of RFC 6335.
@@ -146,25 +147,39 @@ impl SmolStack {
     }
 
     /// Puts a listening socket in place for this one SYN, if it may open a connection.
-    fn prepare(&mut self, segment: &Segment, accepts: &mut dyn FnMut(u16) -> bool, now: Monotonic) {
+    fn prepare(
+        &mut self,
+        segment: &Segment,
+        admits: &mut dyn FnMut(u16) -> Admission,
+        now: Monotonic,
+    ) -> Admission {
         let pair = (segment.destination, segment.source);
         if let Some(old) = self.by_pair.get(&pair).copied() {
             let is_over = self.socket(old).is_none_or(|(entry, socket)| {
                 entry.released_at.is_some() && matches!(socket.state(), State::TimeWait | State::Closed)
             });
             if !is_over {
-                return;
+                // A SYN sent twice is for the connection that the first one opened.
+                return Admission::Accept;
             }
             self.remove(old);
         }
+        match admits(pair.0.port()) {
+            Admission::Accept if !self.has_room_for_half_open() => Admission::Busy,
+            Admission::Accept => {
+                let mut socket = self.new_socket();
+                if socket.listen(IpEndpoint::from(pair.0)).is_ok() {
+                    self.insert(socket, pair, now + self.config.handshake_timeout, now);
+                }
+                Admission::Accept
+            }
+            refusal => refusal,
+        }
+    }
+
+    fn has_room_for_half_open(&mut self) -> bool {
         let half_open = self.conns.values().filter(|conn| conn.open_by.is_some()).count();
-        if half_open >= self.config.half_open_max || !self.has_room() || !accepts(pair.0.port()) {
-            return;
-        }
-        let mut socket = self.new_socket();
-        if socket.listen(IpEndpoint::from(pair.0)).is_ok() {
-            self.insert(socket, pair, now + self.config.handshake_timeout, now);
-        }
+        half_open < self.config.half_open_max && self.has_room()
     }
 
     /// Notes what a packet may have changed.
@@ -266,13 +281,13 @@ impl NetStack for SmolStack {
     fn ingress(
         &mut self,
         (header, packet): (&Header, &[u8]),
-        accepts: &mut dyn FnMut(u16) -> bool,
+        admits: &mut dyn FnMut(u16) -> Admission,
         now: Monotonic,
         out: &mut Packets,
     ) {
         let opening = header.segment.filter(|segment| segment.is_opening);
-        if let Some(segment) = opening {
-            self.prepare(&segment, accepts, now);
+        if opening.is_some_and(|segment| self.prepare(&segment, admits, now) == Admission::Busy) {
+            return;
         }
         let mut link = Link::new(self.config.mtu, Some(packet), Some(out));
         let _ = self
@@ -337,7 +352,16 @@ impl NetStack for SmolStack {
     }
 
     fn next_touched(&mut self) -> Option<ConnId> {
-        self.touched.pop_first()
+        loop {
+            let conn = self.touched.pop_first()?;
+            if self
+                .conns
+                .get(&conn)
+                .is_some_and(|entry| entry.released_at.is_none())
+            {
+                return Some(conn);
+            }
+        }
     }
 
     fn touch(&mut self, conn: ConnId) {
