@@ -7,6 +7,8 @@
 
 pub mod backoff;
 pub mod config;
+pub mod journal_file;
+pub mod journal_keeper;
 pub mod policy;
 pub mod runner;
 pub mod state_dir;

@@ -28,13 +28,13 @@ pub const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const GARBAGE_LINES_MAX: usize = 100;
 
 /// One `assistant_message` holds at most this many bytes; a longer answer becomes several.
-pub const MESSAGE_BYTES_MAX: usize = 128 * 1024;
+pub const MESSAGE_BYTES_MAX: usize = 96 * 1024;
 
 /// The most permission requests that may wait for an answer at once.
 const PERMISSIONS_MAX: usize = 64;
 
 /// How many kinds of updates without an event of their own are kept for `run_completed`.
-const KEPT_UPDATES_MAX: usize = 8;
+const KEPT_UPDATES_MAX: usize = 4;
 
 /// What we wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

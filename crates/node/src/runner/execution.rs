@@ -17,6 +17,7 @@ use super::command::CommandRunner;
 use super::executor::{Job, Outcome, Sink, SinkError, Stop};
 use super::process::{Pipes, Program};
 use super::{Ending, Output, Phase, Produced, ProgramExit, Runner};
+use crate::journal_keeper::json_len;
 use crate::policy::{Permissions, RunnerType};
 
 /// So many events may wait for the journal before the program is no longer read from.
@@ -24,6 +25,9 @@ const EVENTS_WAITING_MAX: usize = 256;
 
 /// So many bytes may wait for the program to read them.
 const STDIN_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// One append to the journal is at most this large, unless one event alone is larger.
+const APPEND_BYTES: usize = 1024 * 1024;
 
 /// What is read from a pipe at once, in bytes.
 const READ_BYTES: usize = 32 * 1024;
@@ -275,7 +279,18 @@ impl<'a> Execution<'a> {
 
     fn append_more(&mut self) {
         if self.appending.is_none() && !self.events.is_empty() {
-            let count = self.events.len().min(APPEND_EVENTS_MAX);
+            let mut bytes = 0;
+            let fits = |event: &&EventDraft| {
+                let is_first = bytes == 0;
+                bytes += json_len(event);
+                is_first || bytes <= APPEND_BYTES
+            };
+            let count = self
+                .events
+                .iter()
+                .take(APPEND_EVENTS_MAX)
+                .take_while(fits)
+                .count();
             self.appending = Some(self.sink.append(self.events.drain(..count).collect()));
         }
     }
