@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 mod ci;
 mod command;
+mod demo;
 mod tidy;
 mod tools;
 
@@ -22,6 +23,12 @@ struct Arguments {
 enum Task {
     /// Everything a change must pass: fmt, clippy, doc, tidy, deny, OpenAPI drift, test.
     Ci,
+    /// Shows the whole way on this machine: link a device, run an agent on it, revoke it.
+    Demo {
+        /// Print the report as one JSON object on the last line of stdout
+        #[arg(long)]
+        json: bool,
+    },
     /// Checks licences, sources and banned crates of all dependencies by deny.toml.
     Deny,
     /// Checks the rules of ARCHITECTURE.md that a machine can check.
@@ -33,6 +40,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Ci => ci::run_all(),
+        Task::Demo { json } => demo::run(json),
         Task::Deny => ci::deny(),
         Task::Tidy => tidy::run(),
         Task::Test => ci::test(),

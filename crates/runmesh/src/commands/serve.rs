@@ -92,7 +92,12 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
         "apiKey": key,
         "dataDir": args.data_dir,
     });
-    output.record(&started, &FIELDS)?;
+    if output.is_json() {
+        // One line, so that whoever started this reads it without waiting for the end.
+        output.stream(&started, "")?;
+    } else {
+        output.record(&started, &FIELDS)?;
+    }
     if key.is_some() {
         talk("this is the only time the key is shown: export it as RUNTOOLS_API_KEY");
     }
