@@ -118,7 +118,7 @@ async fn removing_a_peer_cuts_its_streams_before_it_returns() {
             .connect(b.public(), b.v6_port(PORT))
             .await
             .expect("connects");
-        stream.read_exact(&mut [0; 100_000]).await.expect("flows");
+        stream.read_exact(&mut vec![0; 100_000]).await.expect("flows");
         assert!(a.mesh.remove_peer(b.public()).await);
         let error = stream.read(&mut [0; 16]).await.expect_err("cut");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
@@ -326,7 +326,7 @@ async fn a_shutdown_delivers_what_was_written_and_frees_the_port() {
             .await
             .expect("connects");
         let mut far = listener.accept().await.expect("accepts");
-        stream.write_all(&[3; 200_000]).await.expect("writes");
+        stream.write_all(&vec![3; 200_000]).await.expect("writes");
         let bound = a.mesh.local_addr();
         a.mesh.shutdown().await;
         std::net::UdpSocket::bind(bound).expect("the port is free");

@@ -13,22 +13,22 @@ use tokio::sync::{Mutex, broadcast};
 use types::{AllowedIp, NodePrivateKey, NodePublicKey};
 
 /// Where the tests listen.
-pub const PORT: u16 = 7420;
+pub(crate) const PORT: u16 = 7420;
 
 /// A mesh with a key and addresses of its own.
-pub struct Node {
-    pub mesh: MeshNet,
+pub(crate) struct Node {
+    pub(crate) mesh: MeshNet,
     key: NodePublicKey,
-    pub v4: IpAddr,
-    pub v6: IpAddr,
+    pub(crate) v4: IpAddr,
+    pub(crate) v6: IpAddr,
 }
 
-pub fn v6(number: u8) -> IpAddr {
+pub(crate) fn v6(number: u8) -> IpAddr {
     Ipv6Addr::new(0xfd00, 7, 7, 0, 0, 0, 0, u16::from(number)).into()
 }
 
 impl Node {
-    pub fn start(number: u8) -> Self {
+    pub(crate) fn start(number: u8) -> Self {
         let private_key = NodePrivateKey::from_random(random::bytes());
         let key = private_key.public();
         let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
@@ -41,23 +41,23 @@ impl Node {
         }
     }
 
-    pub fn public(&self) -> NodePublicKey {
+    pub(crate) fn public(&self) -> NodePublicKey {
         self.key
     }
 
-    pub fn locals(&self) -> Vec<IpAddr> {
+    pub(crate) fn locals(&self) -> Vec<IpAddr> {
         vec![self.v4, self.v6]
     }
 
-    pub fn v4_port(&self, port: u16) -> SocketAddr {
+    pub(crate) fn v4_port(&self, port: u16) -> SocketAddr {
         (self.v4, port).into()
     }
 
-    pub fn v6_port(&self, port: u16) -> SocketAddr {
+    pub(crate) fn v6_port(&self, port: u16) -> SocketAddr {
         (self.v6, port).into()
     }
 
-    pub fn as_peer(&self) -> PeerConfig {
+    pub(crate) fn as_peer(&self) -> PeerConfig {
         PeerConfig {
             public_key: self.key,
             preshared_key: None,
@@ -68,13 +68,13 @@ impl Node {
     }
 }
 
-pub async fn link(a: &Node, b: &Node) {
+pub(crate) async fn link(a: &Node, b: &Node) {
     a.mesh.upsert_peer(b.as_peer(), a.locals()).await;
     b.mesh.upsert_peer(a.as_peer(), b.locals()).await;
 }
 
 /// Answers every stream on [`PORT`] with what it says.
-pub async fn serve_echo(node: &Node) {
+pub(crate) async fn serve_echo(node: &Node) {
     let mut listener = node.mesh.listen(PORT).await.expect("listens");
     tokio::spawn(async move {
         while let Ok(stream) = listener.accept().await {
@@ -89,24 +89,27 @@ pub async fn serve_echo(node: &Node) {
 }
 
 /// A guard against a hang, nothing more.
-pub async fn guarded<T>(work: impl Future<Output = T>) -> T {
+pub(crate) async fn guarded<T>(work: impl Future<Output = T>) -> T {
     let limit = Duration::from_secs(90);
     tokio::time::timeout(limit, Box::pin(work))
         .await
         .expect("no hang")
 }
 
-pub fn pattern(len: usize) -> Vec<u8> {
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..len)
         .map(|index| (index as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3])
         .collect()
 }
 
-pub fn digest(bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-pub async fn next_move(events: &mut broadcast::Receiver<TunnelEvent>, who: NodePublicKey) -> SocketAddr {
+pub(crate) async fn next_move(
+    events: &mut broadcast::Receiver<TunnelEvent>,
+    who: NodePublicKey,
+) -> SocketAddr {
     loop {
         if let TunnelEvent::EndpointChanged { peer, endpoint } = events.recv().await.expect("event")
             && peer == who
@@ -117,7 +120,7 @@ pub async fn next_move(events: &mut broadcast::Receiver<TunnelEvent>, who: NodeP
 }
 
 /// Sends datagrams of every small type and many lengths, most of them nonsense.
-pub fn flood(target: SocketAddr, count: u32) {
+pub(crate) fn flood(target: SocketAddr, count: u32) {
     let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("socket");
     let mut state = 1_u64;
     for _ in 0..count {
@@ -134,7 +137,7 @@ pub fn flood(target: SocketAddr, count: u32) {
 }
 
 /// A translator between one inside client and a fixed server, whose outside port can change.
-pub struct Nat {
+pub(crate) struct Nat {
     inside: SocketAddr,
     server: SocketAddr,
     client: Arc<Mutex<Option<SocketAddr>>>,
@@ -143,7 +146,7 @@ pub struct Nat {
 }
 
 impl Nat {
-    pub async fn start(server: SocketAddr) -> Self {
+    pub(crate) async fn start(server: SocketAddr) -> Self {
         let inner = Arc::new(free_socket().await);
         let nat = Self {
             inside: inner.local_addr().expect("bound"),
@@ -165,12 +168,12 @@ impl Nat {
         nat
     }
 
-    pub fn inside(&self) -> SocketAddr {
+    pub(crate) fn inside(&self) -> SocketAddr {
         self.inside
     }
 
     /// The next datagram goes out of a new port; what comes to the old one is lost.
-    pub async fn rebind(&self) {
+    pub(crate) async fn rebind(&self) {
         *self.outer.lock().await = Arc::new(free_socket().await);
         self.carry_back().await;
     }
