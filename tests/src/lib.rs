@@ -1,5 +1,9 @@
-//! What the end-to-end tests and the demo share: a stand-in model server, and real `runmesh` processes.
+//! What the end-to-end tests and the demo share: real `runmesh` processes, a checkout, a stand-in model server.
 //!
 //! Nothing here is part of the product.
 
+pub mod demo;
+pub mod device;
+pub mod processes;
+pub mod repository;
 pub mod stand_in_model;

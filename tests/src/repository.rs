@@ -1,4 +1,4 @@
-//! A small real git checkout for the agent to look into.
+//! A small real git checkout for an agent to look into.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
+use crate::processes::in_search_path;
 
 /// The commits: a file, its content, and the message.
 const COMMITS: [(&str, &str, &str); 3] = [
@@ -28,14 +28,15 @@ const COMMITS: [(&str, &str, &str); 3] = [
 ];
 
 /// A checkout with a few commits.
-pub(super) struct Repository {
+#[derive(Debug)]
+pub struct Repository {
     path: PathBuf,
 }
 
 impl Repository {
     /// Makes the checkout.
-    pub(super) fn create(path: &Path) -> Result<Self> {
-        if !command::exists("git") {
+    pub fn create(path: &Path) -> Result<Self> {
+        if !in_search_path("git") {
             bail!("git is not installed; the demo needs a checkout to look into");
         }
         fs::create_dir_all(path).context("make the demo's checkout")?;
@@ -52,12 +53,13 @@ impl Repository {
     }
 
     /// Returns where it is.
-    pub(super) fn path(&self) -> &Path {
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Returns a text that only somebody who looked into the checkout can know: its newest commit.
-    pub(super) fn newest_commit(&self) -> Result<String> {
+    pub fn newest_commit(&self) -> Result<String> {
         let log = self
             .command(&["log", "-1", "--format=%h"])
             .output()

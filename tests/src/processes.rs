@@ -1,4 +1,4 @@
-//! Child processes that cannot outlive the demo, and the `runmesh` program called as a person would.
+//! Child processes that cannot outlive whoever started them, and the `runmesh` program called as a person would.
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{STEP_TIMEOUT, Say, text};
-use crate::command;
-
+/// How long a process may take to say what is expected of it.
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a process may take to end after it was asked to.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A child that says JSON lines on stdout. Dropping it ends it.
-pub(super) struct Process {
+#[derive(Debug)]
+pub struct Process {
     name: String,
     child: RefCell<Child>,
     lines: Receiver<String>,
@@ -25,7 +25,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts a program. Where the system can, it also ends when the demo is killed.
-    pub(super) fn start(name: &str, program: &mut Command) -> Result<Self> {
+    pub fn start(name: &str, program: &mut Command) -> Result<Self> {
         let mut command = bound_to_us(program);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {name}"))?;
@@ -46,7 +46,7 @@ impl Process {
     }
 
     /// Waits for the next line, whatever it is.
-    pub(super) fn line(&self, timeout: Duration) -> Result<String> {
+    pub fn line(&self, timeout: Duration) -> Result<String> {
         match self.lines.recv_timeout(timeout) {
             Ok(line) => Ok(line),
             Err(RecvTimeoutError::Timeout) => bail!("{} said nothing for {} s", self.name, timeout.as_secs()),
@@ -55,7 +55,7 @@ impl Process {
     }
 
     /// Waits for a JSON line of a kind; other lines are passed over.
-    pub(super) fn wait_for(&self, timeout: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub fn wait_for(&self, timeout: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + timeout;
         loop {
             let line = self.line(deadline.saturating_duration_since(Instant::now()))?;
@@ -68,7 +68,7 @@ impl Process {
     }
 
     /// Waits until the process has ended by itself.
-    pub(super) fn wait_for_end(&self, timeout: Duration) -> Result<()> {
+    pub fn wait_for_end(&self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         while Instant::now() < deadline {
             if self
@@ -105,7 +105,7 @@ impl Drop for Process {
 
 /// Wraps a command so that the kernel ends it when this process ends in whatever way.
 fn bound_to_us(program: &Command) -> Command {
-    let mut command = if command::exists("setpriv") {
+    let mut command = if in_search_path("setpriv") {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "TERM", "--"])
@@ -124,40 +124,93 @@ fn bound_to_us(program: &Command) -> Command {
     command
 }
 
+/// Builds `runmesh` into the directory that this program was built into; does nothing when it is up to date.
+fn build() -> Result<PathBuf> {
+    let this = std::env::current_exe().context("find this program")?;
+    let in_profile = |dir: &Path| dir.join("deps").is_dir();
+    let profile = this
+        .ancestors()
+        .skip(1)
+        .find(|dir| in_profile(dir))
+        .context("find the build directory")?;
+    let target = profile.parent().context("find the target directory")?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["build", "--quiet", "--package", "runmesh", "--target-dir"])
+        .arg(target);
+    let status = cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .context("start cargo")?;
+    if !status.success() {
+        bail!("cargo build --package runmesh: {status}");
+    }
+    Ok(profile.join("runmesh"))
+}
+
+/// Tells whether a program stands in the search path.
+#[must_use]
+pub fn in_search_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// Returns a field of a JSON object as text; empty when it is not there.
+#[must_use]
+pub fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
 /// The `runmesh` program, with the address and key of a control plane.
-pub(super) struct Runmesh {
+#[derive(Clone, Debug)]
+pub struct Runmesh {
     program: PathBuf,
-    /// The control plane.
-    pub(super) url: String,
-    key: String,
+    /// The control plane's address; empty before there is one.
+    pub url: String,
+    /// The API key; empty before there is one.
+    pub key: String,
 }
 
 impl Runmesh {
-    pub(super) fn new(program: &Path) -> Self {
-        Self {
-            program: program.to_owned(),
+    /// Finds the program: `RUNMESH_BIN`, or built now, beside the program that asks.
+    pub fn find() -> Result<Self> {
+        let program = match std::env::var_os("RUNMESH_BIN") {
+            Some(program) => PathBuf::from(program),
+            None => build()?,
+        };
+        Ok(Self {
+            program,
             url: String::new(),
             key: String::new(),
-        }
+        })
     }
 
-    /// Starts a control plane on free ports.
-    pub(super) fn serve(&self, data_dir: &Path) -> Result<Process> {
-        let mut serve = self.command(&["serve", "--listen", "127.0.0.1:0", "--json", "--data-dir"]);
+    /// Starts a control plane, and returns it with the program that knows its address and, at a first start, its key.
+    pub fn serve(&self, data_dir: &Path, listen: &str) -> Result<(Process, Self)> {
+        let mut serve = self.command(&[
+            "serve",
+            "--listen",
+            listen,
+            "--mesh-listen",
+            "127.0.0.1:0",
+            "--json",
+        ]);
         let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
-        Process::start("runmesh serve", serve.arg(data_dir).env("RUST_LOG", log))
-    }
-
-    /// Reads address and key from what `serve` says first.
-    pub(super) fn with_api(mut self, serve: &Process) -> Result<Self> {
-        let started = serve.wait_for(STEP_TIMEOUT, |said| said["url"].is_string())?;
-        self.url = text(&started, "url").to_owned();
-        self.key = text(&started, "apiKey").to_owned();
-        Ok(self)
+        let process = Process::start(
+            "runmesh serve",
+            serve.arg("--data-dir").arg(data_dir).env("RUST_LOG", log),
+        )?;
+        let started = process.wait_for(STEP_TIMEOUT, |said| said["url"].is_string())?;
+        let mut api = self.clone();
+        api.url = text(&started, "url").to_owned();
+        if let Some(key) = started["apiKey"].as_str() {
+            api.key = key.to_owned();
+        }
+        Ok((process, api))
     }
 
     /// Makes a command that knows address and key.
-    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
             .args(arguments)
@@ -167,7 +220,7 @@ impl Runmesh {
     }
 
     /// Runs a command with `--json` and returns its document.
-    pub(super) fn call(&self, arguments: &[&str]) -> Result<Value> {
+    pub fn call(&self, arguments: &[&str]) -> Result<Value> {
         let mut command = self.command(arguments);
         let output = command.arg("--json").output().context("start runmesh")?;
         if !output.status.success() {
@@ -181,20 +234,8 @@ impl Runmesh {
             .with_context(|| format!("runmesh {} is no JSON", arguments.join(" ")))
     }
 
-    /// The same, and shows what the command says on stderr.
-    pub(super) fn call_loudly(&self, arguments: &[&str], say: &Say) -> Result<Value> {
-        let mut command = self.command(arguments);
-        let output = command.arg("--json").output().context("start runmesh")?;
-        let talk = String::from_utf8_lossy(&output.stderr);
-        talk.lines().for_each(|line| say.line(&format!("  {line}")));
-        if !output.status.success() {
-            bail!("runmesh {} failed", arguments.join(" "));
-        }
-        serde_json::from_slice(&output.stdout).context("it printed no JSON")
-    }
-
     /// Runs a command and shows its lines as they come.
-    pub(super) fn stream(&self, arguments: &[&str], show: impl Fn(&str)) -> Result<()> {
+    pub fn stream(&self, arguments: &[&str], show: impl Fn(&str)) -> Result<()> {
         let mut command = bound_to_us(&self.command(arguments));
         let mut child = command.stdout(Stdio::piped()).spawn().context("start runmesh")?;
         let stdout = child.stdout.take().context("the child has no stdout")?;
@@ -209,7 +250,7 @@ impl Runmesh {
     }
 
     /// Runs a command that must fail, and returns what it says about it.
-    pub(super) fn fails(&self, arguments: &[&str]) -> Result<String> {
+    pub fn fails(&self, arguments: &[&str]) -> Result<String> {
         let output = self.command(arguments).output().context("start runmesh")?;
         if output.status.success() {
             bail!("runmesh {} should have failed", arguments.join(" "));

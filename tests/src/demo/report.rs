@@ -4,9 +4,8 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::process::Runmesh;
-use super::repository::Repository;
-use super::text;
+use crate::processes::{Runmesh, text};
+use crate::repository::Repository;
 
 /// The report.
 #[derive(Debug, Default, Serialize)]
@@ -37,27 +36,32 @@ pub(super) struct Report {
 
 impl Report {
     /// Reads the newest run, its thread and its device, and checks that the agent really looked into the repository.
-    pub(super) fn read_run(&mut self, api: &Runmesh, repository: &Repository, device: &str) -> Result<()> {
+    pub(super) fn of_newest_run(api: &Runmesh, repository: &Repository, device: &str) -> Result<Self> {
         let runs = api.call(&["runs", "--limit", "1"])?;
         let run = runs["data"].get(0).context("the API lists no run")?;
-        self.linked = true;
-        self.run_id = text(run, "runId").to_owned();
-        self.thread_id = text(run, "threadId").to_owned();
-        self.rollout_id = text(run, "rolloutId").to_owned();
-        self.status = text(run, "status").to_owned();
-        ensure!(self.status == "completed", "the run is {}", self.status);
-        self.dispatch_ms = unix_ms(text(run, "acceptedAt"))? - unix_ms(text(run, "createdAt"))?;
         let node = api.call(&["node", device])?;
-        self.path = text(&node, "path").to_owned();
-        self.path_reason = text(&node, "pathReason").to_owned();
+        let thread = api.call(&["thread", text(run, "threadId")])?;
+        let events = thread["events"].as_array().context("the thread has no events")?;
+        let own = |value: &Value, name: &str| text(value, name).to_owned();
+        let report = Self {
+            linked: true,
+            path: own(&node, "path"),
+            path_reason: own(&node, "pathReason"),
+            run_id: own(run, "runId"),
+            thread_id: own(run, "threadId"),
+            rollout_id: own(run, "rolloutId"),
+            status: own(run, "status"),
+            events: events.len(),
+            dispatch_ms: unix_ms(text(run, "acceptedAt"))? - unix_ms(text(run, "createdAt"))?,
+            ..Self::default()
+        };
+        ensure!(report.status == "completed", "the run is {}", report.status);
         ensure!(
-            !self.path.is_empty(),
+            !report.path.is_empty(),
             "the API does not know how the device is reached"
         );
-        let thread = api.call(&["thread", &self.thread_id])?;
-        let events = thread["events"].as_array().context("the thread has no events")?;
-        self.events = events.len();
-        check_tool(events, &repository.newest_commit()?)
+        check_tool(events, &repository.newest_commit()?)?;
+        Ok(report)
     }
 
     /// Returns the table for people.
