@@ -194,3 +194,75 @@ fn allow_fragments(_socket: &Socket, _listen: SocketAddr) {}
 fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+
+    fn receive_all(socket: &UdpSocket, bytes: usize) -> (Vec<u8>, Vec<usize>, SocketAddr) {
+        let (mut buffer, mut all, mut lens) = (ReceiveBuffer::default(), Vec::new(), Vec::new());
+        let mut source = socket.local_addr();
+        let guard = Timespec::try_from(Duration::from_secs(10)).expect("ten seconds");
+        while all.len() < bytes {
+            let mut fds = [PollFd::new(socket, PollFlags::IN)];
+            assert_eq!(poll(&mut fds, Some(&guard)).expect("poll"), 1, "no datagram came");
+            socket.receive(&mut buffer, |batch| {
+                source = batch.source;
+                lens.extend(batch.bytes.chunks(batch.segment_len).map(<[u8]>::len));
+                all.extend_from_slice(batch.bytes);
+            });
+        }
+        (all, lens, source)
+    }
+
+    #[test]
+    fn a_batch_arrives_as_the_datagrams_it_is_made_of() {
+        let [near, far] =
+            [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0".parse().expect("address")).expect("binds"));
+        let sent: Vec<u8> = (0..1000_u32 * 40 + 17).map(|index| (index / 7) as u8).collect();
+        let mut offset = 0;
+        assert_eq!(
+            near.send(far.local_addr(), &sent, 1000, &mut offset),
+            SendOutcome::Sent
+        );
+        assert_eq!(offset, sent.len());
+        let (received, lens, source) = receive_all(&far, sent.len());
+        assert!(received == sent);
+        assert_eq!(source, near.local_addr());
+        let mut expected = vec![1000; 40];
+        expected.push(17);
+        assert_eq!(lens, expected);
+    }
+
+    #[test]
+    fn a_socket_for_all_addresses_speaks_ipv4_and_names_it_so() {
+        let Ok(dual) = UdpSocket::bind("[::]:0".parse().expect("address")) else {
+            return;
+        };
+        let v4 = UdpSocket::bind("127.0.0.1:0".parse().expect("address")).expect("binds");
+        let mut offset = 0;
+        assert_eq!(
+            dual.send(v4.local_addr(), b"to v4", 5, &mut offset),
+            SendOutcome::Sent
+        );
+        let (bytes, _, source) = receive_all(&v4, 5);
+        assert_eq!(bytes, b"to v4");
+        let mut offset = 0;
+        assert_eq!(v4.send(source, b"back", 4, &mut offset), SendOutcome::Sent);
+        let (bytes, _, source) = receive_all(&dual, 4);
+        assert_eq!((bytes.as_slice(), source), (b"back".as_slice(), v4.local_addr()));
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_dropped_and_not_tried_for_ever() {
+        let socket = UdpSocket::bind("127.0.0.1:0".parse().expect("address")).expect("binds");
+        let mut offset = 0;
+        let too_long = vec![0; 65_535];
+        let outcome = socket.send(socket.local_addr(), &too_long, too_long.len(), &mut offset);
+        assert_eq!((outcome, offset), (SendOutcome::Dropped, too_long.len()));
+    }
+}

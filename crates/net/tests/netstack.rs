@@ -299,6 +299,13 @@ fn connections_and_half_open_ones_are_limited() {
     while pair.stacks[1].egress(pair.now, &mut answers) {}
     assert_eq!(answers.len(), 3);
     pair.pass(Duration::from_secs(11));
+    while let Some(conn) = pair.stacks[1].next_touched() {
+        assert_eq!(
+            pair.stacks[1].status(conn),
+            ConnStatus::Failed(ConnFailure::TimedOut)
+        );
+        pair.stacks[1].release(conn, pair.now);
+    }
     assert!(pair.stacks[1].is_idle(), "half-open connections do not stay");
 }
 

@@ -190,3 +190,94 @@ impl From<ConnFailure> for ConnectError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netstack::{Admission, Header, OpenError};
+    use types::NodePrivateKey;
+
+    /// A stack whose every call is a defect.
+    struct Broken;
+
+    impl NetStack for Broken {
+        fn set_locals(&mut self, _: &[IpAddr]) {
+            panic!("defect")
+        }
+        fn ingress(
+            &mut self,
+            _: (&Header, &[u8]),
+            _: &mut dyn FnMut(u16) -> Admission,
+            _: Monotonic,
+            out: &mut Packets,
+        ) {
+            out.push_with(100, |_| panic!("defect"))
+        }
+        fn egress(&mut self, _: Monotonic, _: &mut Packets) -> bool {
+            panic!("defect")
+        }
+        fn next_deadline(&mut self, _: Monotonic) -> Option<Monotonic> {
+            panic!("defect")
+        }
+        fn connect(&mut self, _: IpAddr, _: SocketAddr, _: Monotonic) -> Result<ConnId, OpenError> {
+            panic!("defect")
+        }
+        fn next_touched(&mut self) -> Option<ConnId> {
+            panic!("defect")
+        }
+        fn touch(&mut self, _: ConnId) {
+            panic!("defect")
+        }
+        fn status(&self, _: ConnId) -> ConnStatus {
+            panic!("defect")
+        }
+        fn addresses(&self, _: ConnId) -> (SocketAddr, SocketAddr) {
+            panic!("defect")
+        }
+        fn read(&mut self, _: ConnId, _: &mut dyn FnMut(&[u8]) -> usize) -> ReadOutcome {
+            panic!("defect")
+        }
+        fn write(&mut self, _: ConnId, _: &[u8], _: Monotonic) -> usize {
+            panic!("defect")
+        }
+        fn shutdown(&mut self, _: ConnId) {
+            panic!("defect")
+        }
+        fn abort(&mut self, _: ConnId) {
+            panic!("defect")
+        }
+        fn release(&mut self, _: ConnId, _: Monotonic) {
+            panic!("defect")
+        }
+        fn is_quiet(&self) -> bool {
+            panic!("defect")
+        }
+        fn is_idle(&self) -> bool {
+            panic!("defect")
+        }
+    }
+
+    #[test]
+    fn a_stack_that_panics_is_thrown_away_and_the_next_packet_gets_a_new_one() {
+        let mut peer = Peer::new(NodePrivateKey::from_random([1; 32]).public());
+        peer.stack = Some(Box::new(Broken));
+        assert!(!peer.egress(Monotonic::ZERO, &mut Packets::default()));
+        assert!(peer.is_broken && peer.stack.is_none());
+        peer.stack(StackConfig::default(), Monotonic::ZERO);
+        assert!(!peer.egress(Monotonic::ZERO, &mut Packets::default()));
+        assert!(peer.stack.is_some());
+    }
+
+    #[test]
+    fn a_packet_half_written_by_a_panic_is_not_in_the_batch() {
+        let mut out = Packets::default();
+        out.push_with(3, |packet| packet.fill(1));
+        let result = catch_unwind(AssertUnwindSafe(|| out.push_with(100, |_| panic!("defect"))));
+        assert!(result.is_err());
+        out.push_with(2, |packet| packet.fill(2));
+        assert_eq!(
+            (out.len(), out.packet(0), out.packet(1)),
+            (2, [1, 1, 1].as_slice(), [2, 2].as_slice())
+        );
+    }
+}

@@ -3,7 +3,9 @@
 //! A stack does no I/O and reads no clock: packets and times come in, packets come out in batches. It knows nothing of
 //! peers, keys or tasks.
 
+mod conn;
 mod header;
+mod link;
 mod smol;
 
 use std::net::{IpAddr, SocketAddr};

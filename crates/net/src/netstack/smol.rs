@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::socket::tcp::{CongestionControl, RecvError, Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 use types::Monotonic;
 
+use super::conn::{Conn, Pair};
+use super::link::Link;
 use super::{
     Admission, ConnFailure, ConnId, ConnStatus, Header, NetStack, OpenError, Packets, ReadOutcome, Segment,
     StackConfig,
@@ -31,23 +32,6 @@ pub struct SmolStack {
     touched: BTreeSet<ConnId>,
     next_id: u64,
     next_port: u16,
-}
-
-/// Local and remote end of a connection.
-type Pair = (SocketAddr, SocketAddr);
-
-struct Conn {
-    handle: SocketHandle,
-    pair: Pair,
-    /// Set until the handshake is finished.
-    open_by: Option<Monotonic>,
-    heard_at: Monotonic,
-    /// When the oldest data that may be unacknowledged was written.
-    sending_since: Option<Monotonic>,
-    released_at: Option<Monotonic>,
-    fin_sent: bool,
-    fin_seen: bool,
-    failure: Option<ConnFailure>,
 }
 
 impl SmolStack {
@@ -98,17 +82,7 @@ impl SmolStack {
     fn insert(&mut self, socket: Socket<'static>, pair: Pair, open_by: Monotonic, now: Monotonic) -> ConnId {
         let conn = ConnId(self.next_id);
         self.next_id += 1;
-        let entry = Conn {
-            handle: self.sockets.add(socket),
-            pair,
-            open_by: Some(open_by),
-            heard_at: now,
-            sending_since: None,
-            released_at: None,
-            fin_sent: false,
-            fin_seen: false,
-            failure: None,
-        };
+        let entry = Conn::new(self.sockets.add(socket), pair, open_by, now);
         self.conns.insert(conn, entry);
         self.by_pair.insert(pair, conn);
         conn
@@ -223,11 +197,7 @@ impl SmolStack {
     }
 
     fn reap(&mut self) {
-        self.remove_where(|conn, socket| {
-            // A closed socket that still knows its remote end has an RST to send.
-            let is_over = socket.state() == State::Closed && socket.remote_endpoint().is_none();
-            conn.released_at.is_some() && is_over
-        });
+        self.remove_where(Conn::is_over);
     }
 
     fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<u16> {
@@ -242,33 +212,6 @@ impl SmolStack {
             }
         }
         None
-    }
-}
-
-impl Conn {
-    fn note_progress(&mut self, socket: &Socket<'_>) {
-        let is_opening = matches!(
-            socket.state(),
-            State::SynSent | State::SynReceived | State::Listen
-        );
-        if !is_opening && socket.state() != State::Closed {
-            self.open_by = None;
-        }
-        if socket.send_queue() == 0 {
-            self.sending_since = None;
-        }
-        self.fin_seen |= matches!(
-            socket.state(),
-            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
-        );
-    }
-
-    fn deadline(&self, config: &StackConfig) -> Option<Monotonic> {
-        let unheard = self
-            .sending_since
-            .map(|since| since.max(self.heard_at) + config.user_timeout);
-        let orphan = self.released_at.map(|at| at + config.orphan_timeout);
-        [self.open_by, unheard, orphan].into_iter().flatten().min()
     }
 }
 
@@ -371,20 +314,8 @@ impl NetStack for SmolStack {
     }
 
     fn status(&self, conn: ConnId) -> ConnStatus {
-        let Some((entry, socket)) = self.socket(conn) else {
-            return ConnStatus::Finished;
-        };
-        match (socket.state(), entry.failure) {
-            (_, Some(failure)) => ConnStatus::Failed(failure),
-            (State::Listen | State::SynSent | State::SynReceived, None) => ConnStatus::Opening,
-            (State::Closed, None) if entry.open_by.is_some() => ConnStatus::Failed(ConnFailure::Refused),
-            (State::TimeWait, None) => ConnStatus::Finished,
-            (State::Closed, None) if entry.fin_sent && entry.fin_seen && socket.send_queue() == 0 => {
-                ConnStatus::Finished
-            }
-            (State::Closed, None) => ConnStatus::Failed(ConnFailure::Reset),
-            _ => ConnStatus::Open,
-        }
+        let known = self.socket(conn);
+        known.map_or(ConnStatus::Finished, |(entry, socket)| entry.status(socket))
     }
 
     fn addresses(&self, conn: ConnId) -> (SocketAddr, SocketAddr) {
@@ -438,6 +369,9 @@ impl NetStack for SmolStack {
             entry.fin_sent = true;
             socket.close();
             entry.released_at.get_or_insert(now);
+            if entry.is_over(socket) {
+                self.remove(conn);
+            }
         }
     }
 
@@ -472,67 +406,4 @@ fn set_addresses(interface: &mut Interface, locals: &[IpAddr]) {
 
 fn instant(at: Monotonic) -> Instant {
     Instant::from_micros(i64::try_from(at.since_start().as_micros()).unwrap_or(i64::MAX))
-}
-
-/// What smoltcp sees as its network device during one call: at most one packet in, a batch out.
-struct Link<'a> {
-    mtu: usize,
-    incoming: Option<&'a [u8]>,
-    out: Option<&'a mut Packets>,
-}
-
-impl<'a> Link<'a> {
-    fn new(mtu: usize, incoming: Option<&'a [u8]>, out: Option<&'a mut Packets>) -> Self {
-        Self { mtu, incoming, out }
-    }
-
-    fn is_full(&self) -> bool {
-        self.out.as_ref().is_none_or(|out| out.is_full())
-    }
-}
-
-impl Device for Link<'_> {
-    type RxToken<'t>
-        = Incoming<'t>
-    where
-        Self: 't;
-    type TxToken<'t>
-        = Outgoing<'t>
-    where
-        Self: 't;
-
-    fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
-        let incoming = Incoming(self.incoming.take()?);
-        Some((incoming, Outgoing(self.out.as_deref_mut()?)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
-        let out = self.out.as_deref_mut()?;
-        (!out.is_full()).then_some(Outgoing(out))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = self.mtu;
-        // Every packet that comes in was just authenticated by the tunnel: no bit of it can have changed on the way.
-        capabilities.checksum.tcp = Checksum::Tx;
-        capabilities
-    }
-}
-
-struct Incoming<'a>(&'a [u8]);
-
-impl RxToken for Incoming<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(self.0)
-    }
-}
-
-struct Outgoing<'a>(&'a mut Packets);
-
-impl TxToken for Outgoing<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        self.0.push_with(len, f)
-    }
 }
