@@ -6,8 +6,15 @@
 mod app;
 pub mod clock;
 mod http;
+mod hub;
+mod keys;
+mod limits;
+mod live;
+mod orchestrator;
+mod platform;
 mod secrets;
 pub mod serve;
 mod store;
+mod stream;
 
 pub use serve::{ServeConfig, ServeError, Server, serve};

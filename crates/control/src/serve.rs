@@ -11,9 +11,14 @@ use tokio_util::sync::CancellationToken;
 use types::{OrgName, SecretString};
 use url::Url;
 
-use crate::app::{self, App, AppConfig};
+use crate::app::{self, App, AppConfig, Limits};
 use crate::clock::Clock;
 use crate::http;
+use crate::hub::Hub;
+use crate::keys::ControlKeys;
+use crate::live::Watchers;
+use crate::orchestrator::{self, Orchestrator};
+use crate::platform::Platform;
 use crate::store::Store;
 
 /// How long requests under way may take to end when the server stops.
@@ -52,6 +57,9 @@ pub enum ServeError {
     /// The database cannot be opened.
     #[error("cannot open the database: {0}")]
     Database(String),
+    /// The platform's mesh socket cannot be opened.
+    #[error("cannot start the platform's mesh node: {0}")]
+    Mesh(String),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -67,11 +75,13 @@ pub enum ServeError {
 pub struct Server {
     /// Where HTTP is served.
     pub http_addr: SocketAddr,
+    /// Where the platform node's UDP socket is.
+    pub mesh_addr: SocketAddr,
     /// Where people and devices reach this server.
     pub public_url: Url,
     /// The admin's key, when this start made it: print it once.
     pub admin_key: Option<SecretString>,
-    app: Arc<App>,
+    pub(crate) app: Arc<App>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
@@ -91,21 +101,41 @@ pub async fn serve(config: ServeConfig) -> Result<Server, ServeError> {
     let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
     let http_addr = listener.local_addr().map_err(listen_error)?;
     let public_url = config.public_url.clone().unwrap_or_else(|| url_of(http_addr));
+    let keys = ControlKeys::open(&config.data_dir).map_err(|source| ServeError::DataDir {
+        path: config.data_dir.clone(),
+        source,
+    })?;
+    let platform = Platform::start(keys.platform.clone(), config.mesh_listen, &public_url)
+        .map_err(|error| ServeError::Mesh(error.to_string()))?;
+    let mesh_addr = platform.local_addr();
     let app = Arc::new(App {
         store,
         clock: config.clock.clone(),
         config: AppConfig {
             public_url: public_url.clone(),
         },
+        keys,
+        hub: Hub::default(),
+        limits: Limits::default(),
+        platform,
+        watchers: Watchers::default(),
+        orchestrator: Orchestrator::default(),
     });
     let admin_key = app::orgs::first_start(&app, &config.org_name)
         .await
         .map_err(|error| ServeError::Database(error.message))?
         .map(|created| SecretString::new(created.key));
+    app.open()
+        .await
+        .map_err(|error| ServeError::Database(error.message))?;
     let stop = CancellationToken::new();
+    orchestrator::start(&app, &stop)
+        .await
+        .map_err(|error| ServeError::Mesh(error.to_string()))?;
     let task = tokio::spawn(run(listener, Arc::clone(&app), stop.clone()));
     Ok(Server {
         http_addr,
+        mesh_addr,
         public_url,
         admin_key,
         app,
@@ -118,11 +148,15 @@ impl Server {
     /// Stops taking requests, ends those under way within ten seconds, and closes the database.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
+        self.app.hub.close_all();
+        self.app.watchers.end_all();
         if let Some(mut task) = self.task.take()
             && tokio::time::timeout(DRAIN_TIMEOUT, &mut task).await.is_err()
         {
             task.abort();
         }
+        self.app.hub.drained().await;
+        self.app.platform.stop().await;
         self.app.store.close().await;
     }
 }

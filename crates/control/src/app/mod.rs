@@ -5,14 +5,25 @@
 
 pub(crate) mod access;
 pub(crate) mod activity;
+pub(crate) mod agents;
 pub(crate) mod api_keys;
 pub(crate) mod audit;
 mod error;
+pub(crate) mod events;
+pub(crate) mod links;
+pub(crate) mod netmap;
+pub(crate) mod nodes;
 pub(crate) mod orgs;
+pub(crate) mod overview;
 pub(crate) mod page;
+pub(crate) mod presence;
+pub(crate) mod runs;
+pub(crate) mod threads;
 pub(crate) mod users;
 
-use types::DisplayText;
+use std::time::Duration;
+
+use types::{DisplayText, NodeId, NodeStatus, OrgId};
 use url::Url;
 
 pub(crate) use access::{Access, Actor, Caller};
@@ -20,7 +31,13 @@ pub(crate) use error::{AppError, RateLimit};
 pub(crate) use page::{Page, Window};
 
 use crate::clock::Clock;
-use crate::store::Store;
+use crate::hub::Hub;
+use crate::keys::ControlKeys;
+use crate::limits::{Buckets, Quota};
+use crate::live::Watchers;
+use crate::orchestrator::Orchestrator;
+use crate::platform::Platform;
+use crate::store::{self, Store};
 
 /// Everything a request needs, shared by all of them.
 #[derive(Debug)]
@@ -28,6 +45,86 @@ pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) config: AppConfig,
+    pub(crate) watchers: Watchers,
+    pub(crate) orchestrator: Orchestrator,
+    pub(crate) keys: ControlKeys,
+    pub(crate) hub: Hub,
+    pub(crate) limits: Limits,
+    pub(crate) platform: Platform,
+}
+
+impl App {
+    /// Takes up the work where the last process left it: nobody is connected yet, and every admitted node is a peer.
+    pub(crate) async fn open(&self) -> Result<(), AppError> {
+        let mut tx = self.store.write().await?;
+        store::nodes::all_offline(&mut tx).await?;
+        let admitted = store::nodes::admitted(&mut tx).await?;
+        tx.commit().await?;
+        for row in admitted {
+            self.admit_to_platform(row.node.org_id, row.node.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a node a peer of the platform's node, unless it was revoked meanwhile.
+    pub(crate) async fn admit_to_platform(&self, org: OrgId, id: NodeId) -> Result<(), AppError> {
+        let mut conn = self.store.read().await?;
+        let Some(own) = store::nodes::platform(&mut conn, org).await? else {
+            return Ok(());
+        };
+        let Some(row) = store::nodes::find(&mut conn, org, id).await? else {
+            return Ok(());
+        };
+        let node = row.node;
+        self.platform
+            .admit(node.public_key, node.mesh_ip6.into(), own.node.mesh_ip6.into())
+            .await;
+        // A revocation between the read and the admission would otherwise be undone by it.
+        let row = store::nodes::find(&mut conn, org, id).await?;
+        if row.is_none_or(|row| row.node.status == NodeStatus::Revoked) {
+            self.platform.expel(node.public_key).await;
+        }
+        Ok(())
+    }
+}
+
+/// Who may ask how often. All tables are bounded.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    /// Link start, per address.
+    pub(crate) link_start: Buckets,
+    /// Link poll, per code: a little faster than the interval that devices are told.
+    pub(crate) link_poll: Buckets,
+    /// Link poll, per address.
+    pub(crate) link_poll_by_address: Buckets,
+    /// Wrong codes or keys at poll, per address.
+    pub(crate) link_guess_by_address: Buckets,
+    /// Wrong keys at poll, per code.
+    pub(crate) link_guess_by_code: Buckets,
+    /// Wrong codes at approve, deny and show, per person.
+    pub(crate) link_guess_by_user: Buckets,
+    /// Sign-ins at the link page, per address.
+    pub(crate) sign_in: Buckets,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let buckets = |burst, every_ms| {
+            Buckets::new(Quota {
+                burst,
+                every: Duration::from_millis(every_ms),
+            })
+        };
+        Self {
+            link_start: buckets(20, 3_000),
+            link_poll: buckets(5, 500),
+            link_poll_by_address: buckets(200, 50),
+            link_guess_by_address: buckets(10, 30_000),
+            link_guess_by_code: buckets(10, 60_000),
+            link_guess_by_user: buckets(10, 30_000),
+            sign_in: buckets(10, 10_000),
+        }
+    }
 }
 
 /// What does not change while the process runs.
@@ -35,6 +132,20 @@ pub(crate) struct App {
 pub(crate) struct AppConfig {
     /// Where people and devices reach this server.
     pub(crate) public_url: Url,
+}
+
+impl AppConfig {
+    /// The address of the control stream.
+    pub(crate) fn control_url(&self) -> String {
+        let mut url = self.public_url.clone();
+        let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
+        let path = format!("{}v1/runmesh/control", url.path());
+        url.set_path(&path);
+        // The url crate refuses to turn a special scheme into another kind; these four are all special.
+        let changed = url.set_scheme(scheme).is_ok();
+        debug_assert!(changed);
+        url.into()
+    }
 }
 
 /// Parses text that people or peers chose; the message names the field.

@@ -64,16 +64,30 @@ impl Window {
         (self.number, &self.text)
     }
 
+    /// Cuts what was fetched to one page; with `more` there are further rows though fewer than a page were fetched.
+    pub(crate) fn cut_early<T>(
+        &self,
+        rows: Vec<T>,
+        more: bool,
+        key: impl Fn(&T) -> (i64, String),
+    ) -> Page<T> {
+        let last = rows.last().map(&key).filter(|_| more && rows.len() <= self.limit);
+        let mut page = self.cut(rows, key);
+        page.next_cursor = page.next_cursor.or(last.map(cursor));
+        page
+    }
+
     /// Cuts what was fetched to one page; `key` tells a row's number and text.
     pub(crate) fn cut<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> (i64, String)) -> Page<T> {
         let more = rows.len() > self.limit;
         rows.truncate(self.limit);
-        let next_cursor = rows.last().filter(|_| more).map(|last| {
-            let (number, text) = key(last);
-            URL_SAFE_NO_PAD.encode(format!("{number}:{text}"))
-        });
+        let next_cursor = rows.last().filter(|_| more).map(|last| cursor(key(last)));
         Page { rows, next_cursor }
     }
+}
+
+fn cursor((number, text): (i64, String)) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{number}:{text}"))
 }
 
 fn decode(cursor: &str) -> Option<(i64, String)> {

@@ -5,12 +5,19 @@
 //! refusals of the framework too, gets the contract's envelope (`respond`).
 
 mod activity;
+mod agents;
 mod api_keys;
 mod audit;
+mod control;
+mod events;
 mod extract;
+mod links;
+mod nodes;
 mod orgs;
 mod respond;
 mod routes;
+mod runs;
+mod threads;
 mod users;
 
 use std::sync::Arc;
@@ -28,10 +35,17 @@ pub(crate) type Shared = Arc<App>;
 pub(crate) fn routes() -> Routes {
     let routes = Routes::new();
     let routes = api_keys::register(routes);
+    let routes = agents::register(routes);
+    let routes = runs::register(routes);
+    let routes = threads::register(routes);
+    let routes = events::register(routes);
     let routes = orgs::register(routes);
     let routes = users::register(routes);
     let routes = audit::register(routes);
-    activity::register(routes)
+    let routes = activity::register(routes);
+    let routes = links::register(routes);
+    let routes = control::register(routes);
+    nodes::register(routes)
 }
 
 /// The whole server as one service.

@@ -3,7 +3,10 @@
 use super::{Conn, RowExt as _, StoreError};
 
 /// Every change of the schema, oldest first. Never edit one that was released; add the next.
-const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("migrations/0001_identity.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("migrations/0001_identity.sql")),
+    (2, include_str!("migrations/0002_dispatch.sql")),
+];
 
 /// Applies what is missing; refuses a database of a newer program.
 pub(super) async fn run(conn: &mut Conn) -> Result<(), StoreError> {

@@ -5,13 +5,19 @@
 //! committed is rolled back.
 
 pub(crate) mod activity;
+pub(crate) mod agents;
 pub(crate) mod api_keys;
 pub(crate) mod audit;
 mod error;
+pub(crate) mod events;
+pub(crate) mod links;
 mod migrate;
+pub(crate) mod nodes;
 pub(crate) mod orgs;
 mod row;
+pub(crate) mod runs;
 pub(crate) mod sessions;
+pub(crate) mod threads;
 pub(crate) mod users;
 
 use std::ops::{Deref, DerefMut};
@@ -24,7 +30,7 @@ use sqlx::{Any, AnyConnection, AnyPool, Transaction};
 use url::Url;
 
 pub(crate) use error::StoreError;
-pub(crate) use row::RowExt;
+pub(crate) use row::{RowExt, name_of};
 
 /// One connection: what every read and write of a noun takes.
 pub(crate) type Conn = AnyConnection;

@@ -1,0 +1,157 @@
+//! Routes of runs, and the agent-scoped paths of their threads.
+
+use api::runs::{Run, RunReceipt, RunsQuery, StartRun};
+use api::threads::{Thread, ThreadQuery, ThreadSnapshot, ThreadsQuery};
+use api::{IDEMPOTENCY_KEY_HEADER, Scope, Success};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use types::{RunId, ThreadId};
+use utoipa_axum::routes;
+
+use super::extract::{Body, Id, Params};
+use super::respond::Reply;
+use super::{Routes, Shared, events};
+use crate::app::events::Follower;
+use crate::app::{Access, AppError, Caller, Page, runs, threads};
+
+pub(super) fn register(routes: Routes) -> Routes {
+    routes
+        .add(Access::Scope(Scope::AgentRun), routes!(start))
+        .add(Access::Scope(Scope::AgentRun), routes!(start_of_agent))
+        .add(Access::Scope(Scope::AgentRead), routes!(list))
+        .add(Access::Scope(Scope::AgentRead), routes!(find))
+        .add(Access::Scope(Scope::AgentRun), routes!(cancel))
+        .add(Access::Scope(Scope::AgentRead), routes!(threads_of_agent))
+        .add(Access::Scope(Scope::AgentRead), routes!(thread_of_agent))
+        .add(Access::Scope(Scope::AgentWrite), routes!(delete_thread_of_agent))
+}
+
+/// Start a run.
+///
+/// Answers the receipt, after up to `wait` seconds the result, or with `stream: true` the frames of the run as
+/// `text/event-stream` with `X-Run-ID` and `X-Thread-ID`. The same `Idempotency-Key` within a day is the same run.
+#[utoipa::path(post, path = "/v1/run", tag = "runs", operation_id = "startRun", request_body = StartRun,
+    params(("Idempotency-Key" = Option<String>, Header)), responses((status = 200, body = Success<RunReceipt>)))]
+async fn start(
+    State(app): State<Shared>,
+    caller: Caller,
+    headers: HeaderMap,
+    Body(request): Body<StartRun>,
+) -> Result<Response, AppError> {
+    answer(&app, &caller, request, &headers).await
+}
+
+/// Start a run of this agent (legacy path).
+#[utoipa::path(post, path = "/v1/agents/{slug}/run", tag = "runs", operation_id = "startRunOfAgent",
+    request_body = StartRun, params(("slug" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 200, body = Success<RunReceipt>)))]
+async fn start_of_agent(
+    State(app): State<Shared>,
+    caller: Caller,
+    headers: HeaderMap,
+    Id(slug): Id<String>,
+    Body(mut request): Body<StartRun>,
+) -> Result<Response, AppError> {
+    request.agent = Some(slug);
+    answer(&app, &caller, request, &headers).await
+}
+
+async fn answer(
+    app: &Shared,
+    caller: &Caller,
+    request: StartRun,
+    headers: &HeaderMap,
+) -> Result<Response, AppError> {
+    let wait = runs::wait_of(&request)?;
+    // The default of `stream` is false for local-mac, the only mode that can be started yet.
+    let stream = request.stream.unwrap_or(false);
+    let key = headers.get(IDEMPOTENCY_KEY_HEADER);
+    let key = key.map(|key| key.to_str().unwrap_or("\n"));
+    let run = runs::start(app, caller, request, key).await?;
+    if stream {
+        let receipt = &run.receipt;
+        let follower = Follower::of_run(app, receipt.thread_id, receipt.run_id).await?;
+        let mut answer = events::stream(follower);
+        for (name, id) in [
+            ("x-run-id", receipt.run_id.to_string()),
+            ("x-thread-id", receipt.thread_id.to_string()),
+        ] {
+            let value = HeaderValue::from_str(&id).map_err(|_| AppError::internal())?;
+            answer.headers_mut().insert(name, value);
+        }
+        return Ok(answer);
+    }
+    let run = if wait.is_zero() {
+        run
+    } else {
+        runs::wait(app, caller, run, wait).await?
+    };
+    Ok(Reply::ok(run.receipt).into_response())
+}
+
+/// List runs, newest first.
+#[utoipa::path(get, path = "/v1/runs", tag = "runs", operation_id = "listRuns",
+    params(RunsQuery), responses((status = 200, body = api::Page<Run>)))]
+async fn list(
+    State(app): State<Shared>,
+    caller: Caller,
+    Params(query): Params<RunsQuery>,
+) -> Result<Page<Run>, AppError> {
+    runs::list(&app, &caller, &query).await
+}
+
+/// One run.
+#[utoipa::path(get, path = "/v1/runs/{id}", tag = "runs", operation_id = "getRun",
+    params(("id" = String, Path)), responses((status = 200, body = Success<Run>)))]
+async fn find(State(app): State<Shared>, caller: Caller, Id(id): Id<RunId>) -> Result<Reply<Run>, AppError> {
+    runs::find(&app, &caller, id).await.map(Reply::ok)
+}
+
+/// Ask to stop a run.
+///
+/// A wish that is repeated to the device until the run is over; a second time answers the same run.
+#[utoipa::path(post, path = "/v1/runs/{id}/cancel", tag = "runs", operation_id = "cancelRun",
+    params(("id" = String, Path)), responses((status = 200, body = Success<Run>)))]
+async fn cancel(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<RunId>,
+) -> Result<Reply<Run>, AppError> {
+    runs::cancel(&app, &caller, id).await.map(Reply::ok)
+}
+
+/// List the threads of an agent.
+#[utoipa::path(get, path = "/v1/run/threads", tag = "runs", operation_id = "listThreadsOfAgent",
+    params(ThreadsQuery), responses((status = 200, body = api::Page<Thread>)))]
+async fn threads_of_agent(
+    State(app): State<Shared>,
+    caller: Caller,
+    Params(query): Params<ThreadsQuery>,
+) -> Result<Page<Thread>, AppError> {
+    threads::list(&app, &caller, &query).await
+}
+
+/// A thread of an agent as its events add up.
+#[utoipa::path(get, path = "/v1/run/threads/{id}", tag = "runs", operation_id = "getThreadOfAgent",
+    params(("id" = String, Path), ThreadQuery), responses((status = 200, body = Success<ThreadSnapshot>)))]
+async fn thread_of_agent(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<ThreadId>,
+    Params(query): Params<ThreadQuery>,
+) -> Result<Reply<ThreadSnapshot>, AppError> {
+    threads::snapshot(&app, &caller, id, &query).await.map(Reply::ok)
+}
+
+/// Delete a thread of an agent.
+#[utoipa::path(delete, path = "/v1/run/threads/{id}", tag = "runs", operation_id = "deleteThreadOfAgent",
+    params(("id" = String, Path)), responses((status = 204)))]
+async fn delete_thread_of_agent(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<ThreadId>,
+) -> Result<StatusCode, AppError> {
+    threads::delete(&app, &caller, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,265 @@
+//! One write of dispatch: runs are stepped, what follows is stored with them, and messages leave after the commit.
+
+use std::collections::BTreeSet;
+
+use api::activity::{ResourceType, Severity};
+use runs::dispatch::{Effect, EndReason, Input, OFFERS_OPEN_MAX, Phase};
+use runs::protocol::ToSidecar;
+use serde_json::{Map, json};
+use tokio::sync::MutexGuard;
+use types::ticket::TICKET_LIFETIME;
+use types::{EventDraft, EventType, NodeId, RunStatus, RunTicket, ThreadId, Timestamp};
+
+use crate::app::activity::Happening;
+use crate::app::{Actor, App, activity};
+use crate::live::Notice;
+use crate::store::events::Place;
+use crate::store::runs::RunRow;
+use crate::store::{self, StoreError, Tx};
+
+/// A write under way; dropped before [`DispatchTx::commit`] it has changed and sent nothing.
+pub(crate) struct DispatchTx<'a> {
+    app: &'a App,
+    pub(crate) tx: Tx,
+    pub(crate) now: Timestamp,
+    out: Vec<(NodeId, ToSidecar)>,
+    stored: Vec<(ThreadId, u64)>,
+    close: Vec<NodeId>,
+    /// Devices whose queue may have moved.
+    moved: BTreeSet<NodeId>,
+    _order: MutexGuard<'a, ()>,
+}
+
+impl<'a> DispatchTx<'a> {
+    /// Begins a write; waits for the one before it.
+    pub(crate) async fn begin(app: &'a App) -> Result<Self, StoreError> {
+        let order = app.orchestrator.order.lock().await;
+        Ok(Self {
+            app,
+            tx: app.store.write().await?,
+            now: app.clock.wall(),
+            out: Vec::new(),
+            stored: Vec::new(),
+            close: Vec::new(),
+            moved: BTreeSet::new(),
+            _order: order,
+        })
+    }
+
+    /// Steps a run and stores what follows.
+    pub(crate) async fn advance(&mut self, run: &mut RunRow, input: Input) -> Result<(), StoreError> {
+        let before = run.state.phase;
+        let step = run.state.step(input, self.now);
+        run.state = step.state;
+        for effect in step.effects {
+            self.effect(run, effect).await?;
+        }
+        self.note_phase(run, before).await?;
+        store::runs::save(&mut self.tx, run).await
+    }
+
+    /// Appends events and remembers to tell the watchers.
+    pub(crate) async fn append(
+        &mut self,
+        place: Place,
+        drafts: &[EventDraft],
+    ) -> Result<store::events::Numbered, StoreError> {
+        let numbered = store::events::append(&mut self.tx, place, drafts, self.now).await?;
+        self.stored.push((place.thread, numbered.last));
+        Ok(numbered)
+    }
+
+    /// Queues a message for a device, to leave after the commit.
+    pub(crate) fn send(&mut self, node: NodeId, message: ToSidecar) {
+        self.out.push((node, message));
+    }
+
+    /// Notes that a device's queue may have moved, so that the commit offers what can be offered.
+    pub(crate) fn moved(&mut self, node: NodeId) {
+        self.moved.insert(node);
+    }
+
+    /// Offers a device what it may be offered now, when it is connected.
+    pub(crate) async fn offer_waiting(&mut self, node: NodeId) -> Result<(), StoreError> {
+        if !self.app.orchestrator.is_connected(node) {
+            return Ok(());
+        }
+        let runs = store::runs::offerable(&mut self.tx, node, self.now, OFFERS_OPEN_MAX).await?;
+        for mut run in runs {
+            self.advance(&mut run, Input::Offer).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the write durable, then tells devices and watchers.
+    pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
+        for node in std::mem::take(&mut self.moved) {
+            self.offer_waiting(node).await?;
+        }
+        self.tx.commit().await?;
+        for (thread, last) in self.stored {
+            self.app.watchers.publish(thread, Notice::Stored(last));
+        }
+        for (node, message) in self.out {
+            self.app.orchestrator.send(node, message);
+        }
+        for node in self.close {
+            self.app.orchestrator.disconnect(node);
+        }
+        Ok(())
+    }
+
+    async fn effect(&mut self, run: &mut RunRow, effect: Effect) -> Result<(), StoreError> {
+        let (run_id, node) = (run.id, run.node);
+        match effect {
+            Effect::End(status, reason) => self.end(run, status, reason).await?,
+            Effect::Offer => self.offer(run).await?,
+            Effect::Cancel => self.send(node, ToSidecar::Cancel { run_id }),
+            Effect::Appended(fence, next) => self.send(node, ToSidecar::Appended { run_id, fence, next }),
+            Effect::Refuse(fence, reason) => self.send(
+                node,
+                ToSidecar::AppendRefused {
+                    run_id,
+                    fence,
+                    reason,
+                },
+            ),
+            Effect::CloseSession => self.close.push(node),
+        }
+        Ok(())
+    }
+
+    async fn offer(&mut self, run: &RunRow) -> Result<(), StoreError> {
+        let device = store::runs::device(&mut self.tx, run.node).await?;
+        let org = store::orgs::find(&mut self.tx, run.org).await?;
+        let (Some(device), Some(org)) = (device, org) else {
+            return Ok(());
+        };
+        let ticket = RunTicket {
+            org_id: run.org,
+            agent_id: run.agent,
+            node_key: device.public_key,
+            run_id: run.id,
+            attempt: run.state.attempt,
+            fence: run.state.fence,
+            limits: run.spec.limits,
+            expires_at: self.now + TICKET_LIFETIME,
+        };
+        let offer = ToSidecar::Offer {
+            order: Box::new(run.order()),
+            attempt: run.state.attempt,
+            fence: run.state.fence,
+            ticket: ticket.sign(&org.signing_key),
+        };
+        self.send(run.node, offer);
+        Ok(())
+    }
+
+    /// Writes the end that no device wrote.
+    async fn end(
+        &mut self,
+        run: &mut RunRow,
+        status: RunStatus,
+        reason: EndReason,
+    ) -> Result<(), StoreError> {
+        let message = explain(reason);
+        run.outcome.reason = Some(reason.as_str().to_owned());
+        run.outcome.message = Some(message.to_owned());
+        let completed = EventDraft {
+            event_type: EventType::RunCompleted,
+            payload: json!({ "status": status.as_str(), "reason": reason.as_str(), "message": message }),
+            client_event_id: None,
+        };
+        self.append(place(run), &[completed]).await?;
+        Ok(())
+    }
+
+    /// Notes the times of a run, and what people see of it.
+    async fn note_phase(&mut self, run: &mut RunRow, before: Phase) -> Result<(), StoreError> {
+        if run.state.phase == before {
+            return Ok(());
+        }
+        self.moved.insert(run.node);
+        match run.state.phase {
+            Phase::Queued | Phase::Offered => {}
+            Phase::Accepted => run.accepted_at = run.accepted_at.or(Some(self.now)),
+            Phase::Running => {
+                run.accepted_at = run.accepted_at.or(Some(self.now));
+                run.started_at = Some(self.now);
+                self.tell(run, "agent.run.started", Severity::Info).await?;
+            }
+            Phase::Ended(status) => {
+                run.completed_at = Some(self.now);
+                let (event_type, severity) = ended(status);
+                self.tell(run, event_type, severity).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(
+        &mut self,
+        run: &RunRow,
+        event_type: &'static str,
+        severity: Severity,
+    ) -> Result<(), StoreError> {
+        let happening = Happening {
+            actor: Actor::device(run.node, Some(run.owner)),
+            resource: (ResourceType::Agent, run.agent.to_string()),
+            event_type,
+            severity,
+            status: Some(run.state.status().as_str()),
+            title: format!("{}: {}", run.agent_slug, run.state.status()),
+            attributes: Map::from_iter([("reason".to_owned(), json!(run.outcome.reason))]),
+            thread: Some(run.thread),
+            run: Some(run.id),
+            node: Some(run.node),
+        };
+        activity::record(self.app, &mut self.tx, run.org, happening).await
+    }
+}
+
+/// Where the events of a run go.
+pub(crate) fn place(run: &RunRow) -> Place {
+    Place {
+        thread: run.thread,
+        rollout: run.rollout,
+        run: Some(run.id),
+    }
+}
+
+fn ended(status: RunStatus) -> (&'static str, Severity) {
+    match status {
+        RunStatus::Completed => ("agent.run.completed", Severity::Success),
+        RunStatus::Cancelled => ("agent.run.cancelled", Severity::Warning),
+        RunStatus::Expired => ("agent.run.expired", Severity::Warning),
+        RunStatus::Lost => ("agent.run.lost", Severity::Error),
+        RunStatus::Failed
+        | RunStatus::Registered
+        | RunStatus::Queued
+        | RunStatus::Dispatched
+        | RunStatus::Running => ("agent.run.failed", Severity::Error),
+    }
+}
+
+fn explain(reason: EndReason) -> &'static str {
+    use runs::protocol::OfferRefusal as Refusal;
+    match reason {
+        EndReason::QueueTtl => "The device did not come online before the run's time in the queue was over.",
+        EndReason::CancelledBeforeStart => "The run was cancelled before it started.",
+        EndReason::CancelUnconfirmed => {
+            "The run was cancelled, and the device did not confirm that it stopped."
+        }
+        EndReason::JournalLost => "The device came back without the run: its journal was lost.",
+        EndReason::DeviceAway => "The device went away with the run and did not come back.",
+        EndReason::DeviceRevoked => "The device was revoked.",
+        EndReason::Refused(Refusal::BadTicket) => {
+            "The device did not accept the run's ticket; is its clock right?"
+        }
+        EndReason::Refused(Refusal::StaleFence) => "The device knows a later offer of the run.",
+        EndReason::Refused(Refusal::Policy) => "The device's own policy forbids the run.",
+        EndReason::Refused(Refusal::RunnerMissing) => "The runner's program is not on the device.",
+        EndReason::Refused(Refusal::Busy) => "The device is busy.",
+        EndReason::Refused(Refusal::JournalFull) => "The device cannot write its journal: its disk is full.",
+    }
+}
