@@ -7,13 +7,23 @@
 
 pub mod backoff;
 pub mod config;
+pub mod control_client;
+pub mod daemon;
 pub mod journal_file;
 pub mod journal_keeper;
+pub mod link;
+pub mod link_state;
+pub mod local_api;
+pub mod local_client;
+pub mod membership;
 pub mod policy;
 pub mod runner;
+pub mod sidecar;
 pub mod state_dir;
 pub mod status;
 pub mod talk;
 
 pub use config::{Exit, NodeConfig, PolicySeed};
+pub use daemon::{NodeError, run};
+pub use local_client::LocalClient;
 pub use talk::Talk;

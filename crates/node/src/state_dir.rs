@@ -199,13 +199,10 @@ fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-fn read_or_make_key<T: std::ops::Deref<Target = String>>(
+fn read_or_make_key<T: std::ops::Deref<Target = String> + From<String>>(
     path: &Path,
     make: impl FnOnce([u8; 32]) -> T,
-) -> Result<T, StateDirError>
-where
-    T: From<String>,
-{
+) -> Result<T, StateDirError> {
     let at = |source| StateDirError::Io {
         path: path.to_owned(),
         source,

@@ -33,8 +33,12 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The dispatch session.
     pub sidecar: Connection,
-    /// The runs under way and those whose events are not yet acknowledged.
+    /// The runs under way.
     pub runs: Vec<RunSummary>,
+    /// How many runs the journal holds: those under way, and those whose events are not all acknowledged.
+    pub journal_runs: usize,
+    /// How many bytes of events wait for their acknowledgement.
+    pub journal_bytes: u64,
     /// Why the policy file is not in force, if it is not; then no run is accepted.
     pub policy_error: Option<String>,
 }
@@ -146,8 +150,6 @@ pub struct RunSummary {
     pub status: RunStatus,
     /// The runner that executes it.
     pub runner: String,
-    /// Events on disk that the control plane has not acknowledged.
-    pub unacknowledged: u64,
 }
 
 /// The daemon's status, written by its parts and read by anyone.
@@ -171,6 +173,8 @@ impl StatusBoard {
             peers: Vec::new(),
             sidecar: Connection::down(now, "not linked yet"),
             runs: Vec::new(),
+            journal_runs: 0,
+            journal_bytes: 0,
             policy_error: None,
         }))
     }

@@ -166,7 +166,7 @@ async fn a_full_disk_refuses_and_gives_the_events_back_and_goes_on_when_there_is
         changed,
     };
     let run_id = order(1).run_id;
-    let mut act = |keeper: &mut Keeper, command| {
+    let act = |keeper: &mut Keeper, command| {
         let mut round = Round::default();
         keeper.take(command, &mut round);
         keeper.write(round);

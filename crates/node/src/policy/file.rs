@@ -369,7 +369,7 @@ mod tests {
         };
         let policy = load_or_create(&path, &seed).expect("written");
         let folder = fs::canonicalize(folder).expect("there");
-        assert_eq!(policy.allowed_folders, [folder.clone()]);
+        assert_eq!(policy.allowed_folders, std::slice::from_ref(&folder));
         assert_eq!(policy.default_folder, Some(folder));
         assert_eq!(policy.default_runner.as_deref(), Some("goose"));
         assert_eq!(policy.runners["goose"].permissions, Permissions::Allow);

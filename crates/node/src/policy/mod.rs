@@ -4,6 +4,7 @@
 pub mod builtin;
 pub mod file;
 mod folder;
+pub mod store;
 mod template;
 
 use std::collections::BTreeMap;

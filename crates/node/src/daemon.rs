@@ -1,0 +1,357 @@
+//! The daemon: its parts started in order, kept running, and stopped in order.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use api::client::Client;
+use api::links::LinkStart;
+use net::clock::Clock;
+use net::{MeshNet, MeshNetConfig};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use types::{NodePrivateKey, SigningPrivateKey};
+use url::Url;
+
+use crate::backoff::Backoff;
+use crate::config::{Exit, NodeConfig};
+use crate::control_client::{ControlClient, hostname};
+use crate::journal_file::OpenError;
+use crate::journal_keeper::JournalKeeper;
+use crate::link::{LinkError, Linker};
+use crate::link_state::{self, LinkRecord, LinkState, PendingCode, Pinned};
+use crate::local_api::{self, LocalState};
+use crate::membership::Membership;
+use crate::policy::store::PolicyStore;
+use crate::policy::{Environment, PolicyError, load_or_create};
+use crate::runner::executor::Stop;
+use crate::sidecar::{self, Outbox, Sidecar, session};
+use crate::state_dir::{StateDir, StateDirError};
+use crate::status::{Connection, LinkStatus, StatusBoard};
+use crate::talk::Talk;
+
+/// How long, at the end, the orchestrator may take to acknowledge the last events.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Why the daemon cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateDirError),
+    /// The first policy file cannot be written as asked.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    /// The device did not become a node.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// No server was named, and the state directory knows none.
+    #[error("no control plane is known yet; name one with --server URL")]
+    NoServer,
+    /// The state directory belongs to another control plane.
+    #[error("this device is linked to {0}; choose another --state-dir for another control plane")]
+    OtherServer(String),
+    /// The server's address is none.
+    #[error("the server's address must start with http:// or https://")]
+    BadServer,
+    /// The local socket cannot be made.
+    #[error("the local socket {path} cannot be made: {source}")]
+    Socket {
+        /// Where.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The mesh cannot be started.
+    #[error(transparent)]
+    Mesh(#[from] net::StartError),
+}
+
+/// Runs the daemon until it is asked to stop or shut out by its org. Everything is on disk when it returns.
+///
+/// Two worker threads of the runtime are plenty; the data path and the journal have threads of their own.
+pub async fn run(config: NodeConfig, shutdown: CancellationToken) -> Result<Exit, NodeError> {
+    // Whoever installed another one first meant it.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let daemon = Daemon::open(config, shutdown.child_token())?;
+    let serving = daemon.serve_local()?;
+    let ended = daemon.live().await;
+    serving.stop().await;
+    let _ = daemon.state_dir.remove(local_api::SOCKET);
+    ended
+}
+
+struct Daemon {
+    config: NodeConfig,
+    state_dir: Arc<StateDir>,
+    private_key: NodePrivateKey,
+    signing_key: SigningPrivateKey,
+    board: StatusBoard,
+    record: Option<LinkRecord>,
+    server_url: Url,
+    sidecar: Arc<OnceLock<Arc<Sidecar>>>,
+    shutdown: CancellationToken,
+}
+
+/// The local API while it is served.
+struct Serving {
+    until: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Serving {
+    async fn stop(self) {
+        self.until.cancel();
+        // A client that does not hang up must not keep the daemon.
+        let _ = timeout(Duration::from_secs(1), self.task).await;
+    }
+}
+
+impl Daemon {
+    fn open(config: NodeConfig, shutdown: CancellationToken) -> Result<Self, NodeError> {
+        let state_dir = Arc::new(StateDir::open(&config.state_dir)?);
+        let private_key = state_dir.node_key()?;
+        let signing_key = state_dir.signing_key()?;
+        let board = StatusBoard::new(
+            config.app_version.clone(),
+            private_key.public(),
+            Clock::new().now().wall,
+        );
+        let policy_path = state_dir.file("policy.toml");
+        let policy_exists = policy_path.exists();
+        match load_or_create(&policy_path, &config.policy_seed) {
+            Ok(_) => {}
+            Err(error) if policy_exists => {
+                tracing::error!(%error, "no run is accepted until the policy file is right");
+                board.change(|status| status.policy_error = Some(error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let record = link_state::read(&state_dir)?;
+        let server_url = server_url(&config, record.as_ref())?;
+        board.change(|status| status.server_url = Some(server_url.to_string()));
+        Ok(Self {
+            config,
+            state_dir,
+            private_key,
+            signing_key,
+            board,
+            record,
+            server_url,
+            sidecar: Arc::default(),
+            shutdown,
+        })
+    }
+
+    fn serve_local(&self) -> Result<Serving, NodeError> {
+        let path = self.state_dir.file(local_api::SOCKET);
+        let listener = local_api::bind(&path).map_err(|source| NodeError::Socket { path, source })?;
+        let state = LocalState {
+            board: self.board.clone(),
+            sidecar: self.sidecar.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        let until = CancellationToken::new();
+        let task = tokio::spawn(local_api::serve(listener, state, until.clone()));
+        Ok(Serving { until, task })
+    }
+
+    async fn live(&self) -> Result<Exit, NodeError> {
+        let linked = tokio::select! {
+            pinned = self.pinned() => pinned,
+            () = self.shutdown.cancelled() => return Ok(Exit::Shutdown),
+        };
+        match linked {
+            Ok(pinned) => self.take_part(pinned).await,
+            Err(LinkError::Revoked(_)) if self.is_revoked() => Ok(self.revoked()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn is_revoked(&self) -> bool {
+        matches!(&self.record, Some(record) if record.state == LinkState::Revoked)
+    }
+
+    fn revoked(&self) -> Exit {
+        self.board.change(|status| status.link = LinkStatus::Revoked);
+        (self.config.on_talk)(&Talk::Revoked);
+        Exit::Revoked
+    }
+
+    /// Returns what was pinned at approval, linking the device first if it must be.
+    async fn pinned(&self) -> Result<Pinned, LinkError> {
+        let same_server = |record: &&LinkRecord| record.server_url == self.server_url.as_str();
+        let pending = match self
+            .record
+            .as_ref()
+            .filter(same_server)
+            .map(|record| &record.state)
+        {
+            Some(LinkState::Linked(pinned)) => return Ok((**pinned).clone()),
+            Some(LinkState::Revoked) => {
+                return Err(LinkError::Revoked(self.state_dir.path().display().to_string()));
+            }
+            Some(LinkState::Pending(pending)) => Some(pending.clone()),
+            None => None,
+        };
+        self.link(pending).await
+    }
+
+    async fn link(&self, pending: Option<PendingCode>) -> Result<Pinned, LinkError> {
+        let server_url = self.server_url.to_string();
+        let hostname = hostname();
+        let about = LinkStart {
+            device_label: Some(self.config.label.clone().unwrap_or_else(|| hostname.clone())),
+            os: Some(std::env::consts::OS.to_owned()),
+            app_version: Some(self.config.app_version.clone()),
+            hostname: Some(hostname),
+            ..LinkStart::default()
+        };
+        let linker = Linker {
+            client: Client::new(&server_url, None).map_err(LinkError::Refused)?,
+            server_url,
+            public_key: self.private_key.public(),
+            about,
+            state_dir: &self.state_dir,
+            board: &self.board,
+            on_talk: &self.config.on_talk,
+            backoff: new_backoff(),
+        };
+        linker.link(pending).await
+    }
+
+    async fn take_part(&self, pinned: Pinned) -> Result<Exit, NodeError> {
+        self.board.change(|status| status.link = LinkStatus::Linked);
+        let (journal, interrupted) = JournalKeeper::open(&self.state_dir.file("journal"))?;
+        let mesh = MeshNet::start(MeshNetConfig {
+            private_key: self.private_key.clone(),
+            listen: self.config.listen,
+        })?;
+        let address = mesh.local_addr().to_string();
+        self.board.change(|status| status.mesh_address = Some(address));
+        let own_key = self.private_key.public();
+        let (membership, reports) = Membership::new(
+            mesh.clone(),
+            own_key,
+            pinned,
+            self.state_dir.clone(),
+            self.board.clone(),
+        );
+        membership.restore().await;
+        let (sidecar, outbox) = self.make_sidecar(&membership, journal);
+        sidecar.recover(&interrupted);
+        let control = ControlClient {
+            server_url: self.server_url.clone(),
+            private_key: self.private_key.clone(),
+            signing_key: self.signing_key.public(),
+            app_version: self.config.app_version.clone(),
+            membership: membership.clone(),
+            reports,
+            board: self.board.clone(),
+            on_talk: self.config.on_talk.clone(),
+            backoff: new_backoff(),
+        };
+        let was_revoked = self.until_the_end(&membership, &sidecar, outbox, control).await;
+        mesh.shutdown().await;
+        if was_revoked {
+            self.shut_out()
+        } else {
+            Ok(Exit::Shutdown)
+        }
+    }
+
+    fn make_sidecar(&self, membership: &Arc<Membership>, journal: JournalKeeper) -> (Arc<Sidecar>, Outbox) {
+        let (sidecar, outbox) = Sidecar::new(sidecar::Parts {
+            membership: membership.clone(),
+            journal,
+            policy: Arc::new(PolicyStore::new(self.state_dir.file("policy.toml"))),
+            own_env: own_environment(),
+            state_dir: self.state_dir.clone(),
+            board: self.board.clone(),
+            on_talk: self.config.on_talk.clone(),
+        });
+        let _ = self.sidecar.set(sidecar.clone());
+        (sidecar, outbox)
+    }
+
+    /// Runs the tasks until somebody asks to stop (`false`) or the org shuts the node out (`true`).
+    async fn until_the_end(
+        &self,
+        membership: &Arc<Membership>,
+        sidecar: &Arc<Sidecar>,
+        outbox: Outbox,
+        control: ControlClient,
+    ) -> bool {
+        let keeping_up = tokio::spawn(session::keep_up(sidecar.clone(), outbox, new_backoff()));
+        let watching = tokio::spawn({
+            let membership = membership.clone();
+            async move { membership.watch_paths().await }
+        });
+        let mut controlling = tokio::spawn(control.run_until_revoked());
+        let was_revoked = tokio::select! {
+            _ = &mut controlling => true,
+            () = self.shutdown.cancelled() => false,
+        };
+        if was_revoked {
+            // The tunnel first: from here on nothing more comes in or goes out.
+            membership.forget().await;
+            sidecar.stop_all(Stop::TakenAway).await;
+        } else {
+            sidecar.stop_all(Stop::Shutdown).await;
+            let _ = timeout(LAST_WORDS, sidecar.acknowledged()).await;
+        }
+        for task in [keeping_up, watching, controlling] {
+            task.abort();
+            let _ = task.await;
+        }
+        was_revoked
+    }
+
+    fn shut_out(&self) -> Result<Exit, NodeError> {
+        let record = LinkRecord {
+            server_url: self.server_url.to_string(),
+            state: LinkState::Revoked,
+        };
+        link_state::write(&self.state_dir, &record)?;
+        let now = Clock::new().now().wall;
+        self.board.change(|status| {
+            status.control = Connection::down(now, "this node was revoked");
+            status.sidecar = Connection::down(now, "this node was revoked");
+        });
+        Ok(self.revoked())
+    }
+}
+
+fn server_url(config: &NodeConfig, record: Option<&LinkRecord>) -> Result<Url, NodeError> {
+    let known = record.map(|record| record.server_url.parse::<Url>().map_err(|_| NodeError::BadServer));
+    let url = match (&config.server_url, known.transpose()?) {
+        (Some(asked), Some(known)) if *asked != known => {
+            let is_linked = record.is_some_and(|record| matches!(record.state, LinkState::Linked(_)));
+            if is_linked {
+                return Err(NodeError::OtherServer(known.to_string()));
+            }
+            asked.clone()
+        }
+        (Some(asked), _) => asked.clone(),
+        (None, Some(known)) => known,
+        (None, None) => return Err(NodeError::NoServer),
+    };
+    if matches!(url.scheme(), "http" | "https") {
+        Ok(url)
+    } else {
+        Err(NodeError::BadServer)
+    }
+}
+
+/// The daemon's environment as far as it is text.
+fn own_environment() -> Environment {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+fn new_backoff() -> Backoff {
+    Backoff::new(u64::from_le_bytes(net::random::bytes()))
+}

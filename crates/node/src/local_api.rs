@@ -1,0 +1,188 @@
+//! The local API: HTTP over a unix socket in the state directory, for the command line and for apps on this device.
+//! Only root and the daemon's own user get in, whatever the file's mode says.
+//!
+//! | method | path | answer |
+//! |---|---|---|
+//! | GET | `/status` | [`Status`] |
+//! | POST | `/runs` | [`RunStarted`], for a [`StartRun`] (contract §5, `origin: "device"`) |
+//! | POST | `/shutdown` | nothing; the daemon stops in good order |
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use types::{AgentSlug, RolloutId, RunId, RunStatus, ThreadId};
+
+use crate::sidecar::{RegisterError, Registration, Sidecar};
+use crate::status::{Status, StatusBoard};
+
+/// The socket's name in the state directory.
+pub const SOCKET: &str = "runmesh.sock";
+
+/// The largest request, in bytes: a prompt and its envelope.
+const BODY_BYTES_MAX: usize = 320 * 1024;
+
+/// Starts a run of an agent that is bound to this device.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StartRun {
+    /// The agent's slug.
+    pub agent: AgentSlug,
+    /// What is asked.
+    pub prompt: String,
+    /// The thread to go on with; a new one by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread_id: Option<ThreadId>,
+    /// The same key within a day answers with the same run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+}
+
+/// A run that this device executes now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunStarted {
+    /// The run.
+    pub run_id: RunId,
+    /// Its thread.
+    pub thread_id: ThreadId,
+    /// The rollout of that thread.
+    pub rollout_id: RolloutId,
+    /// Always `registered`.
+    pub status: RunStatus,
+}
+
+/// A no.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LocalError {
+    /// One of the contract's error codes.
+    pub code: String,
+    /// Why.
+    pub message: String,
+}
+
+/// What the handlers know.
+#[derive(Clone)]
+pub struct LocalState {
+    /// The daemon's status.
+    pub board: StatusBoard,
+    /// The sidecar, once the device is a node.
+    pub sidecar: Arc<OnceLock<Arc<Sidecar>>>,
+    /// Stops the daemon.
+    pub shutdown: CancellationToken,
+}
+
+/// Binds the socket; one that an earlier daemon left is replaced, since the state directory's lock is held.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves the local API until `until` is cancelled.
+pub async fn serve(listener: UnixListener, state: LocalState, until: CancellationToken) {
+    let router = Router::new()
+        .route("/status", get(status))
+        .route("/runs", post(start_run))
+        .route("/shutdown", post(shut_down))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(state);
+    let served = axum::serve(OwnUserOnly(listener), router).with_graceful_shutdown(until.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the local API has stopped");
+    }
+}
+
+async fn status(State(state): State<LocalState>) -> Json<Status> {
+    Json(state.board.read())
+}
+
+async fn start_run(State(state): State<LocalState>, Json(request): Json<StartRun>) -> Response {
+    let Some(sidecar) = state.sidecar.get() else {
+        return refuse(
+            StatusCode::CONFLICT,
+            "device_offline",
+            "this device is not linked yet",
+        );
+    };
+    let registration = Registration {
+        agent: request.agent,
+        prompt: request.prompt,
+        thread_id: request.thread_id,
+        idempotency_key: request.idempotency_key,
+    };
+    match sidecar.register(registration).await {
+        Ok(registered) => Json(RunStarted {
+            run_id: registered.run_id,
+            thread_id: registered.thread_id,
+            rollout_id: registered.rollout_id,
+            status: RunStatus::Registered,
+        })
+        .into_response(),
+        Err(RegisterError::Refused { code, message }) => {
+            refuse(StatusCode::UNPROCESSABLE_ENTITY, &code, &message)
+        }
+        Err(error) => refuse(StatusCode::CONFLICT, "device_offline", &error.to_string()),
+    }
+}
+
+async fn shut_down(State(state): State<LocalState>) -> StatusCode {
+    state.shutdown.cancel();
+    StatusCode::ACCEPTED
+}
+
+fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
+    let error = LocalError {
+        code: code.to_owned(),
+        message: message.to_owned(),
+    };
+    (status, Json(error)).into_response()
+}
+
+/// Hands out only connections whose other end is root or this user, as the kernel says.
+struct OwnUserOnly(UnixListener);
+
+impl axum::serve::Listener for OwnUserOnly {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+        loop {
+            match self.0.accept().await {
+                Ok((stream, address)) if is_trusted(&stream) => return (stream, address),
+                Ok(_) => tracing::warn!("another user was turned away from the local API"),
+                Err(error) => {
+                    tracing::warn!(%error, "the local API cannot accept");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+fn is_trusted(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+}

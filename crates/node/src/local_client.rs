@@ -1,0 +1,146 @@
+//! The other end of the local socket: what `runmesh status` and apps on this device call.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::local_api::{LocalError, RunStarted, SOCKET, StartRun};
+use crate::status::Status;
+
+/// How long the daemon may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The largest answer that is read, in bytes.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Why the daemon gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalClientError {
+    /// No daemon listens there.
+    #[error("no daemon is running with the state directory {0}")]
+    NotRunning(PathBuf),
+    /// The daemon runs as another user.
+    #[error("the daemon with the state directory {0} belongs to another user")]
+    Denied(PathBuf),
+    /// It said no.
+    #[error("{} ({})", .0.message, .0.code)]
+    Refused(LocalError),
+    /// It went away, or what it said cannot be read.
+    #[error("the daemon's answer cannot be read: {0}")]
+    Broken(String),
+    /// It did not answer in time.
+    #[error("the daemon did not answer in time")]
+    TimedOut,
+}
+
+/// A client of the daemon of one state directory.
+#[derive(Clone, Debug)]
+pub struct LocalClient {
+    state_dir: PathBuf,
+}
+
+impl LocalClient {
+    /// Makes a client; nothing is opened before the first call.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            state_dir: state_dir.to_owned(),
+        }
+    }
+
+    /// Asks for the daemon's status.
+    pub async fn status(&self) -> Result<Status, LocalClientError> {
+        self.call(Method::GET, "/status", Vec::new()).await
+    }
+
+    /// Starts a run of an agent that is bound to this device.
+    pub async fn start_run(&self, request: &StartRun) -> Result<RunStarted, LocalClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| broken(&error))?;
+        self.call(Method::POST, "/runs", body).await
+    }
+
+    /// Asks the daemon to stop in good order; it goes on to stop after this returns.
+    pub async fn shutdown(&self) -> Result<(), LocalClientError> {
+        self.ask(Method::POST, "/shutdown", Vec::new()).await.map(drop)
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, LocalClientError> {
+        let bytes = self.ask(method, path, body).await?;
+        serde_json::from_slice(&bytes).map_err(|error| broken(&error))
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, LocalClientError> {
+        timeout(ANSWER_TIMEOUT, self.exchange(method, path, body))
+            .await
+            .map_err(|_| LocalClientError::TimedOut)?
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, LocalClientError> {
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| broken(&error))?;
+        let answer = async {
+            let answer = sender
+                .send_request(request)
+                .await
+                .map_err(|error| broken(&error))?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let bytes = body
+                .map_err(|error| LocalClientError::Broken(error.to_string()))?
+                .to_bytes();
+            Ok((status, bytes))
+        };
+        tokio::pin!(answer);
+        let (status, bytes) = tokio::select! {
+            answer = &mut answer => answer?,
+            // A connection that is over has handed everything on.
+            _ = connection => answer.await?,
+        };
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        Err(match serde_json::from_slice(&bytes) {
+            Ok(error) => LocalClientError::Refused(error),
+            Err(_) => LocalClientError::Refused(LocalError {
+                code: "bad_request".to_owned(),
+                message: String::from_utf8_lossy(&bytes[..bytes.len().min(1000)]).into_owned(),
+            }),
+        })
+    }
+
+    async fn connect(&self) -> Result<UnixStream, LocalClientError> {
+        let path = self.state_dir.join(SOCKET);
+        UnixStream::connect(path)
+            .await
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => LocalClientError::Denied(self.state_dir.clone()),
+                _ => LocalClientError::NotRunning(self.state_dir.clone()),
+            })
+    }
+}
+
+fn broken(error: &dyn std::error::Error) -> LocalClientError {
+    LocalClientError::Broken(error.to_string())
+}

@@ -1,0 +1,381 @@
+//! The node's place in the mesh: the netmap in force, the peers it made, and how each is reached.
+//!
+//! Every netmap, whether it comes over the control stream or from the last start, passes [`Membership::offer`]: it is
+//! checked, applied, kept on disk, and only then counts.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mesh::tunnel::{PeerConfig, TunnelEvent};
+use net::MeshNet;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::timeout;
+use types::control::FromNode;
+use types::{
+    Generation, Netmap, NodeKind, NodePublicKey, PathKind, PathReason, PeerRecord, SigningPublicKey,
+};
+
+use crate::link_state::Pinned;
+use crate::state_dir::StateDir;
+use crate::status::{NodeSummary, PeerStatus, StatusBoard};
+
+const FILE: &str = "netmap.json";
+
+/// How often an idle path to the platform is kept open through NATs and firewalls.
+const KEEPALIVE: Duration = Duration::from_secs(25);
+
+/// How long a host name in an endpoint may take to resolve.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many reports may wait for the control stream; the oldest state is said anew after a reconnect anyway.
+const REPORTS_MAX: usize = 256;
+
+/// How a peer is reached now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Path {
+    kind: Option<PathKind>,
+    reason: PathReason,
+    endpoint: Option<SocketAddr>,
+}
+
+/// The netmap in force and what follows from it.
+pub struct Membership {
+    mesh: MeshNet,
+    own_key: NodePublicKey,
+    pinned: Pinned,
+    state_dir: Arc<StateDir>,
+    board: StatusBoard,
+    current: watch::Sender<Option<Arc<Netmap>>>,
+    paths: Mutex<BTreeMap<NodePublicKey, Path>>,
+    /// Two netmaps are never applied at once.
+    applying: tokio::sync::Mutex<()>,
+    reports: mpsc::Sender<FromNode>,
+}
+
+impl Membership {
+    /// Starts without a netmap. What there is to report comes out of the receiver.
+    #[must_use]
+    pub fn new(
+        mesh: MeshNet,
+        own_key: NodePublicKey,
+        pinned: Pinned,
+        state_dir: Arc<StateDir>,
+        board: StatusBoard,
+    ) -> (Arc<Self>, mpsc::Receiver<FromNode>) {
+        let (reports, receiver) = mpsc::channel(REPORTS_MAX);
+        let membership = Self {
+            mesh,
+            own_key,
+            pinned,
+            state_dir,
+            board,
+            current: watch::Sender::new(None),
+            paths: Mutex::new(BTreeMap::new()),
+            applying: tokio::sync::Mutex::new(()),
+            reports,
+        };
+        (Arc::new(membership), receiver)
+    }
+
+    /// Returns the mesh.
+    #[must_use]
+    pub fn mesh(&self) -> &MeshNet {
+        &self.mesh
+    }
+
+    /// Follows the netmap in force.
+    #[must_use]
+    pub fn follow(&self) -> watch::Receiver<Option<Arc<Netmap>>> {
+        self.current.subscribe()
+    }
+
+    /// Returns which netmap is in force.
+    #[must_use]
+    pub fn generation(&self) -> Option<Generation> {
+        self.current.borrow().as_ref().map(|netmap| netmap.generation)
+    }
+
+    /// Puts the netmap of the last start into force; one that does not pass is forgotten.
+    pub async fn restore(&self) {
+        match self.state_dir.read_json::<Netmap>(FILE) {
+            Ok(None) => {}
+            Ok(Some(netmap)) => {
+                if let Err(reason) = self.offer(netmap).await {
+                    tracing::warn!(reason, "the kept netmap is of no use");
+                    let _ = self.state_dir.remove(FILE);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the kept netmap cannot be read");
+                let _ = self.state_dir.remove(FILE);
+            }
+        }
+    }
+
+    /// Checks a netmap and puts it into force; after a refusal everything is as before.
+    pub async fn offer(&self, netmap: Netmap) -> Result<Generation, String> {
+        let _turn = self.applying.lock().await;
+        let before = self.current.borrow().clone();
+        let generation = netmap.generation;
+        if before.as_deref() == Some(&netmap) {
+            return Ok(generation);
+        }
+        if let Err(reason) = self.check(&netmap, before.as_deref()) {
+            self.board
+                .change(|status| status.netmap_refused = Some(reason.clone()));
+            return Err(reason);
+        }
+        self.state_dir
+            .write_json(FILE, &netmap)
+            .map_err(|error| error.to_string())?;
+        self.apply(&netmap, before.as_deref()).await;
+        self.current.send_replace(Some(Arc::new(netmap)));
+        self.show();
+        tracing::info!(generation = generation.0, "netmap in force");
+        Ok(generation)
+    }
+
+    /// Forgets the netmap and cuts every session: the node was shut out.
+    pub async fn forget(&self) {
+        let _turn = self.applying.lock().await;
+        let before = self.current.send_replace(None);
+        for peer in before.iter().flat_map(|netmap| &netmap.peers) {
+            self.mesh.remove_peer(peer.public_key).await;
+        }
+        self.paths().clear();
+        if let Err(error) = self.state_dir.remove(FILE) {
+            tracing::error!(%error, "the netmap cannot be removed");
+        }
+        self.show();
+    }
+
+    /// Takes note of what the tunnel says, for ever; reports paths as they change.
+    pub async fn watch_paths(&self) {
+        let mut events = self.mesh.subscribe();
+        loop {
+            match events.recv().await {
+                Ok(event) => self.noticed(event),
+                Err(broadcast::error::RecvError::Lagged(_)) => self.look_at_all().await,
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn check(&self, netmap: &Netmap, before: Option<&Netmap>) -> Result<(), String> {
+        netmap
+            .verify(&self.own_key, before.map(|netmap| netmap.generation))
+            .map_err(|error| error.to_string())?;
+        if netmap.org_id != self.pinned.org_id {
+            return Err("it is another org's".to_owned());
+        }
+        if netmap.org_signing_key != self.pinned.org_signing_key {
+            return Err("its signing key is not the one pinned at approval".to_owned());
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, netmap: &Netmap, before: Option<&Netmap>) {
+        let stays = |gone: &PeerRecord| netmap.peers.iter().any(|peer| peer.public_key == gone.public_key);
+        for gone in before
+            .iter()
+            .flat_map(|map| &map.peers)
+            .filter(|peer| !stays(peer))
+        {
+            self.mesh.remove_peer(gone.public_key).await;
+            self.paths().remove(&gone.public_key);
+        }
+        let own = netmap.node.addresses;
+        let locals: Vec<IpAddr> = vec![own.mesh_ip4.into(), own.mesh_ip6.into()];
+        for peer in &netmap.peers {
+            let unchanged = before.is_some_and(|map| map.peers.contains(peer) && map.node == netmap.node);
+            if unchanged {
+                continue;
+            }
+            let endpoint = resolve_first(&peer.endpoints).await;
+            let reason = if endpoint.is_some() {
+                PathReason::Probing
+            } else {
+                PathReason::NoCandidate
+            };
+            self.paths().entry(peer.public_key).or_insert(Path {
+                kind: None,
+                reason,
+                endpoint: None,
+            });
+            let is_platform = peer.kind == NodeKind::Platform;
+            let config = PeerConfig {
+                public_key: peer.public_key,
+                preshared_key: None,
+                allowed_ips: peer.allowed_ips.clone(),
+                endpoint,
+                persistent_keepalive: is_platform.then_some(KEEPALIVE),
+            };
+            self.mesh.upsert_peer(config, locals.clone()).await;
+        }
+    }
+
+    fn noticed(&self, event: TunnelEvent) {
+        let (peer, path) = match event {
+            TunnelEvent::SessionUp { peer, endpoint } | TunnelEvent::EndpointChanged { peer, endpoint } => {
+                (peer, reached(Some(endpoint)))
+            }
+            TunnelEvent::SessionDown { peer, .. } => (peer, unreached(PathReason::PeerAsleep)),
+            TunnelEvent::HandshakeFailed { peer } => (peer, unreached(PathReason::Probing)),
+        };
+        self.set_path(peer, path);
+    }
+
+    async fn look_at_all(&self) {
+        let peers: Vec<NodePublicKey> = self.paths().keys().copied().collect();
+        for peer in peers {
+            if let Some(status) = self.mesh.peer_status(peer).await {
+                let path = if status.has_session {
+                    reached(status.endpoint)
+                } else {
+                    unreached(PathReason::Probing)
+                };
+                self.set_path(peer, path);
+            }
+        }
+    }
+
+    fn set_path(&self, peer: NodePublicKey, path: Path) {
+        {
+            let mut paths = self.paths();
+            let Some(known) = paths.get_mut(&peer) else { return };
+            if *known == path {
+                return;
+            }
+            *known = path;
+        }
+        self.show();
+        let current = self.current.borrow();
+        let record = current
+            .iter()
+            .flat_map(|map| &map.peers)
+            .find(|record| record.public_key == peer);
+        if let Some(record) = record {
+            // A full queue means that the control stream is away; it asks for all paths when it is back.
+            let _ = self.reports.try_send(report(record, path));
+        }
+    }
+
+    /// Returns a report for every peer, to be said when the control stream opens.
+    #[must_use]
+    pub fn all_paths(&self) -> Vec<FromNode> {
+        let paths = self.paths();
+        let current = self.current.borrow();
+        let records = current.iter().flat_map(|map| &map.peers);
+        records
+            .filter_map(|record| paths.get(&record.public_key).map(|path| report(record, *path)))
+            .collect()
+    }
+
+    fn show(&self) {
+        let paths = self.paths();
+        let current = self.current.borrow().clone();
+        self.board.change(|status| {
+            status.generation = current.as_ref().map(|netmap| netmap.generation);
+            let Some(netmap) = current else {
+                status.peers.clear();
+                return;
+            };
+            status.netmap_refused = None;
+            let own = netmap.node.addresses;
+            status.node = Some(NodeSummary {
+                id: netmap.node.id,
+                name: netmap.node.name.clone(),
+                org_name: netmap.org_name.clone(),
+                addresses: vec![own.mesh_ip4.to_string(), own.mesh_ip6.to_string()],
+            });
+            let shown = netmap
+                .peers
+                .iter()
+                .map(|peer| shown(peer, paths.get(&peer.public_key)));
+            status.peers = shown.collect();
+        });
+    }
+
+    fn paths(&self) -> MutexGuard<'_, BTreeMap<NodePublicKey, Path>> {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the key with which run tickets must be signed.
+    #[must_use]
+    pub fn org_signing_key(&self) -> &SigningPublicKey {
+        &self.pinned.org_signing_key
+    }
+
+    /// Returns what was pinned at approval.
+    #[must_use]
+    pub fn pinned(&self) -> &Pinned {
+        &self.pinned
+    }
+
+    /// Returns this node's key.
+    #[must_use]
+    pub fn own_key(&self) -> &NodePublicKey {
+        &self.own_key
+    }
+}
+
+fn reached(endpoint: Option<SocketAddr>) -> Path {
+    Path {
+        kind: Some(PathKind::Direct),
+        reason: PathReason::EndpointAnswered,
+        endpoint,
+    }
+}
+
+fn unreached(reason: PathReason) -> Path {
+    Path {
+        kind: None,
+        reason,
+        endpoint: None,
+    }
+}
+
+fn report(record: &PeerRecord, path: Path) -> FromNode {
+    FromNode::Path {
+        peer_id: record.id,
+        path: path.kind,
+        reason: path.reason,
+    }
+}
+
+fn shown(peer: &PeerRecord, path: Option<&Path>) -> PeerStatus {
+    PeerStatus {
+        id: peer.id,
+        name: peer.name.clone(),
+        kind: peer.kind,
+        public_key: peer.public_key,
+        addresses: peer
+            .allowed_ips
+            .iter()
+            .map(|block| block.address().to_string())
+            .collect(),
+        path: path.and_then(|path| path.kind),
+        reason: path.map_or(PathReason::NoCandidate, |path| path.reason),
+        endpoint: path
+            .and_then(|path| path.endpoint)
+            .map(|endpoint| endpoint.to_string()),
+    }
+}
+
+/// Returns the first endpoint that is an address or a name that resolves.
+async fn resolve_first(endpoints: &[String]) -> Option<SocketAddr> {
+    for endpoint in endpoints {
+        if let Ok(address) = endpoint.parse() {
+            return Some(address);
+        }
+        let found = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(endpoint)).await;
+        if let Ok(Ok(mut addresses)) = found
+            && let Some(address) = addresses.next()
+        {
+            return Some(address);
+        }
+    }
+    None
+}
