@@ -70,3 +70,18 @@ pub(crate) async fn list(
     let rows = store::activity::list(&mut conn, caller.org, visible_to, query, bounds).await?;
     Ok(window.cut(rows, |row| (row.created_at.unix_ms(), row.id.to_string())))
 }
+
+/// Lists the rows of one device that the caller can see, newest first; an admin sees everyone's.
+pub(crate) async fn of_device(
+    app: &App,
+    caller: &Caller,
+    id: NodeId,
+    mut query: ActivityQuery,
+) -> Result<Page<Activity>, AppError> {
+    let mut conn = app.store.read().await?;
+    super::nodes::visible(&mut conn, caller, id).await?;
+    drop(conn);
+    query.runmesh_node_id = Some(id);
+    query.all = Some(caller.is_admin());
+    list(app, caller, &query).await
+}

@@ -3,9 +3,11 @@
 use api::Role;
 use api::Scope;
 use api::api_keys::CreatedApiKey;
+use api::nodes::Node;
 use api::orgs::{CreateOrganization, CreatedOrganization, Organization, User};
 use serde_json::{Map, json};
-use types::{DisplayText, OrgId, OrgName, SigningPrivateKey, UserId};
+use types::address::{host_ip4, node_ip6};
+use types::{DisplayText, NodeId, NodeKind, NodeName, NodeStatus, OrgId, OrgName, SigningPrivateKey, UserId};
 
 use super::api_keys::{NewKey, issue};
 use super::audit::Deed;
@@ -76,6 +78,8 @@ async fn found(
     };
     store::orgs::insert(conn, &org).await?;
     store::users::insert_member(conn, org.id, founder, Role::Admin, now).await?;
+    let host = store::orgs::take_host_number(conn, org.id).await?;
+    store::nodes::insert(conn, &platform_node(app, &org, host)).await?;
     let new = NewKey {
         user: founder,
         name: first_key_name(),
@@ -93,6 +97,36 @@ async fn found(
     };
     audit::record(app, conn, org.id, deed).await?;
     Ok((shown(&org), key))
+}
+
+/// The platform's own node in an org: the same key everywhere, an address of its own in each.
+fn platform_node(app: &App, org: &OrgRow, host: u32) -> Node {
+    let id = NodeId::from_random(secrets::bytes());
+    let name = NodeName::nearest("platform", "platform");
+    Node {
+        id,
+        org_id: org.id,
+        kind: NodeKind::Platform,
+        dns_name: name.dns_name(&org.name),
+        name: name.to_string(),
+        device_label: None,
+        os: None,
+        hostname: None,
+        app_version: None,
+        client_metadata: Map::new(),
+        public_key: app.keys.platform.public(),
+        mesh_ip4: host_ip4(host).expect("the first host number is in the block"),
+        mesh_ip6: node_ip6(org.id, id),
+        status: NodeStatus::Online,
+        last_seen_at: None,
+        path: None,
+        path_reason: None,
+        tags: Vec::new(),
+        owner_user_id: None,
+        created_at: org.created_at,
+        revoked_at: None,
+        key_expires_at: None,
+    }
 }
 
 /// The name of the key that comes with an org or a membership.

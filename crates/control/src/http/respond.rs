@@ -150,3 +150,15 @@ impl<T: Serialize> IntoResponse for Page<T> {
         Json(api::Page::new(self.rows, self.next_cursor, request_id())).into_response()
     }
 }
+
+/// An answer of a limited route, with its `X-RateLimit-*` headers.
+#[derive(Debug)]
+pub(crate) struct Limited<R>(pub(crate) RateLimit, pub(crate) R);
+
+impl<R: IntoResponse> IntoResponse for Limited<R> {
+    fn into_response(self) -> Response {
+        let mut answer = self.1.into_response();
+        limit_headers(&mut answer, self.0);
+        answer
+    }
+}

@@ -1,0 +1,501 @@
+//! Device linking: a code bound to a key, ten minutes, one decision, one transaction that makes the node.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use api::ErrorCode;
+use api::activity::Severity;
+use api::audit::ActorType;
+use api::links::{
+    CLIENT_METADATA_BYTES_MAX, Link, LinkApprove, LinkPoll, LinkPolled, LinkStart, LinkStarted, LinkStatus,
+};
+use api::nodes::Node;
+use serde_json::{Map, json};
+use types::address::{host_ip4, node_ip6};
+use types::{NodeId, NodeKind, NodeName, NodePublicKey, NodeStatus, OrgId, Timestamp};
+
+use super::audit::Deed;
+use super::nodes::{Change, name_taken, revoked};
+use super::{Actor, App, AppError, Caller, RateLimit, audit, display_text, netmap, nodes};
+use crate::secrets;
+use crate::store::links::LinkRow;
+use crate::store::{self, Conn, StoreError};
+
+/// Upper-case letters and digits without look-alikes (no I, O, 0, 1).
+const ALPHABET: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
+
+/// How many characters a code has: 30 bits.
+const CODE_LEN: usize = 6;
+
+/// How long a code lives.
+const CODE_LIFETIME: Duration = Duration::from_secs(10 * 60);
+
+/// How long a dead code is remembered, so that it can be told from one that never was.
+const CODE_MEMORY: Duration = Duration::from_secs(60 * 60);
+
+/// How long a device waits between polls, in seconds.
+const POLL_INTERVAL: u32 = 1;
+
+/// The most codes that wait at once.
+const PENDING_MAX: u64 = 10_000;
+
+/// How often a code is drawn again because it is taken.
+const DRAWS_MAX: u32 = 8;
+
+/// The most tags of a node.
+const TAGS_MAX: usize = 16;
+
+/// How many names are tried beside the nearest one.
+const NAMES_MAX: u32 = 1000;
+
+/// Makes a code for a device's key; a pending one of the same key ends.
+pub(crate) async fn start(
+    app: &App,
+    ip: IpAddr,
+    request: LinkStart,
+) -> Result<(LinkStarted, RateLimit), AppError> {
+    let now = app.clock.now();
+    let limit = app
+        .limits
+        .link_start
+        .take(&ip.to_string(), now.mono)
+        .map_err(AppError::rate_limited)?;
+    let mut row = read_start(app, ip, request, now.wall)?;
+    let mut tx = app.store.write().await?;
+    demand_linkable(&mut tx, &row.link.public_key).await?;
+    store::links::sweep(&mut tx, now.wall - CODE_MEMORY).await?;
+    store::links::supersede(&mut tx, &row.link.public_key).await?;
+    if store::links::pending(&mut tx).await? >= PENDING_MAX {
+        return Err(AppError::new(
+            ErrorCode::RateLimited,
+            "too many devices are waiting for approval",
+        ));
+    }
+    row.link.code = free_code(&mut tx).await?;
+    store::links::insert(&mut tx, &row).await?;
+    tx.commit().await?;
+    let url = app.config.public_url.join(&format!("link/{}", row.link.code));
+    let started = LinkStarted {
+        code: row.link.code,
+        url: url.map_err(|_| AppError::internal())?.into(),
+        expires_at: row.link.expires_at,
+        interval: POLL_INTERVAL,
+        match_number: row.link.match_number,
+    };
+    Ok((started, limit))
+}
+
+/// Tells the device that has the key how its code fares.
+pub(crate) async fn poll(
+    app: &App,
+    ip: IpAddr,
+    request: LinkPoll,
+) -> Result<(LinkPolled, RateLimit), AppError> {
+    let now = app.clock.now();
+    let ip = ip.to_string();
+    app.limits
+        .link_guess_by_address
+        .look(&ip, now.mono)
+        .map_err(AppError::rate_limited)?;
+    app.limits
+        .link_poll_by_address
+        .take(&ip, now.mono)
+        .map_err(AppError::rate_limited)?;
+    let code = read_code(&request.code);
+    let mut conn = app.store.read().await?;
+    let found = match &code {
+        Some(code) => store::links::find(&mut conn, code).await?,
+        None => None,
+    };
+    let Some(row) = found.filter(|row| row.link.public_key.to_string() == request.public_key) else {
+        return Err(wrong_guess(app, &ip, code.as_deref()));
+    };
+    let limit = app
+        .limits
+        .link_poll
+        .take(&row.link.code, now.mono)
+        .map_err(AppError::rate_limited)?;
+    let status = standing(&row.link, now.wall);
+    let mut polled = LinkPolled {
+        status,
+        node: None,
+        config: None,
+    };
+    if let (LinkStatus::Approved, Some((org, id))) = (status, row.node)
+        && let Some(node) = store::nodes::find(&mut conn, org, id).await?
+    {
+        polled.config = netmap::config(app, &mut conn, &node).await?;
+        polled.node = Some(node.node);
+    }
+    Ok((polled, limit))
+}
+
+/// Returns what the approve page shows.
+pub(crate) async fn find(app: &App, caller: &Caller, code: &str) -> Result<Link, AppError> {
+    let mut conn = app.store.read().await?;
+    let mut link = known(app, &mut conn, caller, code).await?.link;
+    link.status = standing(&link, app.clock.wall());
+    Ok(link)
+}
+
+/// Admits the device behind a code; the approver becomes its owner.
+pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) -> Result<Node, AppError> {
+    let name = request
+        .name
+        .as_deref()
+        .map(|text| label("name", text))
+        .transpose()?;
+    let tags = read_tags(request.tags)?;
+    let mut tx = app.store.write().await?;
+    let row = undecided(app, &mut tx, caller, &request.code).await?;
+    let draft = Draft {
+        row: &row,
+        name,
+        tags,
+    };
+    let node = match store::nodes::find_by_key(&mut tx, &row.link.public_key).await? {
+        Some(known) => relink(app, &mut tx, caller, (draft, known.node)).await?,
+        None => admit(app, &mut tx, caller, draft).await?,
+    };
+    let decision = Some((caller.org, node.id));
+    decide(app, &mut tx, &row, LinkStatus::Approved, decision).await?;
+    record_approval(app, &mut tx, caller, (&row, &node)).await?;
+    store::orgs::raise_generation(&mut tx, caller.org).await?;
+    tx.commit().await?;
+    app.admit_to_platform(caller.org, node.id).await?;
+    app.hub.changed(caller.org);
+    Ok(node)
+}
+
+/// Refuses the device behind a code.
+pub(crate) async fn deny(app: &App, caller: &Caller, code: &str) -> Result<Link, AppError> {
+    let mut tx = app.store.write().await?;
+    let mut row = undecided(app, &mut tx, caller, code).await?;
+    decide(app, &mut tx, &row, LinkStatus::Denied, None).await?;
+    let deed = Deed {
+        action: "device.denied",
+        target: Some(("link", row.link.code.clone())),
+        actor: caller.actor(),
+        attributes: claims(&row.link),
+    };
+    audit::record(app, &mut tx, caller.org, deed).await?;
+    tx.commit().await?;
+    row.link.status = LinkStatus::Denied;
+    Ok(row.link)
+}
+
+/// What is known when a device is admitted.
+struct Draft<'a> {
+    row: &'a LinkRow,
+    name: Option<NodeName>,
+    tags: Vec<String>,
+}
+
+async fn admit(app: &App, conn: &mut Conn, caller: &Caller, draft: Draft<'_>) -> Result<Node, AppError> {
+    let link = &draft.row.link;
+    let name = free_name(conn, caller.org, draft.name, link).await?;
+    let id = NodeId::from_random(secrets::bytes());
+    let host = store::orgs::take_host_number(conn, caller.org).await?;
+    let full = || AppError::conflict("the organization has no IPv4 address left");
+    let node = Node {
+        id,
+        org_id: caller.org,
+        kind: NodeKind::Device,
+        dns_name: name.dns_name(&caller.org_name),
+        name: name.to_string(),
+        device_label: link.device_label.clone(),
+        os: link.os.clone(),
+        hostname: link.hostname.clone(),
+        app_version: link.app_version.clone(),
+        client_metadata: draft.row.client_metadata.clone(),
+        public_key: link.public_key,
+        mesh_ip4: host_ip4(host).ok_or_else(full)?,
+        mesh_ip6: node_ip6(caller.org, id),
+        status: NodeStatus::Offline,
+        last_seen_at: None,
+        path: None,
+        path_reason: None,
+        tags: draft.tags,
+        owner_user_id: Some(caller.user),
+        created_at: app.clock.wall(),
+        revoked_at: None,
+        key_expires_at: None,
+    };
+    store::nodes::insert(conn, &node).await?;
+    Ok(node)
+}
+
+/// A code can be asked for with a public key alone, so that only the owner or an admin may take a node up again.
+async fn relink(
+    app: &App,
+    conn: &mut Conn,
+    caller: &Caller,
+    (draft, mut node): (Draft<'_>, Node),
+) -> Result<Node, AppError> {
+    if node.status == NodeStatus::Revoked {
+        return Err(revoked());
+    }
+    let own = node.owner_user_id == Some(caller.user) || caller.is_admin();
+    if node.org_id != caller.org || !own {
+        return Err(AppError::conflict(
+            "this device is linked to somebody else already",
+        ));
+    }
+    let link = &draft.row.link;
+    if let Some(name) = draft.name.filter(|name| name.as_str() != node.name) {
+        if store::nodes::name_taken(conn, caller.org, &name).await? {
+            return Err(name_taken(&name));
+        }
+        node.dns_name = name.dns_name(&caller.org_name);
+        node.name = name.to_string();
+    }
+    node.device_label = link.device_label.clone().or(node.device_label);
+    node.os = link.os.clone().or(node.os);
+    node.hostname = link.hostname.clone().or(node.hostname);
+    node.app_version = link.app_version.clone().or(node.app_version);
+    node.client_metadata = draft.row.client_metadata.clone();
+    if !draft.tags.is_empty() {
+        node.tags = draft.tags;
+    }
+    store::nodes::relink(conn, &node).await?;
+    tracing::info!(node = %node.id, at = %app.clock.wall(), "a device was linked again");
+    Ok(node)
+}
+
+async fn record_approval(
+    app: &App,
+    conn: &mut Conn,
+    caller: &Caller,
+    (row, node): (&LinkRow, &Node),
+) -> Result<(), StoreError> {
+    // Until now no org knew of it: the request is entered where it turned out to belong.
+    let mut attributes = claims(&row.link);
+    attributes.insert("startedAt".to_owned(), json!(row.link.created_at));
+    let started = Deed {
+        action: "device.link_started",
+        target: Some(("node", node.id.to_string())),
+        actor: Actor {
+            kind: ActorType::Device,
+            id: Some(node.id.to_string()),
+            user: None,
+            ip: row.link.ip.parse().ok(),
+        },
+        attributes,
+    };
+    audit::record(app, conn, node.org_id, started).await?;
+    let change = Change {
+        action: "device.approved",
+        event: "runmesh.device.linked",
+        severity: Severity::Success,
+        title: format!("{} was linked", node.name),
+        attributes: claims(&row.link),
+    };
+    nodes::record(app, conn, caller, node, change).await
+}
+
+/// What the device said of itself, for the log.
+fn claims(link: &Link) -> Map<String, serde_json::Value> {
+    Map::from_iter([
+        ("publicKey".to_owned(), json!(link.public_key)),
+        ("deviceLabel".to_owned(), json!(link.device_label)),
+        ("os".to_owned(), json!(link.os)),
+        ("hostname".to_owned(), json!(link.hostname)),
+        ("deviceIp".to_owned(), json!(link.ip)),
+    ])
+}
+
+async fn decide(
+    app: &App,
+    conn: &mut Conn,
+    row: &LinkRow,
+    status: LinkStatus,
+    node: Option<(OrgId, NodeId)>,
+) -> Result<(), AppError> {
+    let now = app.clock.wall();
+    if store::links::decide(conn, &row.link.code, status, node, now).await? {
+        Ok(())
+    } else {
+        Err(decided())
+    }
+}
+
+async fn undecided(app: &App, conn: &mut Conn, caller: &Caller, code: &str) -> Result<LinkRow, AppError> {
+    let row = known(app, conn, caller, code).await?;
+    match standing(&row.link, app.clock.wall()) {
+        LinkStatus::Pending => Ok(row),
+        LinkStatus::Expired => Err(AppError::new(
+            ErrorCode::Gone,
+            "this code has expired; start again on the device",
+        )),
+        LinkStatus::Approved | LinkStatus::Denied => Err(decided()),
+    }
+}
+
+fn decided() -> AppError {
+    AppError::conflict("this code has been used already")
+}
+
+/// Finds a code for a person; wrong ones are counted against them.
+async fn known(app: &App, conn: &mut Conn, caller: &Caller, code: &str) -> Result<LinkRow, AppError> {
+    let now = app.clock.now().mono;
+    let user = caller.user.to_string();
+    app.limits
+        .link_guess_by_user
+        .look(&user, now)
+        .map_err(AppError::rate_limited)?;
+    let found = match read_code(code) {
+        Some(code) => store::links::find(conn, &code).await?,
+        None => None,
+    };
+    found.ok_or_else(|| match app.limits.link_guess_by_user.take(&user, now) {
+        Ok(_) => AppError::not_found("code"),
+        Err(limit) => AppError::rate_limited(limit),
+    })
+}
+
+/// The right key is never refused for the guesses of others; a wrong one is, per address and per code.
+fn wrong_guess(app: &App, ip: &str, code: Option<&str>) -> AppError {
+    let now = app.clock.now().mono;
+    let by_code = app.limits.link_guess_by_code.take(code.unwrap_or_default(), now);
+    let by_address = app.limits.link_guess_by_address.take(ip, now);
+    match by_code.and(by_address) {
+        Ok(_) => AppError::not_found("code for this key"),
+        Err(limit) => AppError::rate_limited(limit),
+    }
+}
+
+fn standing(link: &Link, now: Timestamp) -> LinkStatus {
+    if link.status == LinkStatus::Pending && link.expires_at <= now {
+        LinkStatus::Expired
+    } else {
+        link.status
+    }
+}
+
+fn read_start(app: &App, ip: IpAddr, request: LinkStart, now: Timestamp) -> Result<LinkRow, AppError> {
+    let public_key: NodePublicKey = request
+        .public_key
+        .parse()
+        .map_err(|error| AppError::bad_request(format!("publicKey {error}")))?;
+    if [app.keys.platform.public(), app.keys.noise.public()].contains(&public_key) {
+        return Err(AppError::bad_request("publicKey is a key of this server"));
+    }
+    let text = |field, text: Option<String>| {
+        let text = text.filter(|text| !text.trim().is_empty());
+        let text = text.map(|text| display_text(field, &text)).transpose()?;
+        Ok::<_, AppError>(text.map(|text| text.to_string()))
+    };
+    let client_metadata = request.client_metadata.unwrap_or_default();
+    let size = serde_json::to_string(&client_metadata).map_or(usize::MAX, |text| text.len());
+    if size > CLIENT_METADATA_BYTES_MAX {
+        let message = format!("clientMetadata is larger than {CLIENT_METADATA_BYTES_MAX} bytes");
+        return Err(AppError::bad_request(message));
+    }
+    Ok(LinkRow {
+        link: Link {
+            code: String::new(),
+            status: LinkStatus::Pending,
+            public_key,
+            device_label: text("deviceLabel", request.device_label)?,
+            os: text("os", request.os)?,
+            app_version: text("appVersion", request.app_version)?,
+            hostname: text("hostname", request.hostname)?,
+            ip: ip.to_string(),
+            match_number: secrets::text(b"0123456789", 2),
+            created_at: now,
+            expires_at: now + CODE_LIFETIME,
+        },
+        client_metadata,
+        node: None,
+    })
+}
+
+async fn demand_linkable(conn: &mut Conn, key: &NodePublicKey) -> Result<(), AppError> {
+    let known = store::nodes::find_by_key(conn, key).await?;
+    if known.is_some_and(|row| row.node.status == NodeStatus::Revoked) {
+        return Err(revoked());
+    }
+    Ok(())
+}
+
+async fn free_code(conn: &mut Conn) -> Result<String, AppError> {
+    for _ in 0..DRAWS_MAX {
+        let code = secrets::text(ALPHABET, CODE_LEN);
+        if store::links::find(conn, &code).await?.is_none() {
+            return Ok(code);
+        }
+    }
+    Err(AppError::internal())
+}
+
+async fn free_name(
+    conn: &mut Conn,
+    org: OrgId,
+    wanted: Option<NodeName>,
+    link: &Link,
+) -> Result<NodeName, AppError> {
+    if let Some(name) = wanted {
+        let taken = store::nodes::name_taken(conn, org, &name).await?;
+        return if taken { Err(name_taken(&name)) } else { Ok(name) };
+    }
+    let text = link.hostname.as_ref().or(link.device_label.as_ref());
+    let nearest = NodeName::nearest(text.map_or("device", String::as_str), "device");
+    if !store::nodes::name_taken(conn, org, &nearest).await? {
+        return Ok(nearest);
+    }
+    for number in 2..NAMES_MAX {
+        let name = nearest.numbered(number);
+        if !store::nodes::name_taken(conn, org, &name).await? {
+            return Ok(name);
+        }
+    }
+    Err(AppError::conflict(
+        "no free name is left near this one; give a name",
+    ))
+}
+
+fn read_tags(tags: Option<Vec<String>>) -> Result<Vec<String>, AppError> {
+    let tags = tags.unwrap_or_default();
+    if tags.len() > TAGS_MAX {
+        return Err(AppError::bad_request(format!("tags must be at most {TAGS_MAX}")));
+    }
+    let mut tags: Vec<String> = tags
+        .iter()
+        .map(|tag| label("tags", tag).map(|tag| tag.to_string()))
+        .collect::<Result<_, _>>()?;
+    tags.sort_unstable();
+    tags.dedup();
+    Ok(tags)
+}
+
+fn label(field: &str, text: &str) -> Result<NodeName, AppError> {
+    text.parse()
+        .map_err(|error| AppError::bad_request(format!("{field} {error}")))
+}
+
+/// Reads a code as people type it: any case, spaces and hyphens.
+pub(crate) fn read_code(text: &str) -> Option<String> {
+    if text.len() > 64 {
+        return None;
+    }
+    let code: String = text
+        .chars()
+        .filter(|c| !c.is_whitespace() && *c != '-')
+        .map(|c| c.to_ascii_uppercase())
+        .collect();
+    let valid = code.len() == CODE_LEN && code.bytes().all(|b| ALPHABET.contains(&b));
+    valid.then_some(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_read_as_people_type_it() {
+        assert_eq!(read_code(" abc-d23 ").as_deref(), Some("ABCD23"));
+        for bad in ["", "ABCD2", "ABCD234", "ABCD10", "ABCDÉ2", "ABCD2I"] {
+            assert_eq!(read_code(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What a node says on its control stream: that it is there, where it can be reached, how it reaches others.
+
+use std::net::SocketAddr;
+
+use serde_json::{Map, json};
+use types::control::Hello;
+use types::netmap::ENDPOINTS_MAX;
+use types::{Netmap, NodeId, NodePublicKey, NodeStatus, OrgId, PathKind, PathReason};
+
+use super::audit::Deed;
+use super::{Actor, App, AppError, audit, netmap};
+use crate::store;
+use crate::store::nodes::{Arrival, NodeRow};
+
+/// Finds whose key opened a control stream, a revoked one too.
+pub(crate) async fn find(app: &App, key: &NodePublicKey) -> Result<Option<NodeRow>, AppError> {
+    let mut conn = app.store.read().await?;
+    Ok(store::nodes::find_by_key(&mut conn, key).await?)
+}
+
+/// Takes a node's hello: it is online from now on. `false` when it was revoked.
+pub(crate) async fn arrive(app: &App, before: &NodeRow, hello: &Hello) -> Result<bool, AppError> {
+    let arrival = Arrival {
+        os: hello.os.as_ref().map(ToString::to_string),
+        hostname: hello.hostname.as_ref().map(ToString::to_string),
+        app_version: hello.app_version.as_ref().map(ToString::to_string),
+        signing_key: hello.signing_key,
+        endpoints: usable(&hello.endpoints),
+        now: app.clock.wall(),
+    };
+    let (org, id) = (before.node.org_id, before.node.id);
+    let changed = before.endpoints != arrival.endpoints;
+    let mut tx = app.store.write().await?;
+    if !store::nodes::arrive(&mut tx, id, &arrival).await? {
+        return Ok(false);
+    }
+    if before.signing_key != Some(arrival.signing_key) {
+        let deed = Deed {
+            action: "node.signing_key_announced",
+            target: Some(("node", id.to_string())),
+            actor: Actor::device(id, before.node.owner_user_id),
+            attributes: Map::from_iter([
+                ("from".to_owned(), json!(before.signing_key)),
+                ("to".to_owned(), json!(arrival.signing_key)),
+            ]),
+        };
+        audit::record(app, &mut tx, org, deed).await?;
+    }
+    if changed {
+        store::orgs::raise_generation(&mut tx, org).await?;
+    }
+    tx.commit().await?;
+    if changed {
+        app.hub.changed(org);
+    }
+    Ok(true)
+}
+
+/// Notes that a node was heard, or that its stream has ended.
+pub(crate) async fn seen(app: &App, id: NodeId, online: bool) -> Result<(), AppError> {
+    let mut tx = app.store.write().await?;
+    store::nodes::seen(&mut tx, id, online, app.clock.wall()).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Takes where a node's mesh socket can be reached; the nodes that see it are told.
+pub(crate) async fn moved(app: &App, org: OrgId, id: NodeId, endpoints: &[String]) -> Result<(), AppError> {
+    let endpoints = usable(endpoints);
+    let mut tx = app.store.write().await?;
+    let before = store::nodes::find(&mut tx, org, id).await?;
+    if before.is_none_or(|row| row.endpoints == endpoints) {
+        return Ok(());
+    }
+    store::nodes::set_endpoints(&mut tx, id, &endpoints).await?;
+    store::orgs::raise_generation(&mut tx, org).await?;
+    tx.commit().await?;
+    app.hub.changed(org);
+    Ok(())
+}
+
+/// Takes how a node reaches a peer; only the way to the platform is kept.
+pub(crate) async fn path(
+    app: &App,
+    (org, id): (OrgId, NodeId),
+    peer: NodeId,
+    (path, reason): (Option<PathKind>, PathReason),
+) -> Result<(), AppError> {
+    let mut tx = app.store.write().await?;
+    let platform = store::nodes::platform(&mut tx, org).await?;
+    if platform.is_some_and(|row| row.node.id == peer) {
+        store::nodes::set_path(&mut tx, id, path, reason).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// Computes a node's netmap as it is now; `None` when the node may no longer take part.
+pub(crate) async fn current_map(app: &App, org: OrgId, id: NodeId) -> Result<Option<Netmap>, AppError> {
+    let mut conn = app.store.read().await?;
+    let row = store::nodes::find(&mut conn, org, id).await?;
+    match row.filter(|row| row.node.status != NodeStatus::Revoked) {
+        Some(row) => Ok(netmap::of_node(app, &mut conn, &row).await?),
+        None => Ok(None),
+    }
+}
+
+/// A node names its own sockets, by address: anything else is left out.
+fn usable(endpoints: &[String]) -> Vec<String> {
+    let parsed = endpoints
+        .iter()
+        .filter_map(|text| text.parse::<SocketAddr>().ok());
+    let usable = parsed.filter(|a| a.port() != 0 && !a.ip().is_unspecified() && !a.ip().is_multicast());
+    usable.map(|a| a.to_string()).take(ENDPOINTS_MAX).collect()
+}

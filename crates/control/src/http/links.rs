@@ -1,0 +1,78 @@
+//! Routes of device linking. Start and poll are open: they are limited per address and per code.
+
+use api::links::{Link, LinkApprove, LinkApproved, LinkDeny, LinkPoll, LinkPolled, LinkStart, LinkStarted};
+use api::{Scope, Success};
+use axum::extract::State;
+use utoipa_axum::routes;
+
+use super::extract::{Body, ClientIp, Id};
+use super::respond::{Limited, Reply};
+use super::{Routes, Shared};
+use crate::app::{Access, AppError, Caller, links};
+
+pub(super) fn register(routes: Routes) -> Routes {
+    routes
+        .add(Access::Open, routes!(start))
+        .add(Access::Open, routes!(poll))
+        .add(Access::Scope(Scope::RunmeshWrite), routes!(approve))
+        .add(Access::Scope(Scope::RunmeshWrite), routes!(deny))
+        .add(Access::Scope(Scope::RunmeshWrite), routes!(find))
+}
+
+/// Ask for a code, as a device.
+#[utoipa::path(post, path = "/v1/runmesh/devices/link/start", tag = "linking", operation_id = "startLink",
+    request_body = LinkStart, responses((status = 201, body = Success<LinkStarted>)))]
+async fn start(
+    State(app): State<Shared>,
+    ClientIp(ip): ClientIp,
+    Body(request): Body<LinkStart>,
+) -> Result<Limited<Reply<LinkStarted>>, AppError> {
+    let (started, limit) = links::start(&app, ip, request).await?;
+    Ok(Limited(limit, Reply::created(started)))
+}
+
+/// Ask how a code fares, as the device it was made for.
+#[utoipa::path(post, path = "/v1/runmesh/devices/link/poll", tag = "linking", operation_id = "pollLink",
+    request_body = LinkPoll, responses((status = 200, body = Success<LinkPolled>)))]
+async fn poll(
+    State(app): State<Shared>,
+    ClientIp(ip): ClientIp,
+    Body(request): Body<LinkPoll>,
+) -> Result<Limited<Reply<LinkPolled>>, AppError> {
+    let (polled, limit) = links::poll(&app, ip, request).await?;
+    Ok(Limited(limit, Reply::ok(polled)))
+}
+
+/// Admit the device behind a code; the caller becomes its owner.
+#[utoipa::path(post, path = "/v1/runmesh/devices/link/approve", tag = "linking", operation_id = "approveLink",
+    request_body = LinkApprove, responses((status = 200, body = Success<LinkApproved>)))]
+async fn approve(
+    State(app): State<Shared>,
+    caller: Caller,
+    Body(request): Body<LinkApprove>,
+) -> Result<Reply<LinkApproved>, AppError> {
+    let node = links::approve(&app, &caller, request).await?;
+    Ok(Reply::ok(LinkApproved { node }))
+}
+
+/// Refuse the device behind a code.
+#[utoipa::path(post, path = "/v1/runmesh/devices/link/deny", tag = "linking", operation_id = "denyLink",
+    request_body = LinkDeny, responses((status = 200, body = Success<Link>)))]
+async fn deny(
+    State(app): State<Shared>,
+    caller: Caller,
+    Body(request): Body<LinkDeny>,
+) -> Result<Reply<Link>, AppError> {
+    links::deny(&app, &caller, &request.code).await.map(Reply::ok)
+}
+
+/// What the approve page shows of a code.
+#[utoipa::path(get, path = "/v1/runmesh/devices/link/{code}", tag = "linking", operation_id = "getLink",
+    params(("code" = String, Path)), responses((status = 200, body = Success<Link>)))]
+async fn find(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(code): Id<String>,
+) -> Result<Reply<Link>, AppError> {
+    links::find(&app, &caller, &code).await.map(Reply::ok)
+}

@@ -1,0 +1,125 @@
+//! Routes of nodes, the overview and a device's activity.
+
+use api::activity::{Activity, ActivityQuery};
+use api::nodes::{ConfigFormat, ConfigQuery, Node, NodeConfig, NodesQuery, PatchNode};
+use api::overview::Overview;
+use api::{Scope, Success};
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use types::NodeId;
+use utoipa_axum::routes;
+
+use super::extract::{Body, Id, Params};
+use super::respond::Reply;
+use super::{Routes, Shared};
+use crate::app::{Access, AppError, Caller, Page, activity, netmap, nodes, overview};
+
+pub(super) fn register(routes: Routes) -> Routes {
+    routes
+        .add(Access::Scope(Scope::RunmeshRead), routes!(show_overview))
+        .add(Access::Scope(Scope::RunmeshRead), routes!(list))
+        .add(Access::Scope(Scope::RunmeshRead), routes!(find))
+        .add(Access::Scope(Scope::RunmeshRead), routes!(config))
+        .add(Access::Scope(Scope::RunmeshWrite), routes!(rename))
+        .add(Access::Scope(Scope::RunmeshWrite), routes!(delete))
+        .add(Access::Scope(Scope::RunmeshWrite), routes!(revoke))
+        .add(Access::Scope(Scope::ActivityRead), routes!(device_activity))
+}
+
+/// Counts over the nodes that the caller can see.
+#[utoipa::path(get, path = "/v1/runmesh/overview", tag = "nodes", operation_id = "getOverview",
+    responses((status = 200, body = Success<Overview>)))]
+async fn show_overview(State(app): State<Shared>, caller: Caller) -> Result<Reply<Overview>, AppError> {
+    overview::show(&app, &caller).await.map(Reply::ok)
+}
+
+/// List the nodes that the caller can see.
+#[utoipa::path(get, path = "/v1/runmesh/nodes", tag = "nodes", operation_id = "listNodes",
+    params(NodesQuery), responses((status = 200, body = api::Page<Node>)))]
+async fn list(
+    State(app): State<Shared>,
+    caller: Caller,
+    Params(query): Params<NodesQuery>,
+) -> Result<Page<Node>, AppError> {
+    nodes::list(&app, &caller, query).await
+}
+
+/// One node.
+#[utoipa::path(get, path = "/v1/runmesh/nodes/{id}", tag = "nodes", operation_id = "getNode",
+    params(("id" = String, Path)), responses((status = 200, body = Success<Node>)))]
+async fn find(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<NodeId>,
+) -> Result<Reply<Node>, AppError> {
+    nodes::find(&app, &caller, id).await.map(Reply::ok)
+}
+
+/// A node's configuration, computed on request; it holds no secret.
+#[utoipa::path(get, path = "/v1/runmesh/nodes/{id}/config", tag = "nodes", operation_id = "getNodeConfig",
+    params(("id" = String, Path), ConfigQuery),
+    responses((status = 200, body = Success<NodeConfig>)))]
+async fn config(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<NodeId>,
+    Params(query): Params<ConfigQuery>,
+) -> Result<Response, AppError> {
+    let config = nodes::config(&app, &caller, id).await?;
+    Ok(match query.format.unwrap_or_default() {
+        ConfigFormat::Json => Reply::ok(config).into_response(),
+        ConfigFormat::WgQuick => {
+            let text = netmap::wg_quick(&config);
+            ([(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+        }
+    })
+}
+
+/// Rename a node.
+#[utoipa::path(patch, path = "/v1/runmesh/nodes/{id}", tag = "nodes", operation_id = "renameNode",
+    params(("id" = String, Path)), request_body = PatchNode,
+    responses((status = 200, body = Success<Node>)))]
+async fn rename(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<NodeId>,
+    Body(patch): Body<PatchNode>,
+) -> Result<Reply<Node>, AppError> {
+    nodes::rename(&app, &caller, id, patch).await.map(Reply::ok)
+}
+
+/// Revoke a node for ever; a second time answers the same node.
+#[utoipa::path(delete, path = "/v1/runmesh/nodes/{id}", tag = "nodes", operation_id = "deleteNode",
+    params(("id" = String, Path)), responses((status = 200, body = Success<Node>)))]
+async fn delete(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<NodeId>,
+) -> Result<Reply<Node>, AppError> {
+    nodes::revoke(&app, &caller, id).await.map(Reply::ok)
+}
+
+/// Revoke a node for ever; a second time answers the same node.
+#[utoipa::path(post, path = "/v1/runmesh/nodes/{id}/revoke", tag = "nodes", operation_id = "revokeNode",
+    params(("id" = String, Path)), responses((status = 200, body = Success<Node>)))]
+async fn revoke(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<NodeId>,
+) -> Result<Reply<Node>, AppError> {
+    nodes::revoke(&app, &caller, id).await.map(Reply::ok)
+}
+
+/// List the activity of one device, newest first.
+#[utoipa::path(get, path = "/v1/runmesh/devices/{id}/activity", tag = "activity",
+    operation_id = "listDeviceActivity", params(("id" = String, Path), ActivityQuery),
+    responses((status = 200, body = api::Page<Activity>)))]
+async fn device_activity(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<NodeId>,
+    Params(query): Params<ActivityQuery>,
+) -> Result<Page<Activity>, AppError> {
+    activity::of_device(&app, &caller, id, query).await
+}

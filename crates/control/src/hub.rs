@@ -1,0 +1,147 @@
+//! Who is connected: wakes control streams when their netmap may have changed, and closes those of revoked nodes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use types::{NodeId, OrgId};
+
+/// How long a revocation waits for the node's control stream to be closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether every stream has ended.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// The streams of this process. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hub(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    orgs: BTreeMap<OrgId, watch::Sender<u64>>,
+    streams: BTreeMap<NodeId, Ends>,
+    next: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Ends {
+    number: u64,
+    replaced: CancellationToken,
+    revoked: CancellationToken,
+    closed: CancellationToken,
+}
+
+/// One node's control stream, from hello to end.
+#[derive(Debug)]
+pub(crate) struct Attendance {
+    hub: Hub,
+    node: NodeId,
+    ends: Ends,
+    /// Changes whenever the org's netmaps may have.
+    pub(crate) changes: watch::Receiver<u64>,
+}
+
+impl Hub {
+    /// Says that netmaps of the org may have changed.
+    pub(crate) fn changed(&self, org: OrgId) {
+        let mut inner = self.lock();
+        if let Some(sender) = inner.orgs.get(&org) {
+            sender.send_modify(|n| *n = n.wrapping_add(1));
+            if sender.receiver_count() == 0 {
+                inner.orgs.remove(&org);
+            }
+        }
+    }
+
+    /// Takes a node's stream in; an older one of the same node is told to end.
+    pub(crate) fn attend(&self, org: OrgId, node: NodeId) -> Attendance {
+        let mut inner = self.lock();
+        inner.next += 1;
+        let ends = Ends {
+            number: inner.next,
+            replaced: CancellationToken::new(),
+            revoked: CancellationToken::new(),
+            closed: CancellationToken::new(),
+        };
+        if let Some(older) = inner.streams.insert(node, ends.clone()) {
+            older.replaced.cancel();
+        }
+        let changes = inner.orgs.entry(org).or_insert_with(|| watch::channel(0).0);
+        Attendance {
+            hub: self.clone(),
+            node,
+            ends,
+            changes: changes.subscribe(),
+        }
+    }
+
+    /// Closes a node's stream and waits until it is closed.
+    pub(crate) async fn revoke(&self, node: NodeId) {
+        let Some(ends) = self.lock().streams.get(&node).cloned() else {
+            return;
+        };
+        ends.revoked.cancel();
+        if tokio::time::timeout(CLOSE_TIMEOUT, ends.closed.cancelled())
+            .await
+            .is_err()
+        {
+            tracing::error!(%node, "the control stream of a revoked node is not closed yet");
+        }
+    }
+
+    /// Tells every stream to end, since the server stops.
+    pub(crate) fn close_all(&self) {
+        for ends in self.lock().streams.values() {
+            ends.replaced.cancel();
+        }
+    }
+
+    /// Waits until every stream has ended, at most three seconds.
+    pub(crate) async fn drained(&self) {
+        let deadline = tokio::time::Instant::now() + CLOSE_TIMEOUT;
+        while !self.lock().streams.is_empty() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attendance {
+    /// Ends when a newer stream of the node has taken its place, or the server stops.
+    pub(crate) async fn replaced(&self) {
+        self.ends.replaced.cancelled().await;
+    }
+
+    /// Ends when the node was revoked.
+    pub(crate) async fn revoked(&self) {
+        self.ends.revoked.cancelled().await;
+    }
+
+    /// Tells whether no newer stream of the node has taken its place.
+    pub(crate) fn is_current(&self) -> bool {
+        let inner = self.hub.lock();
+        inner
+            .streams
+            .get(&self.node)
+            .is_some_and(|ends| ends.number == self.ends.number)
+    }
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.ends.closed.cancel();
+        let mut inner = self.hub.lock();
+        if inner
+            .streams
+            .get(&self.node)
+            .is_some_and(|ends| ends.number == self.ends.number)
+        {
+            inner.streams.remove(&self.node);
+        }
+    }
+}

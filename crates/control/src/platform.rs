@@ -1,0 +1,75 @@
+//! The platform's own node: one WireGuard key and one socket for all orgs, a peer of every node that may take part.
+//!
+//! A node reaches it at the platform's IPv6 address in its own org. Each peer has a userspace stack of its own, so that
+//! nothing crosses between peers or orgs.
+
+use std::net::{IpAddr, SocketAddr};
+
+use net::mesh_net::{MeshListener, MeshNet, MeshNetConfig};
+use types::{AllowedIp, NodePrivateKey, NodePublicKey};
+use url::{Host, Url};
+
+use mesh::tunnel::PeerConfig;
+
+/// The running platform node.
+#[derive(Clone, Debug)]
+pub(crate) struct Platform {
+    net: MeshNet,
+    endpoint: String,
+}
+
+impl Platform {
+    /// Starts the node; its endpoint is the socket's address, or the public host's when the socket is bound to all.
+    pub(crate) fn start(
+        private_key: NodePrivateKey,
+        listen: SocketAddr,
+        public_url: &Url,
+    ) -> Result<Self, net::mesh_net::StartError> {
+        let net = MeshNet::start(MeshNetConfig { private_key, listen })?;
+        let bound = net.local_addr();
+        let endpoint = match public_url.host().filter(|_| bound.ip().is_unspecified()) {
+            Some(Host::Ipv6(ip)) => format!("[{ip}]:{}", bound.port()),
+            Some(host) => format!("{host}:{}", bound.port()),
+            None => bound.to_string(),
+        };
+        Ok(Self { net, endpoint })
+    }
+
+    /// Where nodes reach it.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        vec![self.endpoint.clone()]
+    }
+
+    /// Where its socket is.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.net.local_addr()
+    }
+
+    /// Lets a node in: it may speak from `node`, to the platform's address `own` in its org.
+    pub(crate) async fn admit(&self, key: NodePublicKey, node: IpAddr, own: IpAddr) {
+        let config = PeerConfig {
+            public_key: key,
+            preshared_key: None,
+            allowed_ips: vec![AllowedIp::host(node)],
+            endpoint: None,
+            persistent_keepalive: None,
+        };
+        self.net.upsert_peer(config, vec![own]).await;
+    }
+
+    /// Shuts a node out: when this returns, its session is dropped and its streams are reset.
+    pub(crate) async fn expel(&self, key: NodePublicKey) {
+        let known = self.net.remove_peer(key).await;
+        tracing::info!(%key, known, "a node was shut out of the platform");
+    }
+
+    /// Listens for streams of every peer.
+    pub(crate) async fn listen(&self, port: u16) -> Result<MeshListener, net::mesh_net::ListenError> {
+        self.net.listen(port).await
+    }
+
+    /// Stops the node.
+    pub(crate) async fn stop(&self) {
+        self.net.shutdown().await;
+    }
+}

@@ -1,0 +1,355 @@
+//! Nodes.
+
+use api::nodes::{Node, NodesQuery};
+use sqlx::any::AnyRow;
+use types::{
+    NodeId, NodeKind, NodeName, NodePublicKey, NodeStatus, OrgId, OrgName, PathKind, PathReason,
+    SigningPublicKey, Timestamp, UserId,
+};
+
+use super::row::{json_of, name_of};
+use super::{Conn, RowExt as _, StoreError};
+
+/// A node, with what only the control plane and other nodes are told.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeRow {
+    pub(crate) node: Node,
+    pub(crate) name: NodeName,
+    pub(crate) signing_key: Option<SigningPublicKey>,
+    pub(crate) endpoints: Vec<String>,
+}
+
+macro_rules! select {
+    ($rest:literal $(,)?) => {
+        concat!(
+            "SELECT n.id, n.org_id, n.kind, n.name, n.device_label, n.os, n.hostname, n.app_version, ",
+            "n.client_metadata, n.public_key, n.signing_key, n.mesh_ip4, n.mesh_ip6, n.endpoints, n.online, ",
+            "n.last_seen_at, n.path, n.path_reason, n.tags, n.owner_user_id, n.created_at, n.revoked_at, ",
+            "n.key_expires_at, o.name AS org_name FROM nodes n JOIN orgs o ON o.id = n.org_id ",
+            $rest
+        )
+    };
+}
+
+/// Adds a node; [`StoreError::Taken`] when its key, name or address is.
+pub(crate) async fn insert(conn: &mut Conn, node: &Node) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO nodes (id, org_id, kind, name, device_label, os, hostname, app_version, client_metadata, \
+         public_key, mesh_ip4, mesh_ip6, endpoints, online, tags, owner_user_id, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, '[]', $13, $14, $15, $16)",
+    )
+    .bind(node.id.to_string())
+    .bind(node.org_id.to_string())
+    .bind(name_of(&node.kind))
+    .bind(node.name.as_str())
+    .bind(node.device_label.clone())
+    .bind(node.os.clone())
+    .bind(node.hostname.clone())
+    .bind(node.app_version.clone())
+    .bind(json_of(&node.client_metadata))
+    .bind(node.public_key.to_string())
+    .bind(node.mesh_ip4.to_string())
+    .bind(node.mesh_ip6.to_string())
+    .bind(i64::from(node.status == NodeStatus::Online))
+    .bind(json_of(&node.tags))
+    .bind(node.owner_user_id.map(|id| id.to_string()))
+    .bind(node.created_at.unix_ms())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Finds a node of an org, a revoked one too.
+pub(crate) async fn find(conn: &mut Conn, org: OrgId, id: NodeId) -> Result<Option<NodeRow>, StoreError> {
+    let row = sqlx::query(select!("WHERE n.org_id = $1 AND n.id = $2"))
+        .bind(org.to_string())
+        .bind(id.to_string())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| read(&row)).transpose()
+}
+
+/// Finds the device or sandbox with this key in whatever org, a revoked one too.
+pub(crate) async fn find_by_key(conn: &mut Conn, key: &NodePublicKey) -> Result<Option<NodeRow>, StoreError> {
+    let row = sqlx::query(select!("WHERE n.public_key = $1 AND n.kind <> 'platform'"))
+        .bind(key.to_string())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| read(&row)).transpose()
+}
+
+/// Finds the platform's own node in an org.
+pub(crate) async fn platform(conn: &mut Conn, org: OrgId) -> Result<Option<NodeRow>, StoreError> {
+    let row = sqlx::query(select!("WHERE n.org_id = $1 AND n.kind = 'platform'"))
+        .bind(org.to_string())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| read(&row)).transpose()
+}
+
+/// Lists nodes of an org that pass the filters and come after `after` (time, id), oldest first. With `visible_to`, only
+/// that person's own and the platform's.
+pub(crate) async fn list(
+    conn: &mut Conn,
+    org: OrgId,
+    visible_to: Option<UserId>,
+    query: &NodesQuery,
+    (after, limit): ((i64, &str), i64),
+) -> Result<Vec<NodeRow>, StoreError> {
+    let needle = query.q.as_deref().unwrap_or_default().to_lowercase();
+    let needle = needle
+        .replace('\\', "\\\\")
+        .replace('%', "\\%")
+        .replace('_', "\\_");
+    let rows = sqlx::query(select!(
+        "WHERE n.org_id = $1 AND ($2 = '' OR n.owner_user_id = $2 OR n.kind = 'platform') \
+         AND ($3 = '' OR n.kind = $3) \
+         AND ($4 = '' OR ($4 = 'revoked' AND n.revoked_at IS NOT NULL) \
+              OR ($4 = 'online' AND n.revoked_at IS NULL AND n.online = 1) \
+              OR ($4 = 'offline' AND n.revoked_at IS NULL AND n.online = 0)) \
+         AND ($5 = '' OR n.owner_user_id = $5) \
+         AND ($6 = '%%' OR LOWER(n.name) LIKE $6 ESCAPE '\\' OR LOWER(n.device_label) LIKE $6 ESCAPE '\\' \
+              OR LOWER(n.hostname) LIKE $6 ESCAPE '\\') \
+         AND (n.created_at > $7 OR (n.created_at = $7 AND n.id > $8)) \
+         ORDER BY n.created_at, n.id LIMIT $9"
+    ))
+    .bind(org.to_string())
+    .bind(visible_to.map_or_else(String::new, |id| id.to_string()))
+    .bind(query.kind.as_ref().map_or_else(String::new, name_of))
+    .bind(query.status.as_ref().map_or_else(String::new, name_of))
+    .bind(query.owner.clone().unwrap_or_default())
+    .bind(format!("%{needle}%"))
+    .bind(after.0)
+    .bind(after.1)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Lists the nodes of one person that may take part, oldest first.
+pub(crate) async fn owned(conn: &mut Conn, org: OrgId, owner: UserId) -> Result<Vec<NodeRow>, StoreError> {
+    let rows = sqlx::query(select!(
+        "WHERE n.org_id = $1 AND n.owner_user_id = $2 AND n.revoked_at IS NULL ORDER BY n.created_at, n.id"
+    ))
+    .bind(org.to_string())
+    .bind(owner.to_string())
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Lists every node of every org that may take part, but the platform's own.
+pub(crate) async fn admitted(conn: &mut Conn) -> Result<Vec<NodeRow>, StoreError> {
+    let rows = sqlx::query(select!(
+        "WHERE n.revoked_at IS NULL AND n.kind <> 'platform' ORDER BY n.created_at, n.id"
+    ))
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Counts nodes by kind and status; with `visible_to`, only that person's own and the platform's.
+pub(crate) async fn counts(
+    conn: &mut Conn,
+    org: OrgId,
+    visible_to: Option<UserId>,
+) -> Result<Vec<(NodeKind, NodeStatus, u64)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT kind, CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN online = 1 THEN 'online' \
+         ELSE 'offline' END AS status, COUNT(*) AS nodes FROM nodes \
+         WHERE org_id = $1 AND ($2 = '' OR owner_user_id = $2 OR kind = 'platform') GROUP BY 1, 2",
+    )
+    .bind(org.to_string())
+    .bind(visible_to.map_or_else(String::new, |id| id.to_string()))
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| Ok((row.named("kind")?, row.named("status")?, row.count("nodes")?)))
+        .collect()
+}
+
+/// Tells whether a node of the org that may take part has this name.
+pub(crate) async fn name_taken(conn: &mut Conn, org: OrgId, name: &NodeName) -> Result<bool, StoreError> {
+    let row = sqlx::query(
+        "SELECT COUNT(*) AS nodes FROM nodes WHERE org_id = $1 AND name = $2 AND revoked_at IS NULL",
+    )
+    .bind(org.to_string())
+    .bind(name.as_str())
+    .fetch_one(conn)
+    .await?;
+    Ok(row.int("nodes")? > 0)
+}
+
+/// Renames a node; [`StoreError::Taken`] when another has the name.
+pub(crate) async fn rename(conn: &mut Conn, id: NodeId, name: &NodeName) -> Result<(), StoreError> {
+    sqlx::query("UPDATE nodes SET name = $1 WHERE id = $2")
+        .bind(name.as_str())
+        .bind(id.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Writes what a device said of itself when it was linked again.
+pub(crate) async fn relink(conn: &mut Conn, node: &Node) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE nodes SET name = $1, device_label = $2, os = $3, hostname = $4, app_version = $5, \
+         client_metadata = $6, tags = $7 WHERE id = $8",
+    )
+    .bind(node.name.as_str())
+    .bind(node.device_label.clone())
+    .bind(node.os.clone())
+    .bind(node.hostname.clone())
+    .bind(node.app_version.clone())
+    .bind(json_of(&node.client_metadata))
+    .bind(json_of(&node.tags))
+    .bind(node.id.to_string())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Shuts a node out for ever; tells whether it was still in.
+pub(crate) async fn revoke(
+    conn: &mut Conn,
+    org: OrgId,
+    id: NodeId,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "UPDATE nodes SET revoked_at = $1, online = 0, path = NULL, path_reason = NULL \
+         WHERE org_id = $2 AND id = $3 AND revoked_at IS NULL",
+    )
+    .bind(now.unix_ms())
+    .bind(org.to_string())
+    .bind(id.to_string())
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// What a node says of itself when its control stream opens.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) os: Option<String>,
+    pub(crate) hostname: Option<String>,
+    pub(crate) app_version: Option<String>,
+    pub(crate) signing_key: SigningPublicKey,
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) now: Timestamp,
+}
+
+/// Writes that a node is online; what it did not say stays as it was. Nothing happens to a revoked one: `false`.
+pub(crate) async fn arrive(conn: &mut Conn, id: NodeId, arrival: &Arrival) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "UPDATE nodes SET online = 1, last_seen_at = $1, os = COALESCE($2, os), \
+         hostname = COALESCE($3, hostname), app_version = COALESCE($4, app_version), signing_key = $5, \
+         endpoints = $6 WHERE id = $7 AND revoked_at IS NULL",
+    )
+    .bind(arrival.now.unix_ms())
+    .bind(arrival.os.clone())
+    .bind(arrival.hostname.clone())
+    .bind(arrival.app_version.clone())
+    .bind(arrival.signing_key.to_string())
+    .bind(json_of(&arrival.endpoints))
+    .bind(id.to_string())
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Writes when a node was last heard and whether it still is there.
+pub(crate) async fn seen(
+    conn: &mut Conn,
+    id: NodeId,
+    online: bool,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE nodes SET last_seen_at = $1, online = $2 WHERE id = $3 AND revoked_at IS NULL")
+        .bind(now.unix_ms())
+        .bind(i64::from(online))
+        .bind(id.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Writes where a node's mesh socket can be reached.
+pub(crate) async fn set_endpoints(
+    conn: &mut Conn,
+    id: NodeId,
+    endpoints: &[String],
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE nodes SET endpoints = $1 WHERE id = $2 AND revoked_at IS NULL")
+        .bind(json_of(&endpoints))
+        .bind(id.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Writes how a node reaches the platform.
+pub(crate) async fn set_path(
+    conn: &mut Conn,
+    id: NodeId,
+    path: Option<PathKind>,
+    reason: PathReason,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE nodes SET path = $1, path_reason = $2 WHERE id = $3 AND revoked_at IS NULL")
+        .bind(path.as_ref().map(name_of))
+        .bind(name_of(&reason))
+        .bind(id.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Writes that nobody is connected, as it is when the control plane has just started; the platform's own nodes are.
+pub(crate) async fn all_offline(conn: &mut Conn) -> Result<(), StoreError> {
+    sqlx::query("UPDATE nodes SET online = 0 WHERE kind <> 'platform' AND online = 1")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+fn read(row: &AnyRow) -> Result<NodeRow, StoreError> {
+    let name: NodeName = row.parsed("name")?;
+    let org_name: OrgName = row.parsed("org_name")?;
+    let revoked_at = row.maybe_time("revoked_at")?;
+    let status = match (revoked_at, row.flag("online")?) {
+        (Some(_), _) => NodeStatus::Revoked,
+        (None, true) => NodeStatus::Online,
+        (None, false) => NodeStatus::Offline,
+    };
+    let node = Node {
+        id: row.parsed("id")?,
+        org_id: row.parsed("org_id")?,
+        kind: row.named("kind")?,
+        name: name.to_string(),
+        device_label: row.maybe_text("device_label")?,
+        dns_name: name.dns_name(&org_name),
+        os: row.maybe_text("os")?,
+        hostname: row.maybe_text("hostname")?,
+        app_version: row.maybe_text("app_version")?,
+        client_metadata: row.json("client_metadata")?,
+        public_key: row.parsed("public_key")?,
+        mesh_ip4: row.parsed("mesh_ip4")?,
+        mesh_ip6: row.parsed("mesh_ip6")?,
+        status,
+        last_seen_at: row.maybe_time("last_seen_at")?,
+        path: row.maybe_named("path")?,
+        path_reason: row.maybe_named("path_reason")?,
+        tags: row.json("tags")?,
+        owner_user_id: row.maybe_parsed("owner_user_id")?,
+        created_at: row.time("created_at")?,
+        revoked_at,
+        key_expires_at: row.maybe_time("key_expires_at")?,
+    };
+    Ok(NodeRow {
+        node,
+        name,
+        signing_key: row.maybe_parsed("signing_key")?,
+        endpoints: row.json("endpoints")?,
+    })
+}

@@ -1,0 +1,276 @@
+//! The control stream of one node: handshake, hello, netmaps down, presence up, and its end.
+//!
+//! Encryption and fragments are `mesh::control_stream`, messages are `types::control`; what they mean is
+//! `app::presence`. Nothing queues here: a netmap is computed when it is sent, and changes meanwhile are one change.
+
+use std::time::Duration;
+
+use axum::extract::ws::{Message, WebSocket};
+use mesh::control_stream::{Channel, Responder};
+use types::control::{FromNode, Hello, ToNode};
+use types::{Netmap, NodeStatus};
+
+use crate::app::{AppError, presence};
+use crate::http::Shared;
+use crate::hub::Attendance;
+use crate::limits::{Buckets, Quota};
+use crate::secrets;
+use crate::store::nodes::NodeRow;
+
+/// How long a node may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a stream may be silent before it counts as dead.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// How often the server pings, so that a live stream is never silent that long.
+const PING_EVERY: Duration = Duration::from_secs(25);
+
+/// How long one message may take to leave.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the goodbye to a revoked node may take.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many messages that are written down a node may send at once, and how often one more.
+const REPORTS: Quota = Quota {
+    burst: 50,
+    every: Duration::from_millis(500),
+};
+
+/// Why a stream ended; for the log only, the node just sees it close.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the peer closed it")]
+    Closed,
+    #[error("the peer was silent for too long")]
+    Silent,
+    #[error("a message took too long to send")]
+    Slow,
+    #[error("the handshake failed: {0}")]
+    Handshake(#[from] mesh::control_stream::HandshakeError),
+    #[error("a message does not open: {0}")]
+    Channel(#[from] mesh::control_stream::ChannelError),
+    #[error("the key is no node's")]
+    Unknown,
+    #[error("the first message is no hello")]
+    NoHello,
+    #[error("the node reports too often")]
+    TooMany,
+    #[error("the connection broke: {0}")]
+    Socket(#[from] axum::Error),
+    #[error("the server failed: {0}")]
+    App(#[from] AppError),
+    #[error("the node was revoked")]
+    Revoked,
+}
+
+/// Serves one control stream until it ends.
+pub(crate) async fn run(app: Shared, socket: WebSocket) {
+    let mut link = Link {
+        socket,
+        channel: None,
+    };
+    let opened = tokio::time::timeout(HELLO_TIMEOUT, open(&app, &mut link)).await;
+    let (row, hello) = match opened.unwrap_or(Err(End::Silent)) {
+        Ok(opened) => opened,
+        Err(end) => {
+            tracing::debug!(%end, "a control stream was not opened");
+            return;
+        }
+    };
+    let attendance = app.hub.attend(row.node.org_id, row.node.id);
+    let end = attend(&app, &mut link, &attendance, (&row, &hello)).await;
+    tracing::info!(node = %row.node.id, %end, "a control stream ended");
+    if matches!(end, End::Revoked) {
+        let goodbye = tokio::time::timeout(GOODBYE_TIMEOUT, link.send(&ToNode::Revoked)).await;
+        tracing::debug!(
+            told = matches!(goodbye, Ok(Ok(()))),
+            "a revoked node was sent away"
+        );
+    } else if attendance.is_current()
+        && let Err(error) = presence::seen(&app, row.node.id, false).await
+    {
+        tracing::warn!(%error, "a node's leave was not noted");
+    }
+    // The socket closes before the attendance ends, since a revocation waits for that.
+    drop(link);
+    drop(attendance);
+}
+
+/// Serves the stream of a node that said hello; a revocation or a newer stream cuts in at any point.
+async fn attend(
+    app: &Shared,
+    link: &mut Link,
+    attendance: &Attendance,
+    (row, hello): (&NodeRow, &Hello),
+) -> End {
+    tokio::select! {
+        biased;
+        () = attendance.revoked() => End::Revoked,
+        () = attendance.replaced() => End::Closed,
+        end = session(app, link, attendance, (row, hello)) => match end {
+            Ok(()) => End::Closed,
+            Err(end) => end,
+        },
+    }
+}
+
+async fn open(app: &Shared, link: &mut Link) -> Result<(NodeRow, Hello), End> {
+    let first = link.binary().await?;
+    let accepted = Responder::new(&app.keys.noise, secrets::bytes()).accept(&first)?;
+    let row = presence::find(app, &accepted.node).await?.ok_or(End::Unknown)?;
+    link.socket.send(Message::Binary(accepted.message.into())).await?;
+    link.channel = Some(accepted.channel);
+    loop {
+        if let Some(message) = link.message().await? {
+            let FromNode::Hello(mut hello) = message else {
+                return Err(End::NoHello);
+            };
+            hello.clamp();
+            return Ok((row, *hello));
+        }
+    }
+}
+
+async fn session(
+    app: &Shared,
+    link: &mut Link,
+    attendance: &Attendance,
+    (row, hello): (&NodeRow, &Hello),
+) -> Result<(), End> {
+    if row.node.status == NodeStatus::Revoked || !presence::arrive(app, row, hello).await? {
+        return Err(End::Revoked);
+    }
+    tracing::info!(node = %row.node.id, capability = hello.capability_version, "a node is online");
+    let mut changes = attendance.changes.clone();
+    let mut sent = push(app, link, row, (None, hello.generation)).await?;
+    let reports = Buckets::new(REPORTS);
+    let mut noted = app.clock.now().mono;
+    let mut ping = tokio::time::interval(PING_EVERY);
+    let mut heard = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            changed = changes.changed() => {
+                changed.map_err(|_| End::Closed)?;
+                sent = push(app, link, row, (Some(&sent), None)).await?;
+            }
+            _ = ping.tick() => {
+                if heard.elapsed() > SILENCE_MAX {
+                    return Err(End::Silent);
+                }
+                link.deliver(Message::Ping(bytes::Bytes::new())).await?;
+            }
+            message = link.message() => {
+                heard = tokio::time::Instant::now();
+                if let Some(message) = message? {
+                    take(app, link, row, (message, &reports)).await?;
+                }
+                if app.clock.now().mono.since(noted) >= SILENCE_MAX {
+                    noted = app.clock.now().mono;
+                    presence::seen(app, row.node.id, true).await?;
+                }
+            }
+        }
+    }
+}
+
+/// Sends the netmap as it is now, unless the node has it: by generation at hello, by content afterwards.
+async fn push(
+    app: &Shared,
+    link: &mut Link,
+    row: &NodeRow,
+    (sent, has): (Option<&Netmap>, Option<types::Generation>),
+) -> Result<Netmap, End> {
+    let map = presence::current_map(app, row.node.org_id, row.node.id).await?;
+    let map = map.ok_or(End::Revoked)?;
+    let same = sent.is_some_and(|sent| {
+        let unchanged = Netmap {
+            generation: sent.generation,
+            ..map.clone()
+        };
+        unchanged == *sent
+    });
+    if !same && has != Some(map.generation) {
+        link.send(&ToNode::Netmap(Box::new(map.clone()))).await?;
+        return Ok(map);
+    }
+    Ok(sent.cloned().unwrap_or(map))
+}
+
+async fn take(
+    app: &Shared,
+    link: &mut Link,
+    row: &NodeRow,
+    (message, reports): (FromNode, &Buckets),
+) -> Result<(), End> {
+    let (org, id) = (row.node.org_id, row.node.id);
+    let counted = matches!(message, FromNode::Endpoints { .. } | FromNode::Path { .. });
+    if counted && reports.take("", app.clock.now().mono).is_err() {
+        return Err(End::TooMany);
+    }
+    match message {
+        FromNode::Ping => link.send(&ToNode::Pong).await?,
+        FromNode::Endpoints { endpoints } => presence::moved(app, org, id, &endpoints).await?,
+        FromNode::Path {
+            peer_id,
+            path,
+            reason,
+        } => presence::path(app, (org, id), peer_id, (path, reason)).await?,
+        FromNode::NetmapApplied { generation } => {
+            tracing::debug!(node = %id, generation = generation.0, "a netmap is in force");
+        }
+        FromNode::NetmapRefused { generation, .. } => {
+            tracing::warn!(node = %id, generation = generation.0, "a node refused its netmap");
+        }
+        FromNode::Hello(_) => return Err(End::NoHello),
+    }
+    Ok(())
+}
+
+/// The WebSocket and the channel inside it.
+struct Link {
+    socket: WebSocket,
+    channel: Option<Channel>,
+}
+
+impl Link {
+    /// Receives the next binary frame; pings and pongs are not passed on.
+    async fn binary(&mut self) -> Result<bytes::Bytes, End> {
+        loop {
+            match self.socket.recv().await.ok_or(End::Closed)?? {
+                Message::Binary(bytes) => return Ok(bytes),
+                Message::Close(_) => return Err(End::Closed),
+                Message::Ping(_) | Message::Pong(_) | Message::Text(_) => {}
+            }
+        }
+    }
+
+    /// Receives one frame; `None` when it is no whole message that this build knows. Safe to cancel.
+    async fn message(&mut self) -> Result<Option<FromNode>, End> {
+        let frame = self.socket.recv().await.ok_or(End::Closed)??;
+        let sealed = match frame {
+            Message::Binary(bytes) => bytes,
+            Message::Close(_) => return Err(End::Closed),
+            Message::Ping(_) | Message::Pong(_) | Message::Text(_) => return Ok(None),
+        };
+        let channel = self.channel.as_mut().ok_or(End::NoHello)?;
+        let json = channel.open(&sealed)?;
+        // A message of a newer node is skipped; the channel has proven that it is the node's.
+        Ok(json.and_then(|json| serde_json::from_slice(&json).ok()))
+    }
+
+    async fn send(&mut self, message: &ToNode) -> Result<(), End> {
+        let json = serde_json::to_vec(message).expect("a control message has only string keys");
+        let channel = self.channel.as_mut().ok_or(End::NoHello)?;
+        for sealed in channel.seal(&json)? {
+            self.deliver(Message::Binary(sealed.into())).await?;
+        }
+        Ok(())
+    }
+
+    async fn deliver(&mut self, message: Message) -> Result<(), End> {
+        let sending = tokio::time::timeout(SEND_TIMEOUT, self.socket.send(message));
+        Ok(sending.await.map_err(|_| End::Slow)??)
+    }
+}

@@ -1,0 +1,300 @@
+//! Device linking: codes, matches, races, guesses, revocation.
+
+mod support;
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use support::{Answer, Fixture};
+use types::NodePrivateKey;
+
+const START: &str = "/v1/runmesh/devices/link/start";
+const POLL: &str = "/v1/runmesh/devices/link/poll";
+const APPROVE: &str = "/v1/runmesh/devices/link/approve";
+const DENY: &str = "/v1/runmesh/devices/link/deny";
+
+fn key(seed: u8) -> String {
+    NodePrivateKey::from_random([seed; 32]).public().to_string()
+}
+
+async fn start(fixture: &Fixture, seed: u8) -> Value {
+    let body = json!({"publicKey": key(seed), "deviceLabel": "Ada's laptop", "os": "linux",
+        "hostname": "ada.example.org", "appVersion": "0.1.0", "clientMetadata": {"model": "x"}, "junk": 1});
+    let answer = fixture.call(None, Method::POST, START, Some(body)).await;
+    answer.data(201).clone()
+}
+
+async fn poll(fixture: &Fixture, code: &str, seed: u8) -> Answer {
+    let body = json!({"code": code, "publicKey": key(seed)});
+    fixture.call(None, Method::POST, POLL, Some(body)).await
+}
+
+fn code(started: &Value) -> String {
+    started["code"].as_str().expect("a code").to_owned()
+}
+
+#[tokio::test]
+async fn a_device_is_linked_with_a_code() {
+    let fixture = Fixture::start().await;
+    let started = start(&fixture, 1).await;
+    let code = code(&started);
+    assert_eq!(code.len(), 6);
+    assert!(
+        code.bytes()
+            .all(|b| b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789".contains(&b))
+    );
+    assert_eq!(started["match"].as_str().expect("match").len(), 2);
+    assert!(
+        started["url"]
+            .as_str()
+            .expect("url")
+            .ends_with(&format!("/link/{code}"))
+    );
+
+    let pending = poll(&fixture, &code, 1).await;
+    assert_eq!(pending.data(200), &json!({"status": "pending"}));
+    assert!(pending.headers.contains_key("x-ratelimit-remaining"));
+
+    let shown = fixture.get(&format!("/v1/runmesh/devices/link/{code}")).await;
+    assert_eq!(shown.data(200)["match"], started["match"]);
+    assert_eq!(shown.data(200)["ip"], "127.0.0.1");
+
+    // As a person types it.
+    let typed = format!("{}-{}", code[..3].to_lowercase(), &code[3..]);
+    let approved = fixture
+        .post(APPROVE, json!({"code": typed, "tags": ["lab"]}))
+        .await;
+    let node = &approved.data(200)["node"];
+    assert_eq!(node["name"], "ada");
+    assert_eq!(node["dnsName"], "ada.home.mesh.internal");
+    assert_eq!(node["meshIp4"], "100.64.0.2");
+    assert_eq!(
+        (&node["status"], &node["kind"]),
+        (&json!("offline"), &json!("device"))
+    );
+    assert_eq!(node["clientMetadata"], json!({"model": "x"}));
+    assert!(node.get("junk").is_none());
+
+    let polled = poll(&fixture, &code, 1).await;
+    let polled = polled.data(200);
+    assert_eq!(polled["status"], "approved");
+    assert_eq!(polled["node"]["id"], node["id"]);
+    let config = &polled["config"];
+    assert_eq!(config["interface"]["addresses"][0], "100.64.0.2/32");
+    assert_eq!(config["peers"][0]["name"], "platform");
+    let endpoint = config["peers"][0]["endpoints"][0].as_str().expect("endpoint");
+    assert_eq!(endpoint, fixture.server.mesh_addr.to_string());
+    assert!(
+        config["control"]["url"]
+            .as_str()
+            .expect("url")
+            .starts_with("ws://127.0.0.1:")
+    );
+    assert_eq!(config["control"]["publicKey"].as_str().expect("key").len(), 44);
+}
+
+#[tokio::test]
+async fn a_code_is_decided_once() {
+    let fixture = Fixture::start().await;
+    let code = code(&start(&fixture, 1).await);
+    fixture.post(APPROVE, json!({"code": code})).await.data(200);
+    for path in [APPROVE, DENY] {
+        let again = fixture.post(path, json!({"code": code})).await;
+        assert_eq!((again.status.as_u16(), again.code()), (409, "conflict"));
+    }
+}
+
+#[tokio::test]
+async fn two_approvals_racing_make_one_node() {
+    let fixture = Fixture::start().await;
+    let code = code(&start(&fixture, 1).await);
+    let body = json!({"code": code});
+    let race = (0..8).map(|_| fixture.post(APPROVE, body.clone()));
+    let answers = futures_util::future::join_all(race).await;
+    let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 409, 409, 409, 409, 409, 409, 409]);
+    let nodes = fixture.get("/v1/runmesh/nodes?kind=device").await;
+    assert_eq!(nodes.data(200).as_array().expect("rows").len(), 1);
+}
+
+#[tokio::test]
+async fn a_code_dies_after_ten_minutes() {
+    let fixture = Fixture::start().await;
+    let code = code(&start(&fixture, 1).await);
+    fixture.clock.advance(Duration::from_secs(600));
+    assert_eq!(poll(&fixture, &code, 1).await.data(200)["status"], "expired");
+    let late = fixture.post(APPROVE, json!({"code": code})).await;
+    assert_eq!((late.status.as_u16(), late.code()), (410, "gone"));
+    assert_eq!(
+        fixture.get("/v1/runmesh/overview").await.data(200)["byKind"]["device"],
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_denied_device_learns_it() {
+    let fixture = Fixture::start().await;
+    let code = code(&start(&fixture, 1).await);
+    assert_eq!(
+        fixture.post(DENY, json!({"code": code})).await.data(200)["status"],
+        "denied"
+    );
+    assert_eq!(poll(&fixture, &code, 1).await.data(200)["status"], "denied");
+}
+
+#[tokio::test]
+async fn a_key_has_one_pending_code() {
+    let fixture = Fixture::start().await;
+    let first = code(&start(&fixture, 1).await);
+    let second = code(&start(&fixture, 1).await);
+    assert_ne!(first, second);
+    assert_eq!(poll(&fixture, &first, 1).await.data(200)["status"], "expired");
+    assert_eq!(fixture.post(APPROVE, json!({"code": first})).await.code(), "gone");
+    fixture.post(APPROVE, json!({"code": second})).await.data(200);
+}
+
+#[tokio::test]
+async fn a_guessed_code_reveals_nothing_and_guesses_are_limited() {
+    let fixture = Fixture::start().await;
+    let code = code(&start(&fixture, 1).await);
+    let wrong_key = poll(&fixture, &code, 2).await;
+    let wrong_code = poll(&fixture, "ZZZZZZ", 1).await;
+    assert_eq!((wrong_key.status.as_u16(), wrong_key.code()), (404, "not_found"));
+    assert_eq!(
+        wrong_key.body["error"]["message"],
+        wrong_code.body["error"]["message"]
+    );
+    let mut last = 0;
+    for _ in 0..12 {
+        last = poll(&fixture, &code, 2).await.status.as_u16();
+    }
+    assert_eq!(last, 429);
+
+    let mut last = None;
+    for _ in 0..12 {
+        last = Some(fixture.post(APPROVE, json!({"code": "ZZZZZZ"})).await);
+    }
+    let last = last.expect("an answer");
+    assert_eq!((last.status.as_u16(), last.code()), (429, "rate_limited"));
+    assert!(last.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn asking_too_often_is_answered_with_when_to_come_back() {
+    let fixture = Fixture::start().await;
+    let mut refused = None;
+    for seed in 0..30 {
+        let body = json!({"publicKey": key(seed)});
+        let answer = fixture.call(None, Method::POST, START, Some(body)).await;
+        if answer.status.as_u16() == 429 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("a limit");
+    assert_eq!(refused.code(), "rate_limited");
+    for header in [
+        "retry-after",
+        "x-ratelimit-limit",
+        "x-ratelimit-remaining",
+        "x-ratelimit-reset",
+    ] {
+        assert!(refused.headers.contains_key(header), "{header}");
+    }
+    fixture.clock.advance(Duration::from_secs(60));
+    start(&fixture, 40).await;
+}
+
+#[tokio::test]
+async fn a_bad_key_is_refused_with_the_reason() {
+    let fixture = Fixture::start().await;
+    let zero = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for (bad, reason) in [
+        ("abc", "44 characters"),
+        ("********************************************", "base64"),
+        (zero, "low-order"),
+    ] {
+        let answer = fixture
+            .call(None, Method::POST, START, Some(json!({"publicKey": bad})))
+            .await;
+        assert_eq!((answer.status.as_u16(), answer.code()), (400, "bad_request"));
+        let message = answer.body["error"]["message"].as_str().expect("text");
+        assert!(
+            message.starts_with("publicKey ") && message.contains(reason),
+            "{message}"
+        );
+    }
+    let big = json!({"publicKey": key(1), "clientMetadata": {"x": "y".repeat(9000)}});
+    assert_eq!(
+        fixture.call(None, Method::POST, START, Some(big)).await.code(),
+        "bad_request"
+    );
+    let sly = json!({"publicKey": key(1), "deviceLabel": "safe\u{202e}gnp.exe"});
+    assert_eq!(
+        fixture.call(None, Method::POST, START, Some(sly)).await.code(),
+        "bad_request"
+    );
+    let list = json!({"publicKey": key(1), "clientMetadata": [1]});
+    assert_eq!(
+        fixture.call(None, Method::POST, START, Some(list)).await.code(),
+        "bad_request"
+    );
+}
+
+#[tokio::test]
+async fn a_known_key_is_linked_again_and_a_revoked_one_never() {
+    let fixture = Fixture::start().await;
+    let first = code(&start(&fixture, 1).await);
+    let node = fixture.post(APPROVE, json!({"code": first})).await.data(200)["node"].clone();
+    let again = code(&start(&fixture, 1).await);
+    let same = fixture.post(APPROVE, json!({"code": again})).await.data(200)["node"].clone();
+    assert_eq!(node["id"], same["id"]);
+    assert_eq!(node["meshIp6"], same["meshIp6"]);
+
+    let pending = code(&start(&fixture, 1).await);
+    let id = node["id"].as_str().expect("id");
+    for _ in 0..2 {
+        let path = format!("/v1/runmesh/nodes/{id}/revoke");
+        let revoked = fixture.post(&path, json!({})).await;
+        assert_eq!(revoked.data(200)["status"], "revoked");
+    }
+    let late = fixture.post(APPROVE, json!({"code": pending})).await;
+    assert_eq!((late.status.as_u16(), late.code()), (409, "device_revoked"));
+    let body = json!({"publicKey": key(1)});
+    let refused = fixture.call(None, Method::POST, START, Some(body)).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (409, "device_revoked"));
+}
+
+#[tokio::test]
+async fn the_node_of_another_member_is_not_taken_over() {
+    let fixture = Fixture::start().await;
+    let org = fixture.get("/v1/organizations/current").await.data(200)["id"].clone();
+    let members = format!("/v1/organizations/{}/members", org.as_str().expect("id"));
+    let made = fixture
+        .post(&members, json!({"name": "Bob", "role": "member"}))
+        .await;
+    let bob = made.data(201)["apiKey"]["key"].as_str().expect("key").to_owned();
+
+    let first = code(&start(&fixture, 1).await);
+    fixture.post(APPROVE, json!({"code": first})).await.data(200);
+    let again = code(&start(&fixture, 1).await);
+    let body = Some(json!({"code": again}));
+    let refused = fixture.call(Some(&bob), Method::POST, APPROVE, body).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (409, "conflict"));
+}
+
+#[tokio::test]
+async fn names_are_labels_and_unique() {
+    let fixture = Fixture::start().await;
+    let one = code(&start(&fixture, 1).await);
+    fixture.post(APPROVE, json!({"code": one})).await.data(200);
+    let two = code(&start(&fixture, 2).await);
+    for (name, status) in [("No Label", 400), ("-x", 400), ("ada", 409), ("platform", 409)] {
+        let refused = fixture.post(APPROVE, json!({"code": two, "name": name})).await;
+        assert_eq!(refused.status.as_u16(), status, "{name}");
+    }
+    let node = fixture.post(APPROVE, json!({"code": two})).await;
+    assert_eq!(node.data(200)["node"]["name"], "ada-2");
+}
