@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{agents, audit, keys, links, nodes, run, runs, serve, threads};
+use crate::commands::{agents, audit, keys, links, nodes, run, runs, serve, status, threads, up};
 use crate::failure;
 
 /// Where the control plane listens unless told otherwise.
@@ -49,6 +49,10 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run the control plane
     Serve(serve::ServeArgs),
+    /// Run this device's node; links it first when it is not linked yet
+    Up(up::UpArgs),
+    /// Show this device's node, as it sees itself
+    Status(status::StatusArgs),
     /// Admit the device that shows a code
     Approve(links::ApproveArgs),
     /// Refuse the device that shows a code

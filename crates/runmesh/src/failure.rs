@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use api::ErrorCode;
 use api::client::ClientError;
+use clap::error::ErrorKind;
 
 use crate::output::talk;
 
@@ -48,7 +49,10 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let text = error.render().to_string();
+    let mut text = error.render().to_string();
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        text.insert_str(0, "error: a command is needed\n\n");
+    }
     let text = text
         .trim_end()
         .trim_end_matches("For more information, try '--help'.")

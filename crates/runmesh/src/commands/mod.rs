@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use api::client::Client;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, Global};
@@ -19,8 +20,10 @@ pub(crate) mod overview;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod serve;
+pub(crate) mod status;
 pub(crate) mod thread_text;
 pub(crate) mod threads;
+pub(crate) mod up;
 
 /// What a command that asks the API needs.
 pub(crate) struct Api {
@@ -39,6 +42,14 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Serve(args) => {
             log_to_stderr("info");
             server_runtime()?.block_on(serve::serve(args, output))
+        }
+        Command::Up(args) => {
+            log_to_stderr("warn");
+            node_runtime()?.block_on(up::up(args, output))
+        }
+        Command::Status(args) => {
+            log_to_stderr("warn");
+            client_runtime()?.block_on(status::status(args, output))
         }
         command => {
             log_to_stderr("warn");
@@ -68,12 +79,25 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         Command::Cancel(args) => runs::cancel(&args, &api).await,
         Command::Threads(args) => threads::list(args, &api).await,
         Command::Thread(args) => threads::show(args, &api).await,
-        Command::Serve(_) => unreachable!("it does not ask the API"),
+        Command::Serve(_) | Command::Up(_) | Command::Status(_) => {
+            unreachable!("these commands do not ask the API")
+        }
     }
 }
 
+/// Returns a token that is cancelled when this process is told to stop.
+pub(crate) fn stop_token() -> CancellationToken {
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        until_told_to_stop().await;
+        stop.cancel();
+    });
+    token
+}
+
 /// Ends when this process is told to stop: ctrl-C, or the signal that service managers send.
-pub(crate) async fn until_told_to_stop() {
+async fn until_told_to_stop() {
     let terminated = async {
         match signal(SignalKind::terminate()) {
             Ok(mut signals) => signals.recv().await,
@@ -98,6 +122,16 @@ fn log_to_stderr(default: &str) {
 
 fn server_runtime() -> Result<Runtime> {
     Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
+}
+
+/// A node is idle most of its life: two workers keep it small, one can block without stopping the other.
+fn node_runtime() -> Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder
+        .worker_threads(2)
         .enable_all()
         .build()
         .context("start the runtime")

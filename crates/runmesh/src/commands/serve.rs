@@ -9,7 +9,7 @@ use control::ServeConfig;
 use control::clock::Clock;
 use serde_json::json;
 
-use super::until_told_to_stop;
+use super::stop_token;
 use crate::cli::DEFAULT_LISTEN;
 use crate::failure::hinted;
 use crate::output::{Output, talk};
@@ -84,7 +84,7 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
         clock: Clock::system(),
     };
     // Taken before anything is opened, so that a signal during the start is not lost.
-    let stop = until_told_to_stop();
+    let stop = stop_token();
     let server = control::serve(config).await?;
     let key = server.admin_key.as_ref().map(|key| key.expose());
     let started = json!({
@@ -101,7 +101,7 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
     if key.is_some() {
         talk("this is the only time the key is shown: export it as RUNTOOLS_API_KEY");
     }
-    stop.await;
+    stop.cancelled().await;
     talk("stopping");
     server.shutdown().await;
     Ok(())

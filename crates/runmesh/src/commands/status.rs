@@ -1,0 +1,103 @@
+//! `runmesh status`: this device's node, as it sees itself; when its daemon is not running, as its disk remembers it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use node::LocalClient;
+use node::link_state;
+use node::local_client::LocalClientError;
+use node::state_dir::StateDir;
+use serde_json::{Value, json};
+
+use super::up::state_dir;
+use crate::failure::hinted;
+use crate::output::Output;
+use crate::table::{Column, table};
+
+/// What `status` takes.
+#[derive(Args)]
+pub(crate) struct StatusArgs {
+    /// Where the node keeps its keys and journal
+    #[arg(long, value_name = "DIR", env = "RUNMESH_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+const FIELDS: [Column; 18] = [
+    ("running", "/running"),
+    ("version", "/version"),
+    ("server", "/serverUrl"),
+    ("link", "/link/state"),
+    ("code", "/link/code"),
+    ("match", "/link/matchNumber"),
+    ("name", "/node/name"),
+    ("org", "/node/orgName"),
+    ("addresses", "/node/addresses"),
+    ("public key", "/publicKey"),
+    ("mesh socket", "/meshAddress"),
+    ("control", "/control/connected"),
+    ("control reason", "/control/reason"),
+    ("generation", "/generation"),
+    ("netmap refused", "/netmapRefused"),
+    ("sidecar", "/sidecar/connected"),
+    ("sidecar reason", "/sidecar/reason"),
+    ("policy error", "/policyError"),
+];
+
+const PEERS: [Column; 6] = [
+    ("PEER", "/name"),
+    ("KIND", "/kind"),
+    ("PATH", "/path"),
+    ("REASON", "/reason"),
+    ("ENDPOINT", "/endpoint"),
+    ("ADDRESSES", "/addresses"),
+];
+
+const RUNS: [Column; 4] = [
+    ("RUN", "/runId"),
+    ("STATUS", "/status"),
+    ("RUNNER", "/runner"),
+    ("THREAD", "/threadId"),
+];
+
+/// Shows the node of this machine.
+pub(crate) async fn status(args: StatusArgs, output: Output) -> Result<()> {
+    let dir = state_dir(args.state_dir)?;
+    let status = match LocalClient::new(&dir).status().await {
+        Ok(status) => {
+            let mut status = serde_json::to_value(status).context("write JSON")?;
+            status["running"] = json!(true);
+            status
+        }
+        Err(LocalClientError::NotRunning(_)) => remembered(&dir)?,
+        Err(error) => return Err(error.into()),
+    };
+    output.record(&status, &FIELDS)?;
+    if output.is_json() {
+        return Ok(());
+    }
+    show_table(&status, "peers", &PEERS, output)?;
+    show_table(&status, "runs", &RUNS, output)
+}
+
+fn show_table(status: &Value, list: &str, columns: &[Column], output: Output) -> Result<()> {
+    match status[list].as_array() {
+        Some(rows) if !rows.is_empty() => output.text(&(), &format!("\n{}", table(rows, columns))),
+        _ => Ok(()),
+    }
+}
+
+/// Reads what the last daemon left on disk.
+fn remembered(dir: &Path) -> Result<Value> {
+    let never = || {
+        hinted(
+            format!("no node was ever started with {}", dir.display()),
+            "start one with `runmesh up --server URL`, or say where it is with --state-dir",
+        )
+    };
+    if !dir.is_dir() {
+        return Err(never());
+    }
+    let record = link_state::read(&StateDir::open(dir)?)?.ok_or_else(never)?;
+    Ok(json!({ "running": false, "serverUrl": record.server_url, "link": record.state }))
+}

@@ -1,0 +1,162 @@
+//! `runmesh up`: this device's node, in the foreground.
+//!
+//! What the daemon says goes to stderr as sentences, or to stdout as JSON lines.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use node::{Exit, NodeConfig, PolicySeed, Talk};
+use serde_json::{Value, json};
+
+use super::stop_token;
+use crate::failure::hinted;
+use crate::output::{Output, talk};
+
+/// What `up` takes.
+#[derive(Args)]
+pub(crate) struct UpArgs {
+    /// The control plane to join, such as https://mesh.example.com; known from the last time when left out
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// Where the node keeps its keys and journal
+    #[arg(long, value_name = "DIR", env = "RUNMESH_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// What the approver sees; the host name when left out
+    #[arg(long)]
+    label: Option<String>,
+    /// The UDP address of the mesh socket; any free port when left out
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// On a first start: a folder in which runs may work; may be given several times
+    #[arg(long = "allow-folder", value_name = "DIR")]
+    allowed_folders: Vec<PathBuf>,
+    /// On a first start: an agent that may execute runs, such as goose; may be given several times
+    #[arg(long = "runner", value_name = "NAME")]
+    runners: Vec<String>,
+}
+
+/// Runs the node until it is told to stop or is shut out.
+pub(crate) async fn up(args: UpArgs, output: Output) -> Result<()> {
+    let server = args.server.map(|text| {
+        let url = text.parse();
+        url.map_err(|_| {
+            hinted(
+                format!("`{text}` is no address"),
+                "write it like https://mesh.example.com",
+            )
+        })
+    });
+    let mut config = NodeConfig::new(server.transpose()?, state_dir(args.state_dir)?);
+    config.label = args.label;
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    config.policy_seed = PolicySeed {
+        allowed_folders: args.allowed_folders,
+        runners: args.runners,
+    };
+    config.on_talk = Arc::new(move |said| say(said, output));
+    match node::run(config, stop_token()).await? {
+        Exit::Shutdown => Ok(()),
+        Exit::Revoked => Err(hinted(
+            "the org shut this node out",
+            "to link this machine again, start with a fresh --state-dir",
+        )),
+    }
+}
+
+/// Returns where the node keeps its state: as given, or where systems keep such things.
+pub(crate) fn state_dir(given: Option<PathBuf>) -> Result<PathBuf> {
+    if let Some(dir) = given {
+        return Ok(dir);
+    }
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let base = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
+    let base = base.context("no --state-dir was given and HOME is not set")?;
+    Ok(base.join("runmesh"))
+}
+
+fn say(said: &Talk, output: Output) {
+    if !output.is_json() {
+        return talk(&sentence(said));
+    }
+    // A reader that went away does not stop the node.
+    let _ = output.stream(&event(said), "");
+}
+
+/// Words what the daemon said for people.
+fn sentence(said: &Talk) -> String {
+    match said {
+        Talk::LinkCode {
+            code,
+            match_number,
+            url,
+            qr,
+            expires_at,
+            ..
+        } => format!(
+            "{qr}\nTo link this device, open {url}\nor approve it elsewhere:  runmesh approve {code}\n\n  code   {code}\n  \
+             match  {match_number}   (approve only if the page shows the same number)\n\nThe code is good until {expires_at}."
+        ),
+        Talk::LinkDenied => "Somebody said no to this device.".to_owned(),
+        Talk::LinkExpired => "Nobody approved in time; here is a new code.".to_owned(),
+        Talk::LinkWaiting { reason, retry_in } => {
+            format!(
+                "The control plane cannot be reached ({reason}); trying again in {} s.",
+                retry_in.as_secs()
+            )
+        }
+        Talk::Linked { name, addresses } => format!("Linked as {name}: {}.", addresses.join(", ")),
+        Talk::ControlConnected => "Connected to the control plane.".to_owned(),
+        Talk::ControlLost { reason, retry_in } => format!(
+            "The control plane is away ({reason}); working on, trying again in {} s.",
+            retry_in.as_secs()
+        ),
+        Talk::Ready => "Ready: runs can arrive.".to_owned(),
+        Talk::RunStarted { summary } => format!("Run started: {summary}"),
+        Talk::RunEnded { summary } => format!("Run ended: {summary}"),
+        Talk::Revoked => "The org shut this node out; its key is of no more use.".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Words what the daemon said for programs.
+fn event(said: &Talk) -> Value {
+    match said {
+        Talk::LinkCode {
+            code,
+            match_number,
+            url,
+            expires_at,
+            resumed,
+            ..
+        } => json!({"event": "link_code", "code": code, "match": match_number, "url": url,
+            "expiresAt": expires_at, "resumed": resumed}),
+        Talk::LinkDenied => json!({"event": "link_denied"}),
+        Talk::LinkExpired => json!({"event": "link_expired"}),
+        Talk::LinkWaiting { reason, retry_in } => {
+            json!({"event": "link_waiting", "reason": reason, "retryInMs": millis(*retry_in)})
+        }
+        Talk::Linked { name, addresses } => json!({"event": "linked", "name": name, "addresses": addresses}),
+        Talk::ControlConnected => json!({"event": "control_connected"}),
+        Talk::ControlLost { reason, retry_in } => {
+            json!({"event": "control_lost", "reason": reason, "retryInMs": millis(*retry_in)})
+        }
+        Talk::Ready => json!({"event": "ready"}),
+        Talk::RunStarted { summary } => json!({"event": "run_started", "summary": summary}),
+        Talk::RunEnded { summary } => json!({"event": "run_ended", "summary": summary}),
+        Talk::Revoked => json!({"event": "revoked"}),
+        other => json!({"event": "other", "text": format!("{other:?}")}),
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
