@@ -1,5 +1,5 @@
 //! Measures userspace mode: one TCP stream between two meshes of one process over UDP on 127.0.0.1, the round trip of one
-//! byte, and the memory of a mesh that does nothing.
+//! byte, the memory of a mesh and of a peer, and what an idle mesh costs.
 //!
 //! Both ends, their tunnels and their TCP stacks share the machine, so the CPU figure is that of everything together.
 //! Usage: `cargo run --release -p bench --bin userspace_stream [-- SECONDS]`, 5 by default.
@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mesh::tunnel::PeerConfig;
-use net::{MeshNet, MeshNetConfig, MeshStream, random};
+use net::{MeshListener, MeshNet, MeshNetConfig, MeshStream, random};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use types::{AllowedIp, NodePrivateKey, NodePublicKey};
 
 const PORT: u16 = 5001;
+const PEERS: u32 = 10_000;
+const STREAMS: u32 = 500;
+const IDLE: Duration = Duration::from_secs(2);
 const ROUND_TRIPS: usize = 5000;
 const CHUNK: usize = 128 * 1024;
 
@@ -72,14 +75,61 @@ async fn measure(span: Duration) -> anyhow::Result<()> {
     println!("process resident, two meshes,");
     println!("  one session, one idle stream: {:>8} KiB", resident_kib()?);
 
+    idle().await;
     round_trips(&mut client, &mut server).await?;
     throughput(client, server, span).await?;
     println!("process resident afterwards:    {:>8} KiB", resident_kib()?);
     let counters = (near.mesh.counters().await, far.mesh.counters().await);
     let dropped = counters.0.tunnel.dropped_total() + counters.1.tunnel.dropped_total();
     println!("datagrams or packets dropped:   {dropped:>8}");
+    many_streams(&near, &far, &mut listener).await?;
+    many_peers(&near).await?;
     near.mesh.shutdown().await;
     far.mesh.shutdown().await;
+    Ok(())
+}
+
+async fn idle() {
+    let cpu = cpu_seconds();
+    tokio::time::sleep(IDLE).await;
+    let share = (cpu_seconds() - cpu) / IDLE.as_secs_f64() * 100.0;
+    println!("idle, one stream open:           {share:.2} % of a core");
+}
+
+async fn many_streams(node: &Node, to: &Node, listener: &mut MeshListener) -> anyhow::Result<()> {
+    let before = resident_kib()?;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let mut near = node.mesh.connect(to.key, (to.address, PORT).into()).await?;
+        let mut far = listener.accept().await?;
+        near.write_all(&[1]).await?;
+        far.read_exact(&mut [0]).await?;
+        far.write_all(&[1]).await?;
+        near.read_exact(&mut [0]).await?;
+        streams.push((near, far));
+    }
+    let each = (resident_kib()? - before) as f64 / f64::from(STREAMS);
+    println!("a stream that said little:       {each:.1} KiB for both ends, of {STREAMS}");
+    Ok(())
+}
+
+async fn many_peers(node: &Node) -> anyhow::Result<()> {
+    let before = resident_kib()?;
+    for number in 0..PEERS {
+        let [high, low] = [(number >> 16) as u16, number as u16];
+        let config = PeerConfig {
+            public_key: NodePrivateKey::from_random(random::bytes()).public(),
+            preshared_key: None,
+            allowed_ips: vec![AllowedIp::host(
+                Ipv6Addr::new(0xfd00, 6, 6, 0, 0, 0, high, low).into(),
+            )],
+            endpoint: None,
+            persistent_keepalive: None,
+        };
+        node.mesh.upsert_peer(config, vec![node.address]).await;
+    }
+    let each = (resident_kib()? - before) as f64 / f64::from(PEERS);
+    println!("a peer without a session:        {each:.2} KiB each, of {PEERS}");
     Ok(())
 }
 

@@ -184,7 +184,27 @@ fn allow_fragments(socket: &Socket, listen: SocketAddr) {
     let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT);
     if listen.is_ipv6() {
         let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT);
+        allow_ipv6_fragments(socket);
     }
+}
+
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn allow_ipv6_fragments(socket: &Socket) {
+    use std::os::fd::AsRawFd as _;
+    let off: libc::c_int = 0;
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for the whole call, and the option's value is a live integer of the length given.
+    // Neither std, rustix nor socket2 knows this option. Should it fail, packets stay whole as before.
+    let _ = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_DONTFRAG,
+            (&raw const off).cast(),
+            len,
+        )
+    };
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -33,6 +33,9 @@ struct Pair {
     /// Packets for each side.
     wire: [Vec<Vec<u8>>; 2],
     is_cut: bool,
+    /// One packet of so many is lost, another one doubled, another one late; zero for none.
+    one_of: u64,
+    random: u64,
 }
 
 impl Pair {
@@ -51,6 +54,8 @@ impl Pair {
             now,
             wire: [Vec::new(), Vec::new()],
             is_cut: false,
+            one_of: 0,
+            random: 1,
         }
     }
 
@@ -67,15 +72,37 @@ impl Pair {
                 }
                 while self.stacks[side].egress(self.now, &mut out) {}
                 count += out.len();
-                if !self.is_cut {
-                    let packets = (0..out.len()).map(|index| out.packet(index).to_vec());
-                    self.wire[1 - side].extend(packets);
+                for index in 0..out.len() {
+                    self.carry(1 - side, out.packet(index));
                 }
             }
             if count == before {
                 return count;
             }
         }
+    }
+
+    fn chance(&mut self) -> bool {
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.one_of > 0 && (self.random >> 33).is_multiple_of(self.one_of)
+    }
+
+    fn carry(&mut self, to: usize, packet: &[u8]) {
+        if self.is_cut || self.chance() {
+            return;
+        }
+        if self.chance() {
+            self.wire[to].push(packet.to_vec());
+        }
+        let at = if self.chance() {
+            self.wire[to].len().saturating_sub(3)
+        } else {
+            self.wire[to].len()
+        };
+        self.wire[to].insert(at, packet.to_vec());
     }
 
     /// Moves the clock to the next deadline of either side, again and again, for `span` in all.
@@ -161,6 +188,59 @@ fn bytes_cross_in_order_over_both_families_and_both_ends_close() {
         assert!(pair.stacks[0].is_idle() && pair.stacks[1].is_idle());
         assert_eq!(pair.stacks[0].next_deadline(pair.now), None);
     }
+}
+
+#[test]
+fn bytes_survive_loss_doubling_and_disorder() {
+    let mut pair = Pair::new(StackConfig::default());
+    let (near, far) = pair.open(true);
+    pair.one_of = 50;
+    let sent: Vec<u8> = (0..1_000_000_u32).map(|index| (index % 241) as u8).collect();
+    let (mut written, mut received) = (0, Vec::new());
+    for _ in 0..100_000 {
+        written += pair.stacks[0].write(near, &sent[written..], pair.now);
+        pair.pass(Duration::from_millis(10));
+        received.extend(pair.read(1, far).0);
+        if received.len() >= sent.len() {
+            break;
+        }
+    }
+    assert!(
+        received == sent,
+        "{} of {} bytes came",
+        received.len(),
+        sent.len()
+    );
+}
+
+#[test]
+fn an_echo_request_is_answered() {
+    use smoltcp::phy::ChecksumCapabilities;
+    use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr};
+    let ping = Icmpv4Repr::EchoRequest {
+        ident: 7,
+        seq_no: 1,
+        data: b"are you there",
+    };
+    let repr = Ipv4Repr {
+        src_addr: Ipv4Addr::new(100, 64, 0, 1),
+        dst_addr: Ipv4Addr::new(100, 64, 0, 2),
+        next_header: IpProtocol::Icmp,
+        payload_len: ping.buffer_len(),
+        hop_limit: 64,
+    };
+    let mut packet = vec![0; repr.buffer_len() + ping.buffer_len()];
+    let checksums = ChecksumCapabilities::default();
+    repr.emit(&mut Ipv4Packet::new_unchecked(&mut packet[..]), &checksums);
+    ping.emit(&mut Icmpv4Packet::new_unchecked(&mut packet[20..]), &checksums);
+
+    let mut pair = Pair::new(StackConfig::default());
+    let mut out = Packets::default();
+    let header = Header::parse(&packet).expect("whole");
+    pair.stacks[1].ingress((&header, &packet), &mut admits, pair.now, &mut out);
+    assert_eq!(out.len(), 1);
+    let answer = Header::parse(out.packet(0)).expect("whole");
+    assert_eq!((answer.source, answer.destination), (ip(2, false), ip(1, false)));
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub(crate) mod command;
 mod peer;
 mod peers;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -164,14 +165,21 @@ impl Engine {
         for _ in 0..RECEIVES_PER_TURN {
             let (tunnel, replies) = (&mut self.tunnel, &mut self.replies);
             let mut sink = Ingress::new(&mut self.peers, &mut self.out, replies, now);
+            let mut panics = 0;
             let may_have_more = self.socket.receive(&mut self.received, |batch| {
                 let received = Received {
                     source: batch.source,
                     bytes: batch.bytes,
                     segment_len: batch.segment_len,
                 };
-                tunnel.handle_received(received, &mut sink, now);
+                // What one peer sent must not end the loop for all: the rest of its batch is lost, no more.
+                let take = AssertUnwindSafe(|| tunnel.handle_received(received, &mut sink, now));
+                if catch_unwind(take).is_err() {
+                    tracing::error!(source = %batch.source, "a received batch made the tunnel panic");
+                    panics += 1;
+                }
             });
+            self.peers.counters.batches_broken += panics;
             self.seal_replies(now);
             self.transmit();
             if !may_have_more {
