@@ -6,7 +6,9 @@ use super::counters::DropReason;
 use super::handshake::TransportKeys;
 use super::message::{self, DATA_OVERHEAD};
 use super::replay::ReplayWindow;
-use super::timers::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME};
+use super::timers::{
+    REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_TIMEOUT,
+};
 use crate::crypto::{Aead, ChaCha20Poly1305};
 
 /// The largest packet that fits into a datagram: UDP's 65,507 bytes without the 32 of a data message.
@@ -131,7 +133,7 @@ impl Sessions {
 
     /// Takes a session that the peer initiated; returns the indices that are free now.
     pub(crate) fn install_responded(&mut self, session: Session) -> Vec<u32> {
-        indices([self.next.replace(Box::new(session)), self.previous.take()])
+        indices([self.next.replace(Box::new(session))])
     }
 
     /// Makes the next session current if it is that of `local_index`: its first message came. Returns the indices that
@@ -141,6 +143,25 @@ impl Sessions {
         let replaced = self.current.replace(next);
         let older = std::mem::replace(&mut self.previous, replaced);
         Some(indices([older, None]))
+    }
+
+    /// Notes that the peer uses the session of `local_index`, which was current here before another one.
+    ///
+    /// When both ends start a handshake at the same time, each ends up with two sessions and its own as the current one.
+    /// Both then settle on that of the smaller public key, or both would renew for ever. A session is chosen only after
+    /// the peer was seen to use it.
+    pub(crate) fn settle(&mut self, local_index: u32, ours_is_smaller: bool) {
+        let (Some(current), Some(previous)) = (&mut self.current, &mut self.previous) else {
+            return;
+        };
+        let apart = current
+            .created
+            .since(previous.created)
+            .max(previous.created.since(current.created));
+        let is_twin = previous.is_initiator != current.is_initiator && apart < REKEY_TIMEOUT;
+        if previous.local_index == local_index && is_twin && previous.is_initiator == ours_is_smaller {
+            std::mem::swap(current, previous);
+        }
     }
 
     /// Returns the session that a datagram names.
@@ -317,15 +338,37 @@ mod tests {
         assert_eq!(present(&mut sessions), [1, 2, 0]);
         assert_eq!(sessions.install_initiated(session(3)), [1]);
         assert_eq!(present(&mut sessions), [2, 3, 0]);
-        assert_eq!(sessions.install_responded(session(4)), [2]);
+        assert!(sessions.install_responded(session(4)).is_empty());
         assert_eq!(sessions.install_responded(session(5)), [4]);
-        assert_eq!(present(&mut sessions), [0, 3, 5]);
-        assert_eq!(sessions.install_initiated(session(6)), [3]);
+        assert_eq!(present(&mut sessions), [2, 3, 5]);
+        assert_eq!(sessions.install_initiated(session(6)), [3, 2]);
         assert_eq!(present(&mut sessions), [5, 6, 0]);
         assert!(sessions.by_index(5).is_some() && sessions.by_index(3).is_none());
         assert!(sessions.erase_expired(at(179)).is_empty());
         assert_eq!(sessions.erase_expired(at(180)), [5, 6]);
         assert!(sessions.erase().is_empty());
+    }
+
+    #[test]
+    fn twin_sessions_settle_on_that_of_the_smaller_key() {
+        let twins = |apart| {
+            let (ours, mut theirs) = pair();
+            theirs.created = at(apart);
+            let mut sessions = Sessions::default();
+            sessions.install_responded(theirs);
+            sessions.install_initiated(ours);
+            assert_eq!(present(&mut sessions), [22, 11, 0]);
+            sessions
+        };
+        let mut sessions = twins(1);
+        sessions.settle(11, false);
+        sessions.settle(22, true);
+        assert_eq!(present(&mut sessions), [22, 11, 0]);
+        sessions.settle(22, false);
+        assert_eq!(present(&mut sessions), [11, 22, 0]);
+        let mut sessions = twins(5);
+        sessions.settle(22, false);
+        assert_eq!(present(&mut sessions), [22, 11, 0], "an old session is no twin");
     }
 
     const PINNED: &str = "04000000160000000000000000000000\

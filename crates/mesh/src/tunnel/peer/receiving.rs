@@ -30,6 +30,8 @@ impl Peer {
             self.complete_handshake(source, shared, now);
             self.flush(shared, now);
         }
+        self.sessions
+            .settle(data.receiver, shared.identity.public < self.key);
         if !packet.is_empty() {
             self.after_data_received(now);
         }

@@ -5,7 +5,7 @@ use types::Now;
 use super::Peer;
 use crate::tunnel::counters::DropReason;
 use crate::tunnel::shared::Shared;
-use crate::tunnel::timers::{KEEPALIVE_TIMEOUT, REKEY_ATTEMPT_TIME, Timer};
+use crate::tunnel::timers::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, Timer};
 use crate::tunnel::{DownReason, TunnelEvent};
 
 impl Peer {
@@ -30,11 +30,18 @@ impl Peer {
             }
             Timer::Unanswered => self.start_handshake(shared, now),
             Timer::PersistentKeepalive => self.send_keepalive(shared, now),
-            Timer::SessionExpiry => {
-                shared.free_indices(self.sessions.erase_expired(now.mono));
-                self.set_down(DownReason::Expired, shared);
-            }
+            Timer::SessionExpiry => self.expire(shared, now),
             Timer::EraseKeys => shared.free_indices(self.sessions.erase()),
+        }
+    }
+
+    fn expire(&mut self, shared: &mut Shared, now: Now) {
+        shared.free_indices(self.sessions.erase_expired(now.mono));
+        match &self.sessions.current {
+            Some(current) => self
+                .timers
+                .arm(Timer::SessionExpiry, current.created + REJECT_AFTER_TIME),
+            None => self.set_down(DownReason::Expired, shared),
         }
     }
 
