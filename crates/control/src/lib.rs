@@ -18,3 +18,19 @@ mod store;
 mod stream;
 
 pub use serve::{ServeConfig, ServeError, Server, serve};
+
+/// Writes the OpenAPI 3.1 document of every route: the committed `openapi/runmesh.json` is exactly this.
+#[must_use]
+pub fn openapi() -> String {
+    http::document_text()
+}
+
+/// Lists every route as method, path and what it demands of its caller: `open`, `signed in`, a scope, or a scope and
+/// ` (admin)`. The authorisation test covers each of them.
+#[must_use]
+pub fn route_table() -> Vec<(String, String, String)> {
+    let routes = http::routes();
+    let rows = routes.table().iter();
+    rows.map(|((path, method), access)| (method.clone(), path.clone(), access.to_string()))
+        .collect()
+}

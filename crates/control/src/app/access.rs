@@ -3,6 +3,7 @@
 //! Every route is registered with an [`Access`]; a route without one cannot be built and answers nothing. What a caller
 //! may *see* of an org is decided by the look-ups of each noun, which all start with the caller's org.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use api::audit::ActorType;
@@ -116,6 +117,17 @@ impl Actor {
             id: Some(node.to_string()),
             user: owner,
             ip: None,
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open => f.write_str("open"),
+            Self::SignedIn => f.write_str("signed in"),
+            Self::Scope(scope) => write!(f, "{scope}"),
+            Self::Admin(scope) => write!(f, "{scope} (admin)"),
         }
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod overview;
 pub(crate) mod page;
 pub(crate) mod presence;
 pub(crate) mod runs;
+pub(crate) mod sessions;
 pub(crate) mod threads;
 pub(crate) mod users;
 

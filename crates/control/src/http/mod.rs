@@ -9,11 +9,13 @@ mod agents;
 mod api_keys;
 mod audit;
 mod control;
+mod documents;
 mod events;
 mod extract;
 mod links;
 mod nodes;
 mod orgs;
+mod pages;
 mod respond;
 mod routes;
 mod runs;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 
 use axum::Router;
 
+pub(crate) use documents::document_text;
 pub(crate) use routes::Routes;
 
 use crate::app::App;
@@ -45,6 +48,8 @@ pub(crate) fn routes() -> Routes {
     let routes = activity::register(routes);
     let routes = links::register(routes);
     let routes = control::register(routes);
+    let routes = documents::register(routes);
+    let routes = pages::register(routes);
     nodes::register(routes)
 }
 

@@ -9,6 +9,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::routing::MethodRouter;
 use utoipa::openapi::path::{Operation, PathItem, Paths};
 use utoipa::openapi::{OpenApi, RefOr, Schema, SecurityRequirement};
 use utoipa_axum::router::UtoipaMethodRouter;
@@ -52,6 +53,14 @@ impl Routes {
             merge(&mut self.paths, path, item);
         }
         self.router = self.router.route(&path, handlers);
+        self
+    }
+
+    /// Adds a page for browsers: it guards itself by its own sessions, and is no part of the API.
+    pub(crate) fn page(mut self, method: &str, path: &str, handler: MethodRouter<Shared>) -> Self {
+        self.table
+            .insert((path.to_owned(), method.to_owned()), Access::Open);
+        self.router = self.router.route(path, handler);
         self
     }
 
