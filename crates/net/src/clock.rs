@@ -9,10 +9,10 @@ use types::{Monotonic, Now, Timestamp};
 #[cfg(target_os = "linux")]
 const MONOTONIC: ClockId = ClockId::Boottime;
 
-// On Apple's systems this is the continuous clock: it counts sleep and is not slewed. Its CLOCK_UPTIME_RAW would stand
-// still while the machine sleeps.
+// Apple's CLOCK_MONOTONIC goes on while the machine sleeps, which CLOCK_UPTIME_RAW there and Linux's clock of the same name
+// do not. CLOCK_MONOTONIC_RAW would do too, but rustix does not name it for these systems.
 #[cfg(not(target_os = "linux"))]
-const MONOTONIC: ClockId = ClockId::MonotonicRaw;
+const MONOTONIC: ClockId = ClockId::Monotonic;
 
 /// A source of [`Now`]: a monotonic clock that counts time asleep, and the wall clock.
 #[derive(Clone, Copy, Debug, Default)]

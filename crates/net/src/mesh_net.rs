@@ -168,9 +168,11 @@ impl MeshNet {
             stop: Arc::default(),
             local: socket.local_addr(),
         };
+        let mut tunnel = Tunnel::new(config.private_key, random::bytes());
+        tunnel.set_mtu(stack.mtu);
         let parts = Parts {
             socket,
-            tunnel: Tunnel::new(config.private_key, random::bytes()),
+            tunnel,
             stack,
             commands: receiver,
             doorbell: handle.doorbell.clone(),
