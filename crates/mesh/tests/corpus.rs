@@ -1,0 +1,36 @@
+//! Replays the fuzzers' committed corpora through the fuzz targets' own code, on a stable compiler.
+
+use std::path::Path;
+
+#[expect(unreachable_pub, reason = "the file is also a library of its own, for the fuzzers")]
+#[path = "../../../fuzz/src/lib.rs"]
+mod targets;
+
+fn replay(target: &str, run: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fuzz/corpus")
+        .join(target);
+    let mut replayed = 0;
+    for entry in std::fs::read_dir(&folder).expect("the corpus is committed") {
+        let path = entry.expect("a readable folder").path();
+        println!("{}", path.display());
+        run(&std::fs::read(&path).expect("a readable file"));
+        replayed += 1;
+    }
+    assert!(replayed >= 9, "{target}: only {replayed} files");
+}
+
+#[test]
+fn every_wireguard_datagram_of_the_corpus_is_handled() {
+    replay("wireguard_datagram", targets::wireguard_datagram);
+}
+
+#[test]
+fn every_control_stream_input_of_the_corpus_is_handled() {
+    replay("control_stream", targets::control_stream);
+}
+
+#[test]
+fn every_frame_input_of_the_corpus_is_handled() {
+    replay("frame", targets::frame);
+}

@@ -1,0 +1,274 @@
+//! What each fuzz target does with an input, through the public API of `mesh` only.
+//!
+//! `cargo fuzz run <target>` feeds these functions; a test of `mesh` replays the committed corpora through them on a
+//! stable compiler, so that what once failed cannot fail again unseen. A function panics when a promise is broken.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mesh::control_stream::{Initiator, PIECE_MAX, Responder};
+use mesh::frame;
+use mesh::tunnel::{PacketSink, PeerConfig, Received, Tunnel};
+use types::{AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Timestamp};
+
+/// Feeds datagrams to a WireGuard tunnel that has a session.
+///
+/// The first byte chooses: 0, a raw batch whose segment length are the next two bytes; 1 to 3, a genuine initiation,
+/// response or data message changed by the rest; 4, a packet that the peer seals, so that it is read after decryption.
+pub fn wireguard_datagram(input: &[u8]) {
+    let Some((mode, rest)) = input.split_first() else {
+        return;
+    };
+    let mut pair = Pair::new();
+    match mode % 5 {
+        0 => {
+            let Some((segment_len, bytes)) = rest.split_first_chunk::<2>() else {
+                return;
+            };
+            pair.connect();
+            pair.feed_b(bytes, usize::from(u16::from_le_bytes(*segment_len)));
+            assert_eq!(pair.received.len(), 1, "only the first packet was genuine");
+        }
+        1 => {
+            let initiation = pair.initiation();
+            pair.feed_b(&changed(&initiation, rest), 0);
+        }
+        2 => {
+            let initiation = pair.initiation();
+            pair.feed_b(&initiation, 0);
+            let response = pair.b.poll_transmit().expect("an answer").bytes;
+            pair.feed_a(&changed(&response, rest));
+        }
+        3 => {
+            pair.connect();
+            pair.send(&ip_packet());
+            let data = pair.a.poll_transmit().expect("a session").bytes;
+            let forged = changed(&data, rest);
+            pair.feed_b(&forged, 0);
+            assert_eq!(
+                pair.received.len(),
+                1 + usize::from(forged == data),
+                "a forgery was taken"
+            );
+        }
+        _ => {
+            pair.connect();
+            pair.send(rest);
+            while let Some(transmit) = pair.a.poll_transmit() {
+                pair.feed_b(&transmit.bytes, transmit.segment_len);
+            }
+            let from_a = |packet: &[u8]| packet[0] >> 4 == 4 && packet[12..16] == [100, 64, 0, 1];
+            assert!(
+                pair.received.iter().all(|packet| from_a(packet)),
+                "a source address was forged"
+            );
+        }
+    }
+    pair.check_outputs();
+}
+
+/// Feeds handshake and transport messages to both ends of the control stream.
+///
+/// The first byte chooses: 0 and 1, a raw first or second message; 2 and 3, a genuine one changed by the rest; 4, a raw
+/// transport message; 5, a message of the peer's of the rest's length and content, cut into changed transport messages.
+pub fn control_stream(input: &[u8]) {
+    let Some((mode, rest)) = input.split_first() else {
+        return;
+    };
+    let (node, control) = (key(1), key(2));
+    let initiator = Initiator::new(&node, &control.public(), [3; 32]);
+    let first = initiator.message();
+    let responder = || Responder::new(&control, [4; 32]);
+    let accepted = responder().accept(&first).expect("a genuine message");
+    match mode % 6 {
+        0 => assert!(responder().accept(rest).is_err() || rest == first),
+        1 => assert!(initiator.finish(rest).is_err() || rest == accepted.message),
+        2 => {
+            let forged = changed(&first, rest);
+            assert!(responder().accept(&forged).is_err() || forged == first);
+        }
+        3 => {
+            let forged = changed(&accepted.message, rest);
+            assert!(initiator.finish(&forged).is_err() || forged == accepted.message);
+        }
+        4 => {
+            let mut channel = accepted.channel;
+            assert!(channel.open(rest).is_err());
+            assert!(
+                channel.open(rest).is_err() && channel.seal(b"x").is_err(),
+                "a broken channel works"
+            );
+        }
+        _ => {
+            let mut ours = initiator.finish(&accepted.message).expect("a genuine message");
+            let mut theirs = accepted.channel;
+            let message = rest.repeat(1 + PIECE_MAX / rest.len().max(1));
+            let mut opened = None;
+            for sealed in ours.seal(&message).expect("below the limit") {
+                assert_eq!(opened, None, "a message ended early");
+                opened = theirs.open(&sealed).expect("a genuine message");
+            }
+            assert_eq!(opened, Some(message));
+        }
+    }
+}
+
+/// Feeds a byte stream to the frame decoder: the first byte is the limit in units of 16 bytes, the second how much is
+/// pushed at a time.
+pub fn frame(input: &[u8]) {
+    let [limit, step, stream @ ..] = input else {
+        return;
+    };
+    let limit = usize::from(*limit) * 16;
+    let mut decoder = frame::Decoder::new(limit);
+    let mut again = Vec::new();
+    let mut failed = false;
+    for chunk in stream.chunks(usize::from(*step).max(1)) {
+        decoder.push(chunk);
+        loop {
+            match decoder.next() {
+                Ok(Some(payload)) => {
+                    assert!(!failed && payload.len() <= limit);
+                    again.extend(frame::encode_within(&payload, limit).expect("within the limit"));
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    failed = true;
+                    break;
+                }
+            }
+        }
+    }
+    assert!(
+        stream.starts_with(&again),
+        "what was decoded is not what was sent"
+    );
+    assert!(failed || !decoder.is_at_boundary() || again == stream);
+}
+
+fn key(byte: u8) -> NodePrivateKey {
+    NodePrivateKey::from_random([byte; 32])
+}
+
+/// Changes a message by the input: pairs of place and difference; an odd last byte cuts the end off.
+fn changed(message: &[u8], input: &[u8]) -> Vec<u8> {
+    let mut message = message.to_vec();
+    let pairs = input.chunks_exact(2);
+    if let [cut] = pairs.remainder() {
+        message.truncate(message.len().saturating_sub(usize::from(*cut)));
+    }
+    for pair in pairs {
+        let len = message.len();
+        if let Some(byte) = message.get_mut(usize::from(pair[0]) % len.max(1)) {
+            *byte ^= pair[1];
+        }
+    }
+    message
+}
+
+fn ip_packet() -> Vec<u8> {
+    let mut packet = vec![0; 24];
+    packet[0] = 0x45;
+    packet[3] = 24;
+    packet[12..16].copy_from_slice(&[100, 64, 0, 1]);
+    packet
+}
+
+fn place(number: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, number], 51820))
+}
+
+struct Pair {
+    a: Tunnel,
+    b: Tunnel,
+    received: Vec<Vec<u8>>,
+    now: Now,
+}
+
+struct Sink<'a>(&'a mut Vec<Vec<u8>>);
+
+impl PacketSink for Sink<'_> {
+    fn packet(&mut self, _from: &NodePublicKey, packet: &[u8]) {
+        self.0.push(packet.to_vec());
+    }
+}
+
+impl Pair {
+    fn new() -> Self {
+        let now = Now {
+            mono: Monotonic::from_start(Duration::from_secs(1000)),
+            wall: Timestamp::from_unix_ms(1_700_000_000_000),
+        };
+        let config = |number: u8| PeerConfig {
+            public_key: key(number).public(),
+            preshared_key: None,
+            allowed_ips: vec![AllowedIp::host(IpAddr::from([100, 64, 0, number]))],
+            endpoint: Some(place(number)),
+            persistent_keepalive: None,
+        };
+        let (mut a, mut b) = (Tunnel::new(key(1), [1; 32]), Tunnel::new(key(2), [2; 32]));
+        a.upsert_peer(config(2), now);
+        b.upsert_peer(config(1), now);
+        Self {
+            a,
+            b,
+            received: Vec::new(),
+            now,
+        }
+    }
+
+    fn send(&mut self, packet: &[u8]) {
+        self.a
+            .send_packets(&key(2).public(), &[packet], self.now)
+            .expect("a peer");
+    }
+
+    fn initiation(&mut self) -> Vec<u8> {
+        self.send(&ip_packet());
+        self.a.poll_transmit().expect("an initiation").bytes
+    }
+
+    fn connect(&mut self) {
+        let initiation = self.initiation();
+        self.feed_b(&initiation, 0);
+        let response = self.b.poll_transmit().expect("a response").bytes;
+        self.feed_a(&response);
+        let data = self.a.poll_transmit().expect("the packet that waited").bytes;
+        self.feed_b(&data, 0);
+        assert_eq!(self.received.len(), 1);
+    }
+
+    fn feed_a(&mut self, bytes: &[u8]) {
+        let received = Received {
+            source: place(2),
+            bytes: &mut bytes.to_vec(),
+            segment_len: 0,
+        };
+        self.a
+            .handle_received(received, &mut Sink(&mut Vec::new()), self.now);
+    }
+
+    fn feed_b(&mut self, bytes: &[u8], segment_len: usize) {
+        let received = Received {
+            source: place(1),
+            bytes: &mut bytes.to_vec(),
+            segment_len,
+        };
+        self.b
+            .handle_received(received, &mut Sink(&mut self.received), self.now);
+    }
+
+    fn check_outputs(&mut self) {
+        for tunnel in [&mut self.a, &mut self.b] {
+            while let Some(transmit) = tunnel.poll_transmit() {
+                let segments = transmit.bytes.chunks(transmit.segment_len).len();
+                assert!(segments <= mesh::tunnel::SEGMENTS_MAX);
+                assert!(transmit.bytes.len() <= mesh::tunnel::TRANSMIT_BYTES_MAX);
+            }
+            while tunnel.poll_event().is_some() {}
+            if let Some((due, _)) = tunnel.poll_timeout() {
+                tunnel.handle_timeout(self.now + due.since(self.now.mono));
+            }
+        }
+    }
+}
