@@ -1,0 +1,460 @@
+//! Runs from the request to the end, over disconnections, duplicates and refusals.
+
+use std::time::Duration;
+
+use runs::dispatch::{LOST_AFTER, QUEUE_TTL};
+use runs::protocol::{AppendRefusal, OfferRefusal};
+use types::NodePrivateKey;
+
+use super::*;
+use crate::store;
+
+#[tokio::test]
+async fn a_run_is_dispatched_executed_and_kept() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({ "metadata": { "ticket": 7 } })).await;
+    assert_eq!(run["status"], "dispatched");
+    assert_eq!(run["executionMode"], "local-mac");
+    assert_eq!(run["targetDeviceId"], json!(bench.node));
+    assert_eq!(run["result"], Value::Null);
+
+    let held = sidecar.accept().await;
+    sidecar.start(held);
+    sidecar.say(held, "It is a crate.");
+    sidecar.flush(held.0).await;
+    let running = bench.until(&run, "running").await;
+    assert!(running["startedAt"].is_string());
+    sidecar.end(held, "completed");
+    sidecar.flush(held.0).await;
+    assert!(sidecar.journal.open_runs().is_empty());
+
+    let done = bench.until(&run, "completed").await;
+    assert_eq!(done["result"], "It is a crate.");
+    assert_eq!(done["metadata"], json!({ "ticket": 7 }));
+    let events = bench.events(&run).await;
+    let expected = [
+        "user_message",
+        "run_started",
+        "assistant_message",
+        "run_completed",
+    ];
+    assert_eq!(types_of(&events), expected);
+    let sequences: Vec<u64> = events.iter().filter_map(|e| e["sequence"].as_u64()).collect();
+    assert_eq!(sequences, [1, 2, 3, 4]);
+
+    let thread = bench
+        .get(&format!("/v1/threads/{}", text(&run, "threadId")))
+        .await
+        .ok();
+    assert_eq!(thread["activity"], "idle");
+    assert_eq!(thread["messages"][1]["text"], "It is a crate.");
+    assert_eq!(thread["title"], "Inspect this local repo");
+    let audit = bench.get("/v1/runmesh/audit").await;
+    assert_eq!(audit.body["data"][0]["action"], "run.dispatched");
+    let path = format!("/v1/threads/{}/activity", text(&run, "threadId"));
+    let activity = bench.get(&path).await;
+    let kinds: Vec<&str> = activity.body["data"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|row| text(row, "eventType"))
+        .collect();
+    assert_eq!(kinds, ["agent.run.completed", "agent.run.started"]);
+}
+
+#[tokio::test]
+async fn an_offer_carries_a_ticket_that_only_this_device_can_use() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    bench.run(json!({})).await;
+    let ToSidecar::Offer {
+        order, ticket, fence, ..
+    } = sidecar.receive().await
+    else {
+        panic!("an offer was expected");
+    };
+    let mut conn = bench.app().store.read().await.expect("reads");
+    let device = store::runs::device(&mut conn, bench.node)
+        .await
+        .expect("reads")
+        .expect("linked");
+    let org = store::orgs::find(&mut conn, device.org)
+        .await
+        .expect("reads")
+        .expect("there");
+    let own = NodePrivateKey::from_random([1; 32]).public();
+    let now = bench.clock.wall();
+    let opened = ticket
+        .open(&org.signing_key.public(), org.id, &own, now)
+        .expect("good");
+    assert_eq!((opened.run_id, opened.fence), (order.run_id, fence));
+    let other = NodePrivateKey::from_random([2; 32]).public();
+    assert!(
+        ticket
+            .open(&org.signing_key.public(), org.id, &other, now)
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn runs_wait_in_order_for_a_device_that_is_away() {
+    let bench = Bench::start().await;
+    let first = bench.run(json!({})).await;
+    let second = bench.run(json!({})).await;
+    assert_eq!(
+        (&first["status"], &first["queuePosition"]),
+        (&json!("queued"), &json!(0))
+    );
+    assert_eq!(
+        (&second["status"], &second["queuePosition"]),
+        (&json!("queued"), &json!(1))
+    );
+    let mut sidecar = Sidecar::connected(&bench).await;
+    assert_eq!(sidecar.accept().await.0, run_id(&first));
+    assert_eq!(sidecar.accept().await.0, run_id(&second));
+    bench.until(&second, "dispatched").await;
+}
+
+#[tokio::test]
+async fn a_queued_run_expires_and_says_so_in_its_thread() {
+    let bench = Bench::start().await;
+    let run = bench.run(json!({})).await;
+    bench.clock.advance(QUEUE_TTL - Duration::from_secs(60));
+    bench.round().await;
+    bench.until(&run, "queued").await;
+    bench.clock.advance(Duration::from_secs(61));
+    bench.round().await;
+    let run = bench.until(&run, "expired").await;
+    assert_eq!(run["reason"], "queue_ttl");
+    let events = bench.events(&run).await;
+    assert_eq!(types_of(&events), ["user_message", "run_completed"]);
+    assert_eq!(events[1]["payload"]["status"], "expired");
+}
+
+#[tokio::test]
+async fn runs_of_one_thread_follow_one_another() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let first = bench.run(json!({})).await;
+    let held = sidecar.accept().await;
+    let second = bench.run(json!({ "threadId": first["threadId"] })).await;
+    assert_eq!(second["threadId"], first["threadId"]);
+    assert_eq!(second["status"], "queued");
+    sidecar.start(held);
+    sidecar.end(held, "completed");
+    sidecar.flush(held.0).await;
+    assert_eq!(sidecar.accept().await.0, run_id(&second));
+}
+
+#[tokio::test]
+async fn an_answer_lost_with_the_session_is_not_offered_again() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({})).await;
+    let held = sidecar.journal_offer().await;
+    sidecar.disconnect(&bench).await;
+    bench.until(&run, "queued").await;
+    sidecar.connect(&bench).await;
+    assert_eq!(sidecar.acknowledged().await, 1);
+    bench.until(&run, "dispatched").await;
+    sidecar.start(held);
+    sidecar.flush(held.0).await;
+    assert_eq!(bench.until(&run, "running").await["attempt"], 1);
+}
+
+#[tokio::test]
+async fn events_of_a_lost_session_are_sent_again_and_stored_once() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({})).await;
+    let held = sidecar.accept().await;
+    sidecar.start(held);
+    sidecar.say(held, "one");
+    // Sent, stored, and the acknowledgement lost with the session.
+    sidecar.send_unsent(held.0).await;
+    bench.until(&run, "running").await;
+    sidecar.disconnect(&bench).await;
+    let away = bench.until(&run, "running").await;
+    assert_eq!(away["suspended"], true);
+    sidecar.say(held, "two");
+
+    sidecar.connect(&bench).await;
+    assert_eq!(sidecar.acknowledged().await, 3);
+    sidecar.end(held, "completed");
+    sidecar.flush(held.0).await;
+    let done = bench.until(&run, "completed").await;
+    assert_eq!(
+        (&done["suspended"], &done["result"]),
+        (&json!(false), &json!("two"))
+    );
+    let events = bench.events(&run).await;
+    let texts: Vec<&Value> = events.iter().map(|event| &event["payload"]["text"]).collect();
+    assert_eq!(texts[2..4], [&json!("one"), &json!("two")]);
+    assert_eq!(events.len(), 5);
+}
+
+#[tokio::test]
+async fn duplicates_gaps_and_stale_fences_are_answered_by_the_rule() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({})).await;
+    let (id, fence) = sidecar.accept().await;
+    sidecar.start((id, fence));
+    sidecar.flush(id).await;
+    let append = |fence: Fence, first: u64, words: &str| ToOrchestrator::Append {
+        run_id: id,
+        fence,
+        first,
+        events: vec![said(words)],
+    };
+    let appended = |next: u64| ToSidecar::Appended {
+        run_id: id,
+        fence,
+        next,
+    };
+    sidecar.send(&append(fence, 2, "a")).await;
+    assert_eq!(sidecar.receive().await, appended(3));
+    sidecar.send(&append(fence, 2, "a")).await;
+    assert_eq!(sidecar.receive().await, appended(3));
+    sidecar.send(&append(fence, 9, "z")).await;
+    assert_eq!(sidecar.receive().await, appended(3));
+    let stale = Fence(fence.0 - 1);
+    sidecar.send(&append(stale, 3, "b")).await;
+    let refused = |fence, reason| ToSidecar::AppendRefused {
+        run_id: id,
+        fence,
+        reason,
+    };
+    assert_eq!(sidecar.receive().await, refused(stale, AppendRefusal::Fenced));
+    let mut large = said("x");
+    large.payload = json!({ "text": "x".repeat(1024 * 1024) });
+    let large = ToOrchestrator::Append {
+        run_id: id,
+        fence,
+        first: 3,
+        events: vec![large],
+    };
+    sidecar.send(&large).await;
+    assert_eq!(sidecar.receive().await, refused(fence, AppendRefusal::Invalid));
+    assert_eq!(bench.events(&run).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_device_cannot_touch_the_run_of_another() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({})).await;
+    let (run_id, fence) = sidecar.accept().await;
+    bench.until(&run, "dispatched").await;
+    let mut thief = Sidecar::new(bench.link(2).await);
+    thief.connect(&bench).await;
+    let events = vec![said("mine")];
+    thief
+        .send(&ToOrchestrator::Append {
+            run_id,
+            fence,
+            first: 1,
+            events,
+        })
+        .await;
+    let reason = AppendRefusal::NotFound;
+    let refused = ToSidecar::AppendRefused {
+        run_id,
+        fence,
+        reason,
+    };
+    assert_eq!(thief.receive().await, refused);
+}
+
+#[tokio::test]
+async fn a_refused_run_fails_with_the_reason_or_is_offered_again() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let refuse = async |sidecar: &mut Sidecar, reason| {
+        let ToSidecar::Offer { order, fence, .. } = sidecar.receive().await else {
+            panic!("an offer was expected");
+        };
+        let run_id = order.run_id;
+        let message = "no\u{1b}[2J".to_owned();
+        let refused = ToOrchestrator::Refused {
+            run_id,
+            fence,
+            reason,
+            message,
+        };
+        sidecar.send(&refused).await;
+        fence
+    };
+    let run = bench.run(json!({})).await;
+    refuse(&mut sidecar, OfferRefusal::RunnerMissing).await;
+    assert_eq!(bench.until(&run, "failed").await["reason"], "runner_missing");
+
+    let run = bench.run(json!({})).await;
+    let fence = refuse(&mut sidecar, OfferRefusal::Busy).await;
+    bench.until(&run, "queued").await;
+    bench.clock.advance(Duration::from_secs(3));
+    bench.round().await;
+    assert_eq!(sidecar.accept().await, (run_id(&run), Fence(fence.0 + 1)));
+}
+
+#[tokio::test]
+async fn a_run_is_lost_with_its_journal_or_with_its_device() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({})).await;
+    sidecar.accept().await;
+    bench.until(&run, "dispatched").await;
+    sidecar.disconnect(&bench).await;
+    sidecar.journal = Journal::default();
+    sidecar.connect(&bench).await;
+    assert_eq!(bench.until(&run, "lost").await["reason"], "journal_lost");
+    assert!(matches!(sidecar.receive().await, ToSidecar::AppendRefused { .. }));
+
+    let run = bench.run(json!({})).await;
+    sidecar.accept().await;
+    bench.until(&run, "dispatched").await;
+    sidecar.disconnect(&bench).await;
+    bench.clock.advance(LOST_AFTER);
+    bench.round().await;
+    assert_eq!(bench.until(&run, "lost").await["reason"], "device_away");
+}
+
+#[tokio::test]
+async fn the_runs_of_a_revoked_device_end_and_its_session_too() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({})).await;
+    sidecar.accept().await;
+    let path = format!("/v1/runmesh/nodes/{}/revoke", bench.node);
+    bench.post(&path, json!({})).await.ok();
+    bench.round().await;
+    assert_eq!(bench.until(&run, "failed").await["reason"], "device_revoked");
+    while sidecar.try_receive().await.is_some() {}
+    let body = json!({ "agent": "code-on-my-mac", "prompt": "again" });
+    bench.post("/v1/run", body).await.refused(409, "device_revoked");
+}
+
+#[tokio::test]
+async fn a_device_starts_a_run_of_its_own_agent() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let register = |agent: &str| ToOrchestrator::Register {
+        request: 5,
+        agent: agent.parse().expect("slug"),
+        prompt: "From the menu bar".to_owned(),
+        thread_id: None,
+        idempotency_key: Some("k".to_owned()),
+    };
+    sidecar.send(&register("code-on-my-mac")).await;
+    let ToSidecar::Registered {
+        request,
+        order,
+        fence,
+    } = sidecar.receive().await
+    else {
+        panic!("a run was expected");
+    };
+    assert_eq!((request, fence), (5, Fence(1)));
+    sidecar.send(&register("code-on-my-mac")).await;
+    let ToSidecar::Registered { order: again, .. } = sidecar.receive().await else {
+        panic!("the same run was expected");
+    };
+    assert_eq!(again.run_id, order.run_id);
+    let run = bench.get(&format!("/v1/runs/{}", order.run_id)).await.ok();
+    assert_eq!(
+        (&run["status"], &run["origin"]),
+        (&json!("registered"), &json!("device"))
+    );
+
+    match sidecar.journal.offer(&order, types::Attempt(1), fence) {
+        OfferDecision::Take(write) => sidecar.journal.commit(write),
+        other => panic!("{other:?}"),
+    }
+    let held = (order.run_id, fence);
+    sidecar.start(held);
+    sidecar.say(held, "done");
+    sidecar.end(held, "completed");
+    sidecar.flush(held.0).await;
+    assert_eq!(bench.until(&run, "completed").await["result"], "done");
+
+    let other = bench.link(2).await;
+    bench.agent("elsewhere", other).await;
+    for agent in ["elsewhere", "nobody"] {
+        sidecar.send(&register(agent)).await;
+        let ToSidecar::RegisterRefused { code, .. } = sidecar.receive().await else {
+            panic!("a refusal was expected");
+        };
+        // The key was used for another request.
+        assert!(["not_found", "conflict"].contains(&code.as_str()), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn the_same_key_is_the_same_run_and_another_request_a_conflict() {
+    let bench = Bench::start().await;
+    let start = async |prompt: &str| {
+        let body = json!({ "agent": "code-on-my-mac", "prompt": prompt });
+        let request = bench
+            .http
+            .post(bench.url("/v1/run"))
+            .bearer_auth(&bench.admin)
+            .json(&body);
+        Answer::of(request.header("idempotency-key", "once")).await
+    };
+    let (first, again) = tokio::join!(start("a"), start("a"));
+    assert_eq!(first.ok()["runId"], again.ok()["runId"]);
+    start("b").await.refused(409, "conflict");
+    assert_eq!(
+        bench.get("/v1/runs").await.body["data"].as_array().map(Vec::len),
+        Some(1)
+    );
+    bench.clock.advance(Duration::from_secs(25 * 3600));
+    start("b").await.ok();
+}
+
+#[tokio::test]
+async fn a_caller_may_wait_for_the_result() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let body = json!({ "agent": "code-on-my-mac", "prompt": "x", "wait": 20 });
+    let executing = async {
+        let held = sidecar.accept().await;
+        sidecar.start(held);
+        sidecar.say(held, "42");
+        sidecar.end(held, "completed");
+        sidecar.flush(held.0).await;
+    };
+    let (answer, ()) = tokio::join!(bench.post("/v1/agents/code-on-my-mac/run", body), executing);
+    let receipt = answer.ok();
+    assert_eq!(
+        (&receipt["status"], &receipt["result"]),
+        (&json!("completed"), &json!("42"))
+    );
+    let waited = bench.run(json!({ "wait": 1 })).await;
+    assert_eq!(waited["status"], "dispatched");
+}
+
+#[tokio::test]
+async fn a_second_session_of_a_device_takes_the_place_of_the_first() {
+    let bench = Bench::start().await;
+    let mut old = Sidecar::connected(&bench).await;
+    let mut new = Sidecar::connected(&bench).await;
+    assert_eq!(old.try_receive().await, None);
+    bench.run(json!({})).await;
+    new.accept().await;
+}
+
+#[tokio::test]
+async fn a_session_that_speaks_nonsense_is_closed_and_unknown_messages_are_skipped() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let (stream, _) = sidecar.link.as_mut().expect("connected");
+    let unknown = encode(br#"{"type":"from_the_future","x":1}"#).expect("small");
+    stream.write_all(&unknown).await.expect("writes");
+    sidecar.send(&ToOrchestrator::Ping).await;
+    assert_eq!(sidecar.receive().await, ToSidecar::Pong);
+    let (stream, _) = sidecar.link.as_mut().expect("connected");
+    stream.write_all(&[0xff; 64]).await.expect("writes");
+    assert_eq!(sidecar.try_receive().await, None);
+}
