@@ -16,7 +16,7 @@ use types::{AllowedIp, NodePrivateKey, NodePublicKey};
 
 const PORT: u16 = 5001;
 const PEERS: u32 = 10_000;
-const STREAMS: u32 = 500;
+const STREAMS: u32 = 200;
 const IDLE: Duration = Duration::from_secs(2);
 const ROUND_TRIPS: usize = 5000;
 const CHUNK: usize = 128 * 1024;

@@ -99,6 +99,66 @@ async fn two_hundred_streams_run_side_by_side() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thirty_nodes_talk_to_one_platform_at_the_same_time() {
+    let platform = Node::start(1);
+    serve_echo(&platform).await;
+    guarded(async {
+        let mut talks = Vec::new();
+        for number in 2..32 {
+            let node = Node::start(number);
+            link(&node, &platform).await;
+            let (key, remote) = (platform.public(), platform.v6_port(PORT));
+            talks.push(tokio::spawn(async move {
+                let mut stream = node.mesh.connect(key, remote).await.expect("connects");
+                let sent = pattern(100_000 + usize::from(number));
+                let (mut reader, mut writer) = tokio::io::split(&mut stream);
+                let mut received = vec![0; sent.len()];
+                let (wrote, read) = tokio::join!(writer.write_all(&sent), reader.read_exact(&mut received));
+                wrote.expect("writes");
+                read.expect("reads");
+                assert!(received == sent, "node {number}");
+            }));
+        }
+        for talk in talks {
+            talk.await.expect("node");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes the 15 s after which WireGuard doubts a session that gets no answer"]
+async fn a_peer_that_started_anew_is_reached_again() {
+    let a = Node::start(1);
+    let key = types::NodePrivateKey::from_random(net::random::bytes());
+    let first = Node::start_as(3, key.clone(), "127.0.0.1:0".parse().expect("address"));
+    link(&a, &first).await;
+    serve_echo(&first).await;
+    drop(
+        a.mesh
+            .connect(first.public(), first.v6_port(PORT))
+            .await
+            .expect("connects"),
+    );
+    let bound = first.mesh.local_addr();
+    first.mesh.shutdown().await;
+    let second = Node::start_as(3, key, bound);
+    second.mesh.upsert_peer(a.as_peer(), second.locals()).await;
+    serve_echo(&second).await;
+    let begun = Instant::now();
+    guarded(async {
+        while a
+            .mesh
+            .connect(second.public(), second.v6_port(PORT))
+            .await
+            .is_err()
+        {}
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn removing_a_peer_cuts_its_streams_before_it_returns() {
     let (a, b) = (Node::start(1), Node::start(2));

@@ -35,7 +35,8 @@ pub struct StackConfig {
     pub receive_buffer: usize,
     /// The unacknowledged data of a connection, in bytes; default 256 KiB.
     pub send_buffer: usize,
-    /// The connections of one peer, half-open ones included; default 1024.
+    /// The connections of one peer, half-open ones included; default 256, so that a hostile peer can make us hold
+    /// 256 times both buffers and a stream's rings at most: 256 MiB.
     pub connections_max: usize,
     /// The connections that a peer has begun and not finished opening; default 128.
     pub half_open_max: usize,
@@ -54,7 +55,7 @@ impl Default for StackConfig {
             mtu: MTU,
             receive_buffer: 256 * 1024,
             send_buffer: 256 * 1024,
-            connections_max: 1024,
+            connections_max: 256,
             half_open_max: 128,
             handshake_timeout: Duration::from_secs(10),
             user_timeout: Duration::from_secs(300),

@@ -30,8 +30,15 @@ pub(crate) fn v6(number: u8) -> IpAddr {
 impl Node {
     pub(crate) fn start(number: u8) -> Self {
         let private_key = NodePrivateKey::from_random(random::bytes());
+        Self::start_as(
+            number,
+            private_key,
+            SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0),
+        )
+    }
+
+    pub(crate) fn start_as(number: u8, private_key: NodePrivateKey, listen: SocketAddr) -> Self {
         let key = private_key.public();
-        let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
         let config = MeshNetConfig { private_key, listen };
         Self {
             mesh: MeshNet::start(config).expect("starts"),
