@@ -7,3 +7,4 @@ pub mod device;
 pub mod processes;
 pub mod repository;
 pub mod stand_in_model;
+pub mod world;

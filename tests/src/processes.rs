@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+/// A free port of this machine.
+pub const ANY_PORT: &str = "127.0.0.1:0";
 /// How long a process may take to say what is expected of it.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a process may take to end after it was asked to.
@@ -65,6 +67,14 @@ impl Process {
                 return Ok(value);
             }
         }
+    }
+
+    /// Ends the process at once, without asking.
+    pub fn kill(&self) -> Result<()> {
+        let mut child = self.child.borrow_mut();
+        child.kill().context("kill a child")?;
+        child.wait().context("wait for a child")?;
+        Ok(())
     }
 
     /// Waits until the process has ended by itself.
@@ -186,13 +196,15 @@ impl Runmesh {
     }
 
     /// Starts a control plane, and returns it with the program that knows its address and, at a first start, its key.
-    pub fn serve(&self, data_dir: &Path, listen: &str) -> Result<(Process, Self)> {
+    ///
+    /// `listen` and `mesh_listen` are addresses such as `127.0.0.1:0`.
+    pub fn serve(&self, data_dir: &Path, listen: &str, mesh_listen: &str) -> Result<(Process, Self)> {
         let mut serve = self.command(&[
             "serve",
             "--listen",
             listen,
             "--mesh-listen",
-            "127.0.0.1:0",
+            mesh_listen,
             "--json",
         ]);
         let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
@@ -247,6 +259,20 @@ impl Runmesh {
             bail!("runmesh {}: {status}", arguments.join(" "));
         }
         Ok(())
+    }
+
+    /// Runs a command that must succeed, and returns the lines of its stdout.
+    pub fn lines(&self, arguments: &[&str]) -> Result<Vec<String>> {
+        let output = self.command(arguments).output().context("start runmesh")?;
+        if !output.status.success() {
+            bail!(
+                "runmesh {}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        let text = String::from_utf8(output.stdout).context("stdout is no UTF-8")?;
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     /// Runs a command that must fail, and returns what it says about it.

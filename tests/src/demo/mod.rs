@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::device::Device;
-use crate::processes::{Runmesh, STEP_TIMEOUT, text};
+use crate::processes::{ANY_PORT, Runmesh, STEP_TIMEOUT, text};
 use crate::repository::Repository;
 
 mod report;
@@ -36,7 +36,7 @@ pub fn run(json: bool) -> Result<()> {
 
     say.step("starting a control plane");
     let begun = Instant::now();
-    let (_serve, api) = Runmesh::find()?.serve(&dir.join("control"), "127.0.0.1:0")?;
+    let (_serve, api) = Runmesh::find()?.serve(&dir.join("control"), ANY_PORT, ANY_PORT)?;
     say.line(&format!("  {}", api.url));
 
     say.step("starting a node, as a process of its own, and linking it");
