@@ -31,6 +31,8 @@ enum Task {
     },
     /// Checks licences, sources and banned crates of all dependencies by deny.toml.
     Deny,
+    /// Writes openapi/runmesh.json anew from the routes.
+    Openapi,
     /// Checks the rules of ARCHITECTURE.md that a machine can check.
     Tidy,
     /// Installs what the tests need and runs all of them.
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run_all(),
         Task::Demo { json } => demo::run(json),
         Task::Deny => ci::deny(),
+        Task::Openapi => ci::write_openapi(),
         Task::Tidy => tidy::run(),
         Task::Test => ci::test(),
     };

@@ -53,7 +53,10 @@ pub(crate) fn check_manifest(path: &str, content: &str) -> Vec<Finding> {
     if !manifest.contains_key("package") {
         return report.findings;
     }
-    check_lints(&manifest, &mut report);
+    // A package that is a workspace of its own has no workspace to inherit from.
+    if !manifest.contains_key("workspace") {
+        check_lints(&manifest, &mut report);
+    }
     if let Some(name) = path
         .strip_prefix("crates/")
         .and_then(|rest| rest.strip_suffix("/Cargo.toml"))
