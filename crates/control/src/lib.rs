@@ -17,7 +17,7 @@ pub mod serve;
 mod store;
 mod stream;
 
-pub use serve::{ServeConfig, ServeError, Server, serve};
+pub use serve::{ServeConfig, ServeError, Server, Tuning, serve, serve_with};
 
 /// Writes the OpenAPI 3.1 document of every route: the committed `openapi/runmesh.json` is exactly this.
 #[must_use]

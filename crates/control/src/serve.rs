@@ -43,6 +43,13 @@ pub struct ServeConfig {
     pub clock: Clock,
 }
 
+/// What is rarely set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tuning {
+    /// The most pages of 4 KiB that the SQLite file may have; as many as the disk holds when absent.
+    pub sqlite_pages_max: Option<u32>,
+}
+
 /// Why a control plane did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -88,10 +95,15 @@ pub struct Server {
 
 /// Starts a control plane.
 pub async fn serve(config: ServeConfig) -> Result<Server, ServeError> {
+    serve_with(config, Tuning::default()).await
+}
+
+/// Starts a control plane with limits of one's own.
+pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, ServeError> {
     make_data_dir(&config.data_dir)?;
     let store = match &config.database_url {
         Some(url) => Store::open(url).await,
-        None => Store::open_sqlite(&config.data_dir).await,
+        None => Store::open_sqlite(&config.data_dir, tuning.sqlite_pages_max).await,
     };
     let store = store.map_err(|error| ServeError::Database(error.to_string()))?;
     let listen_error = |source| ServeError::Listen {

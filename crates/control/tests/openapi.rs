@@ -23,7 +23,12 @@ fn the_committed_document_is_up_to_date() {
 #[test]
 fn every_reference_in_the_document_leads_somewhere() {
     let document: serde_json::Value = serde_json::from_str(&control::openapi()).expect("JSON");
-    assert!(document["openapi"].as_str().expect("a version").starts_with("3.1"));
+    assert!(
+        document["openapi"]
+            .as_str()
+            .expect("a version")
+            .starts_with("3.1")
+    );
     let text = document.to_string();
     for part in text.split("\"#/components/schemas/").skip(1) {
         let name = part.split('"').next().expect("a name");

@@ -16,9 +16,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use types::control::{CAPABILITY_VERSION, FromNode, Hello, ToNode};
-use types::{
-    AllowedIp, Generation, Netmap, NodePrivateKey, NodePublicKey, PathKind, PathReason, SigningPrivateKey,
-};
+use types::{Generation, Netmap, NodePrivateKey, NodePublicKey, PathKind, PathReason, SigningPrivateKey};
 
 /// A linked device.
 struct Device {

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::pool::PoolConnection;
-use sqlx::{Any, AnyConnection, AnyPool, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, Transaction};
 use url::Url;
 
 pub(crate) use error::StoreError;
@@ -63,10 +63,18 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens `runmesh.db` in `data_dir`, makes it when it is not there, and brings its schema up to date.
-    pub(crate) async fn open_sqlite(data_dir: &Path) -> Result<Self, StoreError> {
-        let path = data_dir.join("runmesh.db");
+    ///
+    /// With `pages_max` the file never has more pages of 4 KiB; what does not fit is refused.
+    pub(crate) async fn open_sqlite(data_dir: &Path, pages_max: Option<u32>) -> Result<Self, StoreError> {
+        let path = std::path::absolute(data_dir.join("runmesh.db")).map_err(|_| StoreError::BadUrl)?;
         let file = Url::from_file_path(&path).map_err(|()| StoreError::BadUrl)?;
-        Self::open(&format!("sqlite://{}?mode=rwc", file.path())).await
+        let store = Self::open(&format!("sqlite://{}?mode=rwc", file.path())).await?;
+        if let Some(pages) = pages_max {
+            let mut writer = store.writers.acquire().await?;
+            let pragma = AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+            sqlx::raw_sql(pragma).execute(&mut *writer).await?;
+        }
+        Ok(store)
     }
 
     /// Opens the database at `url` (`sqlite://…` or `postgres://…`) and brings its schema up to date.

@@ -9,26 +9,26 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A running server with an admin.
-pub struct Fixture {
-    pub server: Server,
-    pub clock: Clock,
-    pub admin: String,
-    pub http: reqwest::Client,
-    pub dir: TempDir,
+pub(crate) struct Fixture {
+    pub(crate) server: Server,
+    pub(crate) clock: Clock,
+    pub(crate) admin: String,
+    pub(crate) http: reqwest::Client,
+    pub(crate) dir: TempDir,
 }
 
 /// What the server said.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: reqwest::header::HeaderMap,
-    pub body: Value,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Value,
+    pub(crate) text: String,
 }
 
 impl Answer {
     /// The code of a refusal; checks that the envelope is whole.
-    pub fn code(&self) -> &str {
+    pub(crate) fn code(&self) -> &str {
         let error = &self.body["error"];
         assert!(error["message"].is_string(), "{self:?}");
         let id = error["requestId"].as_str().expect("a request id");
@@ -37,7 +37,7 @@ impl Answer {
     }
 
     /// What was asked for; checks the status and that the envelope is whole.
-    pub fn data(&self, status: u16) -> &Value {
+    pub(crate) fn data(&self, status: u16) -> &Value {
         assert_eq!(self.status.as_u16(), status, "{}", self.text);
         assert!(self.body["meta"]["requestId"].is_string(), "{self:?}");
         &self.body["data"]
@@ -45,7 +45,7 @@ impl Answer {
 }
 
 /// How a test server is started in `dir`.
-pub fn config(dir: &TempDir, clock: &Clock) -> ServeConfig {
+pub(crate) fn config(dir: &TempDir, clock: &Clock) -> ServeConfig {
     ServeConfig {
         data_dir: dir.path().join("data"),
         database_url: None,
@@ -58,7 +58,7 @@ pub fn config(dir: &TempDir, clock: &Clock) -> ServeConfig {
 }
 
 impl Fixture {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = TempDir::new().expect("temporary directory");
         let clock = Clock::system();
         let server = serve(config(&dir, &clock)).await.expect("the server starts");
@@ -77,12 +77,18 @@ impl Fixture {
         }
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.server.http_addr)
     }
 
     /// One request; `body` is sent as JSON.
-    pub async fn call(&self, key: Option<&str>, method: Method, path: &str, body: Option<Value>) -> Answer {
+    pub(crate) async fn call(
+        &self,
+        key: Option<&str>,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
         let mut request = self.http.request(method, self.url(path));
         if let Some(key) = key {
             request = request.bearer_auth(key);
@@ -94,18 +100,18 @@ impl Fixture {
     }
 
     /// GET as the admin.
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.call(Some(&self.admin), Method::GET, path, None).await
     }
 
     /// POST as the admin.
-    pub async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         self.call(Some(&self.admin), Method::POST, path, Some(body)).await
     }
 }
 
 /// Sends a request and reads all of the answer.
-pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
+pub(crate) async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.expect("an answer");
     let status = response.status();
     let headers = response.headers().clone();

@@ -1,0 +1,362 @@
+//! Who may do what, route by route. A route that is not in the table below fails the first test.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use support::{Answer, Fixture};
+use types::NodePrivateKey;
+
+/// Who can see the thing that a route's path names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Sees {
+    /// The path names nothing: what is answered is the caller's own.
+    NoThing,
+    /// Everyone in the org, nobody outside.
+    Org,
+    /// Its owner and the org's admins, nobody else.
+    Owner,
+    /// Its owner alone.
+    OwnerOnly,
+    /// Whoever knows the code.
+    Code,
+}
+
+use Sees::{Code, NoThing, Org, Owner};
+
+/// Method, path, what the route demands, who sees what the path names.
+const ROUTES: &[(&str, &str, &str, Sees)] = &[
+    ("GET", "/", "open", NoThing),
+    ("GET", "/healthz", "open", NoThing),
+    ("GET", "/link", "open", NoThing),
+    ("POST", "/link", "open", NoThing),
+    ("POST", "/link/sign-in", "open", NoThing),
+    ("POST", "/link/sign-out", "open", NoThing),
+    ("GET", "/link/style.css", "open", NoThing),
+    ("GET", "/link/{code}", "open", Code),
+    ("POST", "/link/{code}/approve", "open", Code),
+    ("POST", "/link/{code}/deny", "open", Code),
+    ("GET", "/llms.txt", "open", NoThing),
+    ("GET", "/v1/activity", "activity:read", NoThing),
+    ("GET", "/v1/agents", "agent:read", NoThing),
+    ("POST", "/v1/agents", "agent:write", NoThing),
+    ("DELETE", "/v1/agents/{slug}", "agent:write", Owner),
+    ("GET", "/v1/agents/{slug}", "agent:read", Owner),
+    ("PATCH", "/v1/agents/{slug}", "agent:write", Owner),
+    ("POST", "/v1/agents/{slug}/run", "agent:run", Owner),
+    ("GET", "/v1/api-keys", "org:read", NoThing),
+    ("POST", "/v1/api-keys", "org:write", NoThing),
+    ("DELETE", "/v1/api-keys/{id}", "org:write", Owner),
+    ("GET", "/v1/api-keys/{id}", "org:read", Owner),
+    ("GET", "/v1/me", "signed in", NoThing),
+    ("GET", "/v1/openapi.json", "open", NoThing),
+    ("POST", "/v1/organizations", "org:write", NoThing),
+    ("GET", "/v1/organizations/current", "org:read", NoThing),
+    ("GET", "/v1/organizations/{id}/members", "org:read", Org),
+    (
+        "POST",
+        "/v1/organizations/{id}/members",
+        "org:members (admin)",
+        Org,
+    ),
+    ("POST", "/v1/run", "agent:run", NoThing),
+    ("GET", "/v1/run/threads", "agent:read", NoThing),
+    ("DELETE", "/v1/run/threads/{id}", "agent:write", Owner),
+    ("GET", "/v1/run/threads/{id}", "agent:read", Owner),
+    ("GET", "/v1/runmesh/audit", "runmesh:read", NoThing),
+    ("GET", "/v1/runmesh/control", "open", NoThing),
+    (
+        "POST",
+        "/v1/runmesh/devices/link/approve",
+        "runmesh:write",
+        NoThing,
+    ),
+    ("POST", "/v1/runmesh/devices/link/deny", "runmesh:write", NoThing),
+    ("POST", "/v1/runmesh/devices/link/poll", "open", NoThing),
+    ("POST", "/v1/runmesh/devices/link/start", "open", NoThing),
+    ("GET", "/v1/runmesh/devices/link/{code}", "runmesh:write", Code),
+    ("GET", "/v1/runmesh/devices/{id}/activity", "activity:read", Owner),
+    ("GET", "/v1/runmesh/nodes", "runmesh:read", NoThing),
+    ("DELETE", "/v1/runmesh/nodes/{id}", "runmesh:write", Owner),
+    ("GET", "/v1/runmesh/nodes/{id}", "runmesh:read", Owner),
+    ("PATCH", "/v1/runmesh/nodes/{id}", "runmesh:write", Owner),
+    ("GET", "/v1/runmesh/nodes/{id}/config", "runmesh:read", Owner),
+    ("POST", "/v1/runmesh/nodes/{id}/revoke", "runmesh:write", Owner),
+    ("GET", "/v1/runmesh/overview", "runmesh:read", NoThing),
+    ("GET", "/v1/runs", "agent:read", NoThing),
+    ("GET", "/v1/runs/{id}", "agent:read", Owner),
+    ("POST", "/v1/runs/{id}/cancel", "agent:run", Owner),
+    ("GET", "/v1/threads", "agent:read", NoThing),
+    ("DELETE", "/v1/threads/{id}", "agent:write", Owner),
+    ("GET", "/v1/threads/{id}", "agent:read", Owner),
+    ("PATCH", "/v1/threads/{id}", "agent:write", Owner),
+    ("GET", "/v1/threads/{id}/activity", "activity:read", Owner),
+    ("POST", "/v1/threads/{id}/compact", "agent:write", Owner),
+    ("GET", "/v1/threads/{id}/events", "agent:read", Owner),
+    ("POST", "/v1/threads/{id}/events", "agent:write", Sees::OwnerOnly),
+    ("GET", "/v1/threads/{id}/rollouts", "agent:read", Owner),
+];
+
+/// A body that every route can read, so that what is refused is the caller and not the body.
+fn body() -> Value {
+    json!({"name": "other", "role": "member", "title": "other", "scopes": ["org:write"], "prompt": "hello", "agent": "robot",
+        "events": [{"type": "user_message", "payload": {"text": "hello"}}]})
+}
+
+async fn call(fixture: &Fixture, key: Option<&str>, method: &str, path: &str) -> Answer {
+    let method: Method = method.parse().expect("a method");
+    let with_body = method != Method::GET && method != Method::DELETE;
+    fixture.call(key, method, path, with_body.then(body)).await
+}
+
+/// The path with something in its place that could exist.
+fn filled(path: &str) -> String {
+    let id = "00000000-0000-4000-8000-000000000000";
+    path.replace("{id}", id)
+        .replace("{slug}", "nobody")
+        .replace("{code}", "ABCDEF")
+}
+
+async fn key_with(fixture: &Fixture, scope: &str) -> String {
+    let made = fixture
+        .post("/v1/api-keys", json!({"name": "k", "scopes": [scope]}))
+        .await;
+    made.data(201)["key"].as_str().expect("the key").to_owned()
+}
+
+async fn member(fixture: &Fixture) -> String {
+    let org = text(&fixture.get("/v1/organizations/current").await, "id");
+    let path = format!("/v1/organizations/{org}/members");
+    let made = fixture
+        .post(&path, json!({"name": "Bob", "role": "member"}))
+        .await;
+    made.data(201)["apiKey"]["key"]
+        .as_str()
+        .expect("the key")
+        .to_owned()
+}
+
+fn text(answer: &Answer, field: &str) -> String {
+    assert!(answer.status.is_success(), "{}", answer.text);
+    let value = answer.body["data"].pointer(&format!("/{}", field.replace('.', "/")));
+    value.and_then(Value::as_str).expect("a text").to_owned()
+}
+
+#[test]
+fn every_route_is_in_the_table_and_demands_what_it_says() {
+    let real: BTreeSet<_> = control::route_table().into_iter().collect();
+    let written: BTreeSet<_> = ROUTES
+        .iter()
+        .map(|(method, path, access, _)| (method.to_string(), path.to_string(), access.to_string()))
+        .collect();
+    let missing: Vec<_> = real.difference(&written).collect();
+    let stale: Vec<_> = written.difference(&real).collect();
+    assert!(missing.is_empty(), "not in the table: {missing:#?}");
+    assert!(stale.is_empty(), "in the table only: {stale:#?}");
+}
+
+#[tokio::test]
+async fn without_a_credential_nothing_but_the_open_routes_answers() {
+    let fixture = Fixture::start().await;
+    for (method, path, access, _) in ROUTES.iter().filter(|(_, _, access, _)| *access != "open") {
+        let place = format!("{method} {path} ({access})");
+        let refused = call(&fixture, None, method, &filled(path)).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code()),
+            (401, "unauthorized"),
+            "{place}"
+        );
+        let refused = call(&fixture, Some("rt_live_wrong"), method, &filled(path)).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code()),
+            (401, "invalid_token"),
+            "{place}"
+        );
+        let refused = call(&fixture, Some("rts_wrong"), method, &filled(path)).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code()),
+            (401, "invalid_token"),
+            "{place}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_credential_without_the_scope_is_refused() {
+    let fixture = Fixture::start().await;
+    let weak = key_with(&fixture, "sandbox:read").await;
+    let member = member(&fixture).await;
+    for (method, path, access, _) in ROUTES.iter().filter(|row| row.2.contains(':')) {
+        let place = format!("{method} {path} ({access})");
+        let refused = call(&fixture, Some(&weak), method, &filled(path)).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code()),
+            (403, "forbidden"),
+            "{place}"
+        );
+        if access.ends_with("(admin)") {
+            let refused = call(&fixture, Some(&member), method, &filled(path)).await;
+            assert_eq!(
+                (refused.status.as_u16(), refused.code()),
+                (403, "forbidden"),
+                "{place}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn exactly_the_scope_is_enough() {
+    let fixture = Fixture::start().await;
+    for (method, path, access, _) in ROUTES.iter().filter(|row| row.2.contains(':')) {
+        let scope = access.split(' ').next().expect("a scope");
+        let key = key_with(&fixture, scope).await;
+        let answer = call(&fixture, Some(&key), method, &filled(path)).await;
+        let status = answer.status.as_u16();
+        assert!(
+            ![401, 403, 405].contains(&status),
+            "{method} {path} ({access}): {}",
+            answer.text
+        );
+    }
+}
+
+/// The admin's things, by which part of a path stands for them.
+struct Things {
+    org: String,
+    key: String,
+    node: String,
+    run: String,
+    thread: String,
+}
+
+impl Things {
+    async fn make(fixture: &Fixture) -> Self {
+        let public = NodePrivateKey::from_random([1; 32]).public();
+        let start = json!({"publicKey": public});
+        let started = fixture
+            .call(None, Method::POST, "/v1/runmesh/devices/link/start", Some(start))
+            .await;
+        let code = json!({"code": text(&started, "code")});
+        let node = text(
+            &fixture.post("/v1/runmesh/devices/link/approve", code).await,
+            "node.id",
+        );
+        let agent = json!({"slug": "robot", "name": "Robot", "executionMode": "local-mac",
+            "targetDeviceId": node, "runner": {"type": "command", "name": "true"}});
+        text(&fixture.post("/v1/agents", agent).await, "id");
+        let run = fixture
+            .post("/v1/run", json!({"agent": "robot", "prompt": "hello"}))
+            .await;
+        let key = fixture.post("/v1/api-keys", json!({"name": "mine"})).await;
+        Self {
+            org: text(&fixture.get("/v1/organizations/current").await, "id"),
+            key: text(&key, "id"),
+            node,
+            run: text(&run, "runId"),
+            thread: text(&run, "threadId"),
+        }
+    }
+
+    fn fill(&self, path: &str) -> String {
+        let id = match path {
+            _ if path.starts_with("/v1/runmesh/") => &self.node,
+            _ if path.starts_with("/v1/api-keys/") => &self.key,
+            _ if path.starts_with("/v1/organizations/") => &self.org,
+            _ if path.starts_with("/v1/runs/") => &self.run,
+            _ => &self.thread,
+        };
+        path.replace("{id}", id).replace("{slug}", "robot")
+    }
+}
+
+/// The same thing twice: deleting routes come last.
+fn routes_to_things() -> Vec<&'static (&'static str, &'static str, &'static str, Sees)> {
+    let named = |row: &&(&str, &str, &str, Sees)| !matches!(row.3, NoThing | Code);
+    ROUTES.iter().filter(named).collect()
+}
+
+#[tokio::test]
+async fn the_things_of_another_org_are_not_there() {
+    let fixture = Fixture::start().await;
+    let things = Things::make(&fixture).await;
+    let made = fixture.post("/v1/organizations", json!({"name": "other"})).await;
+    let outsider = text(&made, "apiKey.key");
+    for (method, path, access, _) in routes_to_things() {
+        let refused = call(&fixture, Some(&outsider), method, &things.fill(path)).await;
+        let place = format!("{method} {path} ({access}): {}", refused.text);
+        assert_eq!(
+            (refused.status.as_u16(), refused.code()),
+            (404, "not_found"),
+            "{place}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_things_of_another_member_are_not_there_but_for_an_admin() {
+    let fixture = Fixture::start().await;
+    let things = Things::make(&fixture).await;
+    let member = member(&fixture).await;
+    for (method, path, access, sees) in routes_to_things() {
+        if *sees == Org {
+            continue;
+        }
+        let refused = call(&fixture, Some(&member), method, &things.fill(path)).await;
+        let place = format!("{method} {path} ({access}): {}", refused.text);
+        assert_eq!(
+            (refused.status.as_u16(), refused.code()),
+            (404, "not_found"),
+            "{place}"
+        );
+    }
+    for (method, path, access, sees) in routes_to_things() {
+        // What changes or ends the thing would hide it from the routes after it.
+        if *sees == Owner && *method == "GET" {
+            let seen = call(&fixture, Some(&fixture.admin), method, &things.fill(path)).await;
+            assert!(
+                seen.status.is_success(),
+                "{method} {path} ({access}): {}",
+                seen.text
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_an_admin_looks_across_the_org() {
+    let fixture = Fixture::start().await;
+    let member = member(&fixture).await;
+    for path in [
+        "/v1/runmesh/nodes",
+        "/v1/activity",
+        "/v1/api-keys",
+        "/v1/agents",
+        "/v1/threads",
+    ] {
+        let all = format!("{path}?all=true");
+        fixture.get(&all).await.data(200);
+        let refused = call(&fixture, Some(&member), "GET", &all).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code()),
+            (403, "forbidden"),
+            "{path}"
+        );
+        call(&fixture, Some(&member), "GET", path).await.data(200);
+    }
+}
+
+#[tokio::test]
+async fn the_key_header_and_the_bearer_header_are_the_same() {
+    let fixture = Fixture::start().await;
+    let request = fixture
+        .http
+        .get(fixture.url("/v1/me"))
+        .header("X-API-Key", &fixture.admin);
+    support::answer(request).await.data(200);
+    // A credential in the query is for WebSockets only: it would stand in logs.
+    let path = format!("/v1/me?api_key={}", fixture.admin);
+    assert_eq!(call(&fixture, None, "GET", &path).await.status.as_u16(), 401);
+}
