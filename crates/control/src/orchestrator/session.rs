@@ -165,7 +165,10 @@ async fn gone(app: &App, node: NodeId, session: SessionId) -> Result<(), StoreEr
     for mut run in store::runs::open_of_node(&mut dispatch.tx, node).await? {
         dispatch.advance(&mut run, Input::Disconnected).await?;
     }
-    dispatch.commit().await
+    dispatch.commit().await?;
+    // A session that was cut may be that of a device that was shut out.
+    app.orchestrator.poke();
+    Ok(())
 }
 
 /// The sidecar's side of an established session.

@@ -478,4 +478,6 @@ impl Step {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

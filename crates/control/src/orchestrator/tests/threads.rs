@@ -242,10 +242,13 @@ async fn a_thread_is_there_for_its_owner_and_without_its_content_for_an_admin() 
         .await
         .body;
     assert_eq!(events["data"][0]["payload"], json!({}));
-    bench
-        .call(&second, Method::DELETE, &path, None)
-        .await
-        .refused(403, "forbidden");
+    let body = json!({ "events": [message("x")] });
+    let append = bench
+        .call(&second, Method::POST, &format!("{path}/events"), Some(body))
+        .await;
+    append.refused(403, "forbidden");
+    let deleted = bench.call(&second, Method::DELETE, &path, None).await;
+    assert_eq!(deleted.status, 204);
 }
 
 #[tokio::test]
