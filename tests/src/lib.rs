@@ -7,4 +7,5 @@ pub mod device;
 pub mod processes;
 pub mod repository;
 pub mod stand_in_model;
+pub mod times;
 pub mod world;

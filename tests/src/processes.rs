@@ -69,6 +69,15 @@ impl Process {
         }
     }
 
+    /// Returns how much memory of the process is resident, in KiB (Linux).
+    pub fn resident_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.child.borrow().id());
+        let status = std::fs::read_to_string(path).context("read the status of a child")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.context("the status of a child names no resident memory")
+    }
+
     /// Ends the process at once, without asking.
     pub fn kill(&self) -> Result<()> {
         let mut child = self.child.borrow_mut();
