@@ -147,6 +147,7 @@ impl ControlClient {
         }
         let up = Connection::up(Clock::new().now().wall);
         self.board.change(|status| status.control = up);
+        self.membership.control_opened();
         (self.on_talk)(&Talk::ControlConnected);
         let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         let mut heard = Instant::now();

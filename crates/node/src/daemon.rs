@@ -289,11 +289,22 @@ impl Daemon {
             let membership = membership.clone();
             async move { membership.watch_paths().await }
         });
-        let mut controlling = tokio::spawn(control.run_until_revoked());
-        let was_revoked = tokio::select! {
-            _ = &mut controlling => true,
-            () = self.shutdown.cancelled() => false,
-        };
+        let controlling = CancellationToken::new();
+        let control = tokio::spawn({
+            let over = controlling.clone().drop_guard();
+            async move {
+                control.run_until_revoked().await;
+                drop(over);
+                true
+            }
+        });
+        tokio::select! {
+            () = controlling.cancelled() => {}
+            () = self.shutdown.cancelled() => {}
+        }
+        control.abort();
+        // A stream that broke down by a defect is no revocation: only its own word is.
+        let was_revoked = control.await.unwrap_or(false);
         if was_revoked {
             // The tunnel first: from here on nothing more comes in or goes out.
             membership.forget().await;
@@ -302,7 +313,7 @@ impl Daemon {
             sidecar.stop_all(Stop::Shutdown).await;
             let _ = timeout(LAST_WORDS, sidecar.acknowledged()).await;
         }
-        for task in [keeping_up, watching, controlling] {
+        for task in [keeping_up, watching] {
             task.abort();
             let _ = task.await;
         }

@@ -144,3 +144,49 @@ impl LocalClient {
 fn broken(error: &dyn std::error::Error) -> LocalClientError {
     LocalClientError::Broken(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use net::clock::Clock;
+    use tokio_util::sync::CancellationToken;
+    use types::NodePrivateKey;
+
+    use super::*;
+    use crate::local_api::{LocalState, bind, serve};
+    use crate::status::{LinkStatus, StatusBoard};
+
+    #[tokio::test]
+    async fn the_daemon_is_asked_over_its_socket_and_says_what_it_is() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let client = LocalClient::new(dir.path());
+        let error = client.status().await.expect_err("nobody listens");
+        assert!(matches!(error, LocalClientError::NotRunning(_)), "{error}");
+
+        let key = NodePrivateKey::from_random([7; 32]).public();
+        let state = LocalState {
+            board: StatusBoard::new("1".to_owned(), key, Clock::new().now().wall),
+            sidecar: std::sync::Arc::default(),
+            shutdown: CancellationToken::new(),
+        };
+        let (shutdown, until) = (state.shutdown.clone(), CancellationToken::new());
+        let listener = bind(&dir.path().join(SOCKET)).expect("bound");
+        let serving = tokio::spawn(serve(listener, state, until.clone()));
+
+        let status = client.status().await.expect("answered");
+        assert_eq!((status.public_key, status.link), (key, LinkStatus::Unlinked));
+        let run = StartRun {
+            agent: "tester".parse().expect("slug"),
+            prompt: "hello".to_owned(),
+            thread_id: None,
+            idempotency_key: None,
+        };
+        match client.start_run(&run).await {
+            Err(LocalClientError::Refused(error)) => assert_eq!(error.code, "device_offline"),
+            other => panic!("{other:?}"),
+        }
+        client.shutdown().await.expect("answered");
+        assert!(shutdown.is_cancelled());
+        until.cancel();
+        serving.await.expect("no panic");
+    }
+}

@@ -4,7 +4,7 @@
 //! checked, applied, kept on disk, and only then counts.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,7 @@ pub struct Membership {
     state_dir: Arc<StateDir>,
     board: StatusBoard,
     current: watch::Sender<Option<Arc<Netmap>>>,
+    control_opened: watch::Sender<u64>,
     paths: Mutex<BTreeMap<NodePublicKey, Path>>,
     /// Two netmaps are never applied at once.
     applying: tokio::sync::Mutex<()>,
@@ -72,6 +73,7 @@ impl Membership {
             state_dir,
             board,
             current: watch::Sender::new(None),
+            control_opened: watch::Sender::new(0),
             paths: Mutex::new(BTreeMap::new()),
             applying: tokio::sync::Mutex::new(()),
             reports,
@@ -89,6 +91,31 @@ impl Membership {
     #[must_use]
     pub fn follow(&self) -> watch::Receiver<Option<Arc<Netmap>>> {
         self.current.subscribe()
+    }
+
+    /// Takes note that the control stream was opened.
+    pub fn control_opened(&self) {
+        self.control_opened.send_modify(|count| *count += 1);
+    }
+
+    /// Follows the openings of the control stream: the control plane may be another process than before each time.
+    #[must_use]
+    pub fn follow_control(&self) -> watch::Receiver<u64> {
+        self.control_opened.subscribe()
+    }
+
+    /// Drops the session with a peer and keeps the peer: the next packet begins with a handshake, as after a restart
+    /// of the other end, which would otherwise be noticed only after 15 seconds without an answer.
+    pub async fn renew_session(&self, peer: &NodePublicKey) {
+        let _turn = self.applying.lock().await;
+        let Some(netmap) = self.current.borrow().clone() else {
+            return;
+        };
+        let Some(record) = netmap.peers.iter().find(|record| record.public_key == *peer) else {
+            return;
+        };
+        self.mesh.remove_peer(*peer).await;
+        self.put_peer(&netmap, record).await;
     }
 
     /// Returns which netmap is in force.
@@ -186,34 +213,32 @@ impl Membership {
             self.mesh.remove_peer(gone.public_key).await;
             self.paths().remove(&gone.public_key);
         }
-        let own = netmap.node.addresses;
-        let locals: Vec<IpAddr> = vec![own.mesh_ip4.into(), own.mesh_ip6.into()];
         for peer in &netmap.peers {
             let unchanged = before.is_some_and(|map| map.peers.contains(peer) && map.node == netmap.node);
-            if unchanged {
-                continue;
+            if !unchanged {
+                self.put_peer(netmap, peer).await;
             }
-            let endpoint = resolve_first(&peer.endpoints).await;
-            let reason = if endpoint.is_some() {
-                PathReason::Probing
-            } else {
-                PathReason::NoCandidate
-            };
-            self.paths().entry(peer.public_key).or_insert(Path {
-                kind: None,
-                reason,
-                endpoint: None,
-            });
-            let is_platform = peer.kind == NodeKind::Platform;
-            let config = PeerConfig {
-                public_key: peer.public_key,
-                preshared_key: None,
-                allowed_ips: peer.allowed_ips.clone(),
-                endpoint,
-                persistent_keepalive: is_platform.then_some(KEEPALIVE),
-            };
-            self.mesh.upsert_peer(config, locals.clone()).await;
         }
+    }
+
+    async fn put_peer(&self, netmap: &Netmap, peer: &PeerRecord) {
+        let own = netmap.node.addresses;
+        let endpoint = resolve_first(&peer.endpoints).await;
+        let reason = match endpoint {
+            Some(_) => PathReason::Probing,
+            None => PathReason::NoCandidate,
+        };
+        self.paths().entry(peer.public_key).or_insert(unreached(reason));
+        let is_platform = peer.kind == NodeKind::Platform;
+        let config = PeerConfig {
+            public_key: peer.public_key,
+            preshared_key: None,
+            allowed_ips: peer.allowed_ips.clone(),
+            endpoint,
+            persistent_keepalive: is_platform.then_some(KEEPALIVE),
+        };
+        let locals = vec![own.mesh_ip4.into(), own.mesh_ip6.into()];
+        self.mesh.upsert_peer(config, locals).await;
     }
 
     fn noticed(&self, event: TunnelEvent) {

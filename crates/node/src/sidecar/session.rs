@@ -13,7 +13,8 @@ use net::MeshStream;
 use net::clock::Clock;
 use runs::protocol::{FRAME_BYTES_MAX, PROTOCOL_VERSION, ToOrchestrator, ToSidecar};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::time::{Instant, interval_at, sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
 use types::{Fence, Netmap, NodePublicKey, RunId};
 
 use super::{Outbox, Sidecar};
@@ -23,6 +24,9 @@ use crate::talk::Talk;
 
 /// How long the orchestrator may take to say welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// When the control stream was opened anew, the other end may be another process: it must answer within this time.
+const PROOF_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// How often a silent stream is kept alive.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
@@ -48,6 +52,7 @@ type Address = (NodePublicKey, SocketAddr);
 /// Keeps a session with the orchestrator up, for ever. Can be dropped at any await.
 pub async fn keep_up(sidecar: Arc<Sidecar>, mut outbox: Outbox, mut backoff: Backoff) {
     let mut netmaps = sidecar.membership().follow();
+    let mut reopened = sidecar.membership().follow_control();
     loop {
         let address = netmaps.borrow_and_update().as_deref().and_then(orchestrator);
         let Some(address) = address else {
@@ -64,8 +69,16 @@ pub async fn keep_up(sidecar: Arc<Sidecar>, mut outbox: Outbox, mut backoff: Bac
             // An error means that the daemon is ending, and with it this task.
             let _ = netmaps.wait_for(elsewhere).await;
         };
+        let mut at_once = false;
         let reason = tokio::select! {
-            reason = session(&sidecar, address, &mut outbox) => reason,
+            end = session(&sidecar, address, &mut outbox, &mut reopened) => match end {
+                End::Broken(reason) => reason,
+                End::Replaced => {
+                    sidecar.membership().renew_session(&address.0).await;
+                    at_once = true;
+                    "the control plane was started anew".to_owned()
+                }
+            },
             () = moved => "the orchestrator moved".to_owned(),
         };
         tracing::info!(reason, "dispatch session is down");
@@ -73,7 +86,10 @@ pub async fn keep_up(sidecar: Arc<Sidecar>, mut outbox: Outbox, mut backoff: Bac
         if opened.elapsed() > SETTLED {
             backoff.succeeded();
         }
-        sleep(backoff.after_failure()).await;
+        // Once per opening of the control stream, which has a backoff of its own.
+        if !at_once {
+            sleep(backoff.after_failure()).await;
+        }
     }
 }
 
@@ -94,10 +110,33 @@ fn orchestrator(netmap: &Netmap) -> Option<Address> {
     Some((peer.public_key, SocketAddr::new(address, record.port)))
 }
 
-async fn session(sidecar: &Arc<Sidecar>, (peer, remote): Address, outbox: &mut Outbox) -> String {
-    let stream = match sidecar.membership().mesh().connect(peer, remote).await {
+/// Why a session ended.
+enum End {
+    /// It broke, for this reason.
+    Broken(String),
+    /// The other end does not know it any more.
+    Replaced,
+}
+
+impl From<String> for End {
+    fn from(reason: String) -> Self {
+        Self::Broken(reason)
+    }
+}
+
+async fn session(
+    sidecar: &Arc<Sidecar>,
+    (peer, remote): Address,
+    outbox: &mut Outbox,
+    reopened: &mut watch::Receiver<u64>,
+) -> End {
+    let connected = tokio::select! {
+        connected = sidecar.membership().mesh().connect(peer, remote) => connected,
+        Ok(()) = reopened.changed() => return End::Replaced,
+    };
+    let stream = match connected {
         Ok(stream) => stream,
-        Err(error) => return format!("the orchestrator cannot be reached: {error}"),
+        Err(error) => return End::Broken(format!("the orchestrator cannot be reached: {error}")),
     };
     let (reader, writer) = tokio::io::split(stream);
     let mut session = Session {
@@ -107,9 +146,9 @@ async fn session(sidecar: &Arc<Sidecar>, (peer, remote): Address, outbox: &mut O
         decoder: Decoder::new(FRAME_BYTES_MAX),
         sent: BTreeMap::new(),
     };
-    match session.run(outbox).await {
-        Ok(()) => "the orchestrator closed the session".to_owned(),
-        Err(reason) => reason,
+    match session.run(outbox, reopened).await {
+        Ok(()) => End::Broken("the orchestrator closed the session".to_owned()),
+        Err(end) => end,
     }
 }
 
@@ -132,7 +171,7 @@ struct Sent {
 }
 
 impl Session<'_> {
-    async fn run(&mut self, outbox: &mut Outbox) -> Result<(), String> {
+    async fn run(&mut self, outbox: &mut Outbox, reopened: &mut watch::Receiver<u64>) -> Result<(), End> {
         // Answers of an earlier session are of no use in this one: the orchestrator asks again.
         while let Ok(stale) = outbox.answers.try_recv() {
             tracing::debug!(?stale, "a stale answer was dropped");
@@ -142,6 +181,7 @@ impl Session<'_> {
         let mut buffer = vec![0; READ_BYTES];
         let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         let mut heard = Instant::now();
+        let mut proof_due: Option<Instant> = None;
         let mut deciding = tokio::task::JoinSet::new();
         self.send_events().await?;
         loop {
@@ -152,6 +192,7 @@ impl Session<'_> {
                         return Ok(());
                     }
                     heard = Instant::now();
+                    proof_due = None;
                     self.decoder.push(&buffer[..len]);
                     self.read_messages(&mut deciding).await?;
                 }
@@ -162,9 +203,16 @@ impl Session<'_> {
                     changed.map_err(|_| "the journal is closed".to_owned())?;
                     self.send_events().await?;
                 }
+                Ok(()) = reopened.changed() => {
+                    proof_due.get_or_insert(Instant::now() + PROOF_TIMEOUT);
+                    self.say(&ToOrchestrator::Ping).await?;
+                }
+                () = sleep_until(proof_due.unwrap_or(heard + SILENCE_MAX)), if proof_due.is_some() => {
+                    return Err(End::Replaced);
+                }
                 _ = ping.tick() => {
                     if heard.elapsed() > SILENCE_MAX {
-                        return Err("the orchestrator fell silent".to_owned());
+                        return Err("the orchestrator fell silent".to_owned().into());
                     }
                     self.say(&ToOrchestrator::Ping).await?;
                 }
