@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-#[expect(unreachable_pub, reason = "the file is also a library of its own, for the fuzzers")]
+#[expect(
+    unreachable_pub,
+    reason = "the file is also a library of its own, for the fuzzers"
+)]
 #[path = "../../../fuzz/src/lib.rs"]
 mod targets;
 

@@ -1,0 +1,147 @@
+//! What happens when time passes.
+
+use super::*;
+
+#[test]
+fn a_handshake_is_tried_for_ninety_seconds() {
+    let (mut a, b) = pair();
+    a.send(&b, "hello", start());
+    assert_eq!(a.transmits().len(), 1);
+    let mut initiations = 1;
+    loop {
+        let (due, timer) = a.tunnel.poll_timeout().expect("something to wait for");
+        assert_eq!(timer, Timer::RetransmitHandshake);
+        a.tunnel.handle_timeout(start() + due.since(start().mono));
+        a.collect_events();
+        initiations += a.transmits().len();
+        if let Some(event) = a.events.pop() {
+            assert_eq!(event, TunnelEvent::HandshakeFailed { peer: b.key() });
+            let tried = due.since(start().mono);
+            assert!(
+                tried >= REKEY_ATTEMPT_TIME && tried < REKEY_ATTEMPT_TIME + 6 * SECOND,
+                "{tried:?}"
+            );
+            break;
+        }
+    }
+    assert!((16..=19).contains(&initiations), "{initiations}");
+    assert_eq!(a.dropped(DropReason::QueueAbandoned), 1);
+    assert_eq!(a.tunnel.poll_timeout(), None, "nothing to wait for");
+}
+
+#[test]
+fn an_idle_receiver_says_that_it_is_there_after_ten_seconds() {
+    let (mut a, mut b) = connected();
+    b.collect_events();
+    let (due, timer) = b.tunnel.poll_timeout().expect("a timer");
+    assert_eq!(
+        (due, timer),
+        (start().mono + KEEPALIVE_TIMEOUT, Timer::PassiveKeepalive)
+    );
+    let fired = pass(&mut a, &mut b, start(), 30 * SECOND);
+    assert_eq!(
+        fired,
+        [Timer::PassiveKeepalive],
+        "the keepalive keeps the sender from a new handshake"
+    );
+}
+
+#[test]
+fn a_silent_peer_is_asked_for_a_handshake_after_fifteen_seconds() {
+    let (mut a, b) = connected();
+    a.send(&b, "lost", start() + SECOND);
+    a.transmits();
+    let (due, timer) = a.tunnel.poll_timeout().expect("a timer");
+    assert_eq!(timer, Timer::Unanswered);
+    let waited = due.since(start().mono);
+    assert!(waited >= 15 * SECOND && waited < 16 * SECOND, "{waited:?}");
+    a.tunnel.handle_timeout(start() + waited);
+    assert_eq!(a.transmits()[0].bytes.len(), 148);
+}
+
+#[test]
+fn a_persistent_keepalive_opens_the_path_and_keeps_it_open() {
+    let (mut a, mut b) = pair();
+    let mut config = b.config_for();
+    config.persistent_keepalive = Some(25 * SECOND);
+    a.tunnel.upsert_peer(config, start());
+    assert_eq!(
+        a.tunnel.poll_timeout(),
+        Some((start().mono, Timer::PersistentKeepalive))
+    );
+    let fired = pass(&mut a, &mut b, start(), 100 * SECOND);
+    assert_eq!(fired, vec![Timer::PersistentKeepalive; 5]);
+    assert!(a.status_of(&b).has_session && b.status_of(&a).has_session);
+    // Nothing else flows, and yet the session is renewed again and again.
+    pass(&mut a, &mut b, start() + 100 * SECOND, 1000 * SECOND);
+    assert!(a.status_of(&b).has_session && b.status_of(&a).has_session);
+    assert!(
+        a.events
+            .iter()
+            .chain(&b.events)
+            .all(|event| !matches!(event, TunnelEvent::SessionDown { .. }))
+    );
+}
+
+#[test]
+fn a_session_is_renewed_after_two_minutes_of_sending() {
+    let (mut a, mut b) = connected();
+    for second in 1..=500 {
+        let now = start() + second * SECOND;
+        a.send(&b, "tick", now);
+        settle(&mut a, &mut b, now);
+        b.send(&a, "tock", now);
+        settle(&mut a, &mut b, now);
+        pass(&mut a, &mut b, now, SECOND);
+    }
+    assert_eq!((b.texts().len(), a.texts().len()), (500, 500));
+    assert_eq!(a.tunnel.counters().handshakes, 5);
+    assert_eq!(
+        a.tunnel.counters().dropped_total() + b.tunnel.counters().dropped_total(),
+        0
+    );
+}
+
+#[test]
+fn a_session_that_only_receives_is_renewed_at_the_last_minute() {
+    let (mut a, mut b) = connected();
+    for second in 1..=400 {
+        let now = start() + second * SECOND;
+        b.send(&a, "tick", now);
+        // Only b's datagrams arrive and a's handshakes; a has no data of its own.
+        settle(&mut a, &mut b, now);
+    }
+    assert_eq!(a.texts().len(), 400);
+}
+
+#[test]
+fn an_unused_session_goes_down_after_three_minutes_and_its_keys_after_nine() {
+    let (mut a, mut b) = connected();
+    a.events.clear();
+    b.events.clear();
+    let fired = pass(&mut a, &mut b, start(), 179 * SECOND);
+    assert_eq!(fired, [Timer::PassiveKeepalive]);
+    let fired = pass(&mut a, &mut b, start(), 180 * SECOND);
+    assert_eq!(fired, [Timer::SessionExpiry]);
+    let reason = DownReason::Expired;
+    assert_eq!(
+        a.events,
+        [TunnelEvent::SessionDown {
+            peer: b.key(),
+            reason
+        }]
+    );
+    assert_eq!(
+        b.events,
+        [TunnelEvent::SessionDown {
+            peer: a.key(),
+            reason
+        }]
+    );
+    let fired = pass(&mut a, &mut b, start(), 1000 * SECOND);
+    assert_eq!(fired, [Timer::EraseKeys]);
+    let now = start() + 2000 * SECOND;
+    a.send(&b, "again", now);
+    settle(&mut a, &mut b, now);
+    assert_eq!(b.texts(), ["again"]);
+}
