@@ -36,6 +36,9 @@ const OPEN_RUNS_MAX: usize = 1024;
 /// The largest payload of a live frame; larger ones are dropped.
 const LIVE_BYTES_MAX: usize = 64 * 1024;
 
+/// How much one read takes; each of ten thousand sessions has such a buffer.
+const READ_BYTES: usize = 8 * 1024;
+
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
@@ -62,6 +65,7 @@ where
     let mut reader = Reader {
         stream: reader,
         decoder: Decoder::new(FRAME_BYTES_MAX),
+        buffer: vec![0; READ_BYTES],
     };
     let close = stop.child_token();
     let session = app.orchestrator.next_session();
@@ -400,12 +404,12 @@ fn brief(text: &str) -> String {
 struct Reader<R> {
     stream: R,
     decoder: Decoder,
+    buffer: Vec<u8>,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     /// Returns the next message that this build knows; `None` at the end of the stream.
     async fn next(&mut self) -> Result<Option<ToOrchestrator>, SessionError> {
-        let mut buffer = vec![0; 64 * 1024];
         loop {
             while let Some(frame) = self.decoder.next()? {
                 match serde_json::from_slice(&frame) {
@@ -414,11 +418,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     Err(error) => tracing::debug!(%error, "a message of an unknown type was skipped"),
                 }
             }
-            let len = self.stream.read(&mut buffer).await?;
+            let len = self.stream.read(&mut self.buffer).await?;
             if len == 0 {
                 return Ok(None);
             }
-            self.decoder.push(&buffer[..len]);
+            self.decoder.push(&self.buffer[..len]);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A real server with a database of its own, and a small sidecar that keeps a real journal and speaks over a pipe.
 
+mod agents;
 mod cancels;
 mod dispatches;
 mod follows;
@@ -18,6 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
 use types::{EventDraft, EventType, Fence, NodeId, NodePrivateKey, RunId};
 
+use super::dispatch::DispatchTx;
 use super::{reconcile, session};
 use crate::app::App;
 use crate::clock::Clock;
@@ -238,6 +240,9 @@ impl Sidecar {
         while bench.app().orchestrator.is_connected(self.node) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+        // The write that noted it comes before this one.
+        let after = DispatchTx::begin(bench.app()).await.expect("begins");
+        after.commit().await.expect("commits");
     }
 
     async fn send(&mut self, message: &ToOrchestrator) {

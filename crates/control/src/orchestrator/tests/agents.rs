@@ -1,0 +1,166 @@
+//! Agents over HTTP: every field and limit, upserts, changes, and who may see them.
+
+use super::*;
+
+fn local(bench: &Bench, more: Value) -> Value {
+    let mut body = json!({ "slug": "a", "executionMode": "local-mac", "targetDeviceId": bench.node });
+    for (field, value) in more.as_object().expect("fields") {
+        body[field] = value.clone();
+    }
+    body
+}
+
+#[tokio::test]
+async fn an_upsert_creates_and_then_replaces() {
+    let bench = Bench::start().await;
+    let body = local(&bench, json!({ "maxIterations": 5, "env": { "A": "1" } }));
+    let made = bench.post("/v1/agents", body).await.ok();
+    assert_eq!(
+        (&made["action"], &made["version"]),
+        (&json!("created"), &json!(1))
+    );
+    assert_eq!(made["endpoint"], "/v1/agents/a/run");
+    assert_eq!(made["targetDeviceId"], json!(bench.node));
+    let again = bench
+        .post("/v1/agents", local(&bench, json!({ "name": "A" })))
+        .await
+        .ok();
+    assert_eq!(
+        (&again["action"], &again["version"]),
+        (&json!("updated"), &json!(2))
+    );
+    assert_eq!(again["id"], made["id"]);
+    let found = bench.get("/v1/agents/a").await.ok();
+    assert_eq!(
+        (&found["name"], &found["maxIterations"]),
+        (&json!("A"), &Value::Null)
+    );
+
+    let patch = async |body: Value| {
+        bench
+            .call(&bench.admin, Method::PATCH, "/v1/agents/a", Some(body))
+            .await
+    };
+    let patched = patch(json!({ "maxIterations": 7, "name": null, "junk": 1, "slug": "b" }))
+        .await
+        .ok();
+    assert_eq!(
+        (&patched["maxIterations"], &patched["name"]),
+        (&json!(7), &Value::Null)
+    );
+    assert_eq!((&patched["slug"], &patched["junk"]), (&json!("a"), &Value::Null));
+    patch(json!({ "sandbox": {} })).await.refused(400, "bad_request");
+    patch(json!({ "topP": "much" })).await.refused(400, "bad_request");
+
+    let listed = bench.get("/v1/agents?limit=1").await.body;
+    assert_eq!(
+        (&listed["data"][0]["slug"], &listed["hasMore"]),
+        (&json!("code-on-my-mac"), &json!(true))
+    );
+    let deleted = bench
+        .call(&bench.admin, Method::DELETE, "/v1/agents/a", None)
+        .await;
+    assert_eq!(deleted.status, 204);
+    bench.get("/v1/agents/a").await.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn settings_at_their_limits_are_taken() {
+    let bench = Bench::start().await;
+    let tools: Vec<String> = (0..128).map(|n| n.to_string()).collect();
+    let env: serde_json::Map<String, Value> = (0..64)
+        .map(|n| (format!("V{n}"), json!("x".repeat(4096))))
+        .collect();
+    let resource = json!({ "type": "repo", "resourceId": "r", "alias": "a", "config": {} });
+    for good in [
+        json!({ "maxIterations": 1, "maxTokens": 1, "temperature": 0, "topP": 0, "topK": 1 }),
+        json!({ "maxIterations": 100, "maxTokens": 128_000, "temperature": 2, "topP": 1 }),
+        json!({ "name": "ä".repeat(128), "description": "ä".repeat(2000), "systemPrompt": "x".repeat(65536) }),
+        json!({ "tools": tools, "env": env, "resources": vec![resource; 32] }),
+        json!({ "defaultFolderHint": "~/code", "runner": { "type": "command", "name": "make" } }),
+        json!({ "slug": "x".repeat(63) }),
+    ] {
+        bench.post("/v1/agents", local(&bench, good)).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn settings_past_their_limits_are_refused() {
+    let bench = Bench::start().await;
+    let tools: Vec<String> = (0..129).map(|n| n.to_string()).collect();
+    let env: serde_json::Map<String, Value> = (0..65).map(|n| (format!("V{n}"), json!("x"))).collect();
+    let resource = json!({ "type": "repo", "resourceId": "r" });
+    for bad in [
+        json!({ "slug": "-a" }),
+        json!({ "slug": "x".repeat(64) }),
+        json!({ "slug": "A" }),
+        json!({ "name": "x".repeat(129) }),
+        json!({ "name": "a\u{202e}b" }),
+        json!({ "description": "x".repeat(2001) }),
+        json!({ "systemPrompt": "x".repeat(65537) }),
+        json!({ "tools": tools }),
+        json!({ "maxIterations": 0 }),
+        json!({ "maxIterations": 101 }),
+        json!({ "maxTokens": 128_001 }),
+        json!({ "temperature": 2.01 }),
+        json!({ "temperature": -0.1 }),
+        json!({ "topP": 1.1 }),
+        json!({ "topK": 0 }),
+        json!({ "env": { "1A": "x" } }),
+        json!({ "env": { "A=B": "x" } }),
+        json!({ "env": { "A": "x".repeat(4097) } }),
+        json!({ "env": { "A": "x\u{0}" } }),
+        json!({ "env": env }),
+        json!({ "resources": vec![resource; 33] }),
+        json!({ "providerOptions": { "x": "y".repeat(16384) } }),
+        json!({ "defaultFolderHint": "a\nb" }),
+        json!({ "runner": { "type": "rocket", "name": "x" } }),
+        json!({ "runner": { "type": "acp", "name": "" } }),
+        json!({ "executionMode": "on-the-moon" }),
+        json!({ "sandbox": { "template": "debian" } }),
+        json!({ "targetDeviceId": null }),
+        json!({ "targetDeviceId": NodeId::from_random([9; 16]) }),
+        json!({ "executionMode": "in_sandbox" }),
+    ] {
+        let refused = bench.post("/v1/agents", local(&bench, bad)).await;
+        refused.refused(400, "bad_request");
+    }
+    let list = bench.get("/v1/agents").await.body;
+    assert_eq!(
+        list["data"].as_array().map(Vec::len),
+        Some(1),
+        "nothing of it was kept"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_is_bound_to_a_device_that_its_owner_may_use() {
+    let bench = Bench::start().await;
+    let org = bench.get("/v1/organizations/current").await.ok();
+    let path = format!("/v1/organizations/{}/members", text(&org, "id"));
+    let made = bench
+        .post(&path, json!({ "name": "Grace", "role": "member" }))
+        .await
+        .ok();
+    let grace = text(&made["apiKey"], "key").to_owned();
+    let put = async |body: Value| bench.call(&grace, Method::POST, "/v1/agents", Some(body)).await;
+    put(local(&bench, json!({}))).await.refused(400, "bad_request");
+    put(json!({ "slug": "code-on-my-mac", "executionMode": "managed" }))
+        .await
+        .refused(409, "conflict");
+    put(json!({ "slug": "mine", "executionMode": "managed" }))
+        .await
+        .ok();
+    bench
+        .call(&grace, Method::GET, "/v1/agents/code-on-my-mac", None)
+        .await
+        .refused(404, "not_found");
+    let seen = bench.call(&grace, Method::GET, "/v1/agents", None).await.body;
+    assert_eq!(seen["data"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        bench.get("/v1/agents?all=true").await.body["data"]
+            .as_array()
+            .map(Vec::len),
+        Some(2)
+    );
+}
