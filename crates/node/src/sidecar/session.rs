@@ -130,9 +130,15 @@ async fn session(
     outbox: &mut Outbox,
     reopened: &mut watch::Receiver<u64>,
 ) -> End {
+    let connecting = sidecar.membership().mesh().connect(peer, remote);
+    tokio::pin!(connecting);
     let connected = tokio::select! {
-        connected = sidecar.membership().mesh().connect(peer, remote) => connected,
-        Ok(()) = reopened.changed() => return End::Replaced,
+        connected = &mut connecting => connected,
+        // A handshake that is on its way may well succeed; starting another at once would only be turned away.
+        Ok(()) = reopened.changed() => match timeout(PROOF_TIMEOUT, &mut connecting).await {
+            Ok(connected) => connected,
+            Err(_) => return End::Replaced,
+        },
     };
     let stream = match connected {
         Ok(stream) => stream,
@@ -184,6 +190,8 @@ impl Session<'_> {
         let mut proof_due: Option<Instant> = None;
         let mut deciding = tokio::task::JoinSet::new();
         self.send_events().await?;
+        // What came together with the welcome is in the decoder already.
+        self.read_messages(&mut deciding).await?;
         loop {
             tokio::select! {
                 read = self.reader.read(&mut buffer), if deciding.len() < DECIDING_MAX => {
