@@ -34,3 +34,10 @@ pub fn route_table() -> Vec<(String, String, String)> {
     rows.map(|((path, method), access)| (method.clone(), path.clone(), access.to_string()))
         .collect()
 }
+
+/// Makes an empty PostgreSQL database for one test in the server at `url`, and returns its address.
+#[doc(hidden)]
+pub async fn scratch_database(url: &str) -> Result<String, ServeError> {
+    let made = store::scratch::database(url).await;
+    made.map_err(|error| ServeError::Database(error.to_string()))
+}

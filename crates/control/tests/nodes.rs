@@ -257,9 +257,7 @@ async fn a_restart_keeps_everything_and_makes_no_second_admin() {
         let mode = file.metadata().expect("a key file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{key}");
     }
-    let server = serve(config(&fixture.dir, &fixture.clock))
-        .await
-        .expect("starts again");
+    let server = serve(fixture.config.clone()).await.expect("starts again");
     assert!(server.admin_key.is_none());
     let fixture = Fixture { server, ..fixture };
     let after = fixture.get(&path).await.data(200).clone();
@@ -276,7 +274,8 @@ async fn a_full_database_refuses_and_loses_nothing() {
     let tuning = Tuning {
         sqlite_pages_max: Some(110),
     };
-    let server = serve_with(config(&dir, &clock), tuning)
+    let config = config(&dir, &clock);
+    let server = serve_with(config.clone(), tuning)
         .await
         .expect("the server starts");
     let admin = server
@@ -292,6 +291,7 @@ async fn a_full_database_refuses_and_loses_nothing() {
         admin,
         http,
         dir,
+        config,
     };
     let mut made = 0;
     let refused = loop {

@@ -16,7 +16,10 @@ pub(crate) mod nodes;
 pub(crate) mod orgs;
 mod row;
 pub(crate) mod runs;
+pub(crate) mod scratch;
 pub(crate) mod sessions;
+#[cfg(test)]
+mod tests;
 pub(crate) mod threads;
 pub(crate) mod users;
 

@@ -1,4 +1,6 @@
 //! A real server per test: its own database in its own directory, port 0, and a client that speaks plain HTTP.
+//!
+//! The database is SQLite, or PostgreSQL when `RUNMESH_TEST_POSTGRES_URL` names a server where databases may be made.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -15,6 +17,8 @@ pub(crate) struct Fixture {
     pub(crate) admin: String,
     pub(crate) http: reqwest::Client,
     pub(crate) dir: TempDir,
+    /// How it was started, and can be started again.
+    pub(crate) config: ServeConfig,
 }
 
 /// What the server said.
@@ -61,7 +65,14 @@ impl Fixture {
     pub(crate) async fn start() -> Self {
         let dir = TempDir::new().expect("temporary directory");
         let clock = Clock::system();
-        let server = serve(config(&dir, &clock)).await.expect("the server starts");
+        let mut config = config(&dir, &clock);
+        if let Ok(url) = std::env::var("RUNMESH_TEST_POSTGRES_URL") {
+            let database = control::scratch_database(&url)
+                .await
+                .expect("a PostgreSQL server");
+            config.database_url = Some(database);
+        }
+        let server = serve(config.clone()).await.expect("the server starts");
         let admin = server
             .admin_key
             .as_ref()
@@ -74,6 +85,7 @@ impl Fixture {
             admin,
             http: reqwest::Client::new(),
             dir,
+            config,
         }
     }
 

@@ -1,0 +1,253 @@
+//! What both engines must do alike: run on SQLite always, on PostgreSQL when `RUNMESH_TEST_POSTGRES_URL` is set.
+
+use api::audit::ActorType;
+use api::nodes::{Node, NodesQuery};
+use api::orgs::User;
+use api::{Role, Scope};
+use serde_json::Map;
+use types::address::{host_ip4, node_ip6};
+use types::{
+    ApiKeyId, AuditId, NodeId, NodeKind, NodePrivateKey, NodeStatus, OrgId, SigningPrivateKey, Timestamp,
+    UserId,
+};
+
+use super::audit::AuditDraft;
+use super::orgs::OrgRow;
+use super::{Store, StoreError, api_keys, audit, nodes, orgs, scratch, users};
+
+/// Every engine at hand, each with an empty database.
+async fn stores() -> Vec<(Store, tempfile::TempDir)> {
+    let dir = tempfile::TempDir::new().expect("temporary directory");
+    let sqlite = Store::open_sqlite(dir.path(), None).await.expect("SQLite");
+    let mut stores = vec![(sqlite, dir)];
+    if let Ok(url) = std::env::var("RUNMESH_TEST_POSTGRES_URL") {
+        let url = scratch::database(&url).await.expect("a PostgreSQL server");
+        let dir = tempfile::TempDir::new().expect("temporary directory");
+        stores.push((Store::open(&url).await.expect("PostgreSQL"), dir));
+    }
+    stores
+}
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_unix_ms(ms)
+}
+
+fn org(seed: u8, name: &str) -> OrgRow {
+    OrgRow {
+        id: OrgId::from_random([seed; 16]),
+        name: name.parse().expect("a label"),
+        signing_key: SigningPrivateKey::from_random([seed; 32]),
+        created_at: at(1_800_000_000_123),
+    }
+}
+
+fn node(org: &OrgRow, seed: u8, name: &str) -> Node {
+    let id = NodeId::from_random([seed; 16]);
+    Node {
+        id,
+        org_id: org.id,
+        kind: NodeKind::Device,
+        name: name.to_owned(),
+        device_label: Some("Größe 50%_x".to_owned()),
+        dns_name: format!("{name}.{}.mesh.internal", org.name),
+        os: None,
+        hostname: None,
+        app_version: None,
+        client_metadata: Map::from_iter([("a".to_owned(), serde_json::json!([1, null, "ü"]))]),
+        public_key: NodePrivateKey::from_random([seed; 32]).public(),
+        mesh_ip4: host_ip4(u32::from(seed)).expect("in range"),
+        mesh_ip6: node_ip6(org.id, id),
+        status: NodeStatus::Offline,
+        last_seen_at: None,
+        path: None,
+        path_reason: None,
+        tags: vec!["lab".to_owned()],
+        owner_user_id: None,
+        created_at: at(i64::from(seed)),
+        revoked_at: None,
+        key_expires_at: None,
+    }
+}
+
+fn draft(org: &OrgRow, seed: u8) -> AuditDraft {
+    AuditDraft {
+        id: AuditId::from_random([seed; 16]),
+        org: org.id,
+        actor_type: ActorType::System,
+        actor_id: None,
+        action: "test",
+        target_type: None,
+        target_id: None,
+        ip: None,
+        attributes: Map::new(),
+        created_at: at(5),
+    }
+}
+
+#[tokio::test]
+async fn what_is_stored_is_read_back_nulls_and_all() {
+    for (store, _dir) in stores().await {
+        let org = org(1, "one");
+        let node = node(&org, 1, "a");
+        let mut tx = store.write().await.expect("a write");
+        orgs::insert(&mut tx, &org).await.expect("stored");
+        nodes::insert(&mut tx, &node).await.expect("stored");
+        tx.commit().await.expect("durable");
+        let mut conn = store.read().await.expect("a read");
+        let found = nodes::find(&mut conn, org.id, node.id).await.expect("read");
+        assert_eq!(found.expect("there").node, node);
+        let kept = orgs::find(&mut conn, org.id).await.expect("read").expect("there");
+        assert_eq!(kept.created_at, org.created_at);
+        assert_eq!(kept.signing_key.public(), org.signing_key.public());
+        let query = NodesQuery {
+            q: Some("50%_".to_owned()),
+            ..NodesQuery::default()
+        };
+        let listed = nodes::list(&mut conn, org.id, None, &query, ((-1, ""), 10)).await;
+        assert_eq!(listed.expect("listed").len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_committed_is_not_there() {
+    for (store, _dir) in stores().await {
+        let org = org(1, "one");
+        let mut tx = store.write().await.expect("a write");
+        orgs::insert(&mut tx, &org).await.expect("stored");
+        drop(tx);
+        let mut tx = store.write().await.expect("the writer is free again");
+        assert!(orgs::all(&mut tx).await.expect("read").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_taken_key_is_told_from_other_failures() {
+    for (store, _dir) in stores().await {
+        let mut tx = store.write().await.expect("a write");
+        orgs::insert(&mut tx, &org(1, "one")).await.expect("stored");
+        tx.commit().await.expect("durable");
+        let mut tx = store.write().await.expect("a write");
+        let again = orgs::insert(&mut tx, &org(2, "one")).await;
+        assert!(matches!(again, Err(StoreError::Taken)), "{again:?}");
+        drop(tx);
+        let mut tx = store.write().await.expect("a write");
+        let orphan = nodes::insert(&mut tx, &node(&org(9, "nine"), 1, "a")).await;
+        assert!(matches!(orphan, Err(StoreError::Database(_))), "{orphan:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_free_again_after_its_node_was_revoked_and_a_key_never() {
+    for (store, _dir) in stores().await {
+        let org = org(1, "one");
+        let first = node(&org, 1, "a");
+        let mut tx = store.write().await.expect("a write");
+        orgs::insert(&mut tx, &org).await.expect("stored");
+        nodes::insert(&mut tx, &first).await.expect("stored");
+        assert!(
+            nodes::revoke(&mut tx, org.id, first.id, at(9))
+                .await
+                .expect("revoked")
+        );
+        assert!(
+            !nodes::revoke(&mut tx, org.id, first.id, at(10))
+                .await
+                .expect("asked")
+        );
+        nodes::insert(&mut tx, &node(&org, 2, "a"))
+            .await
+            .expect("the name is free");
+        let mut same_key = node(&org, 3, "b");
+        same_key.public_key = first.public_key;
+        let refused = nodes::insert(&mut tx, &same_key).await;
+        assert!(matches!(refused, Err(StoreError::Taken)), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn writers_wait_for_each_other_and_the_log_has_no_gap() {
+    for (store, _dir) in stores().await {
+        let org = org(1, "one");
+        let mut tx = store.write().await.expect("a write");
+        orgs::insert(&mut tx, &org).await.expect("stored");
+        tx.commit().await.expect("durable");
+        let writes = (1..=20).map(|seed| {
+            let (store, org) = (store.clone(), org.clone());
+            async move {
+                let mut tx = store.write().await.expect("a write");
+                audit::append(&mut tx, draft(&org, seed)).await.expect("appended");
+                if seed % 4 != 0 {
+                    tx.commit().await.expect("durable");
+                }
+            }
+        });
+        futures_util::future::join_all(writes).await;
+        let mut conn = store.read().await.expect("a read");
+        let rows = audit::export(&mut conn, org.id, 0, 100).await.expect("read");
+        let numbers: Vec<u64> = rows.iter().map(|row| row.sequence).collect();
+        assert_eq!(numbers, (1..=15).collect::<Vec<_>>());
+        for pair in rows.windows(2) {
+            assert_eq!(pair[1].previous_hash, pair[0].hash);
+            assert_eq!(pair[1].hash, audit::hash(&pair[1]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_credential_is_found_with_its_org_and_role() {
+    for (store, _dir) in stores().await {
+        let org = org(1, "one");
+        let user = User {
+            id: UserId::from_random([7; 16]),
+            name: "Ada".to_owned(),
+            created_at: at(1),
+        };
+        let key = api::api_keys::ApiKey {
+            id: ApiKeyId::from_random([8; 16]),
+            name: "key".to_owned(),
+            prefix: "rt_live_abcd".to_owned(),
+            user_id: user.id,
+            scopes: vec![Scope::AgentRun, Scope::RunmeshRead],
+            is_test: false,
+            created_at: at(2),
+            expires_at: Some(at(i64::MAX)),
+            last_used_at: None,
+            revoked_at: None,
+        };
+        let mut tx = store.write().await.expect("a write");
+        orgs::insert(&mut tx, &org).await.expect("stored");
+        users::insert(&mut tx, &user).await.expect("stored");
+        users::insert_member(&mut tx, org.id, user.id, Role::Member, at(1))
+            .await
+            .expect("stored");
+        api_keys::insert(&mut tx, org.id, &key, "hash")
+            .await
+            .expect("stored");
+        let found = api_keys::credential(&mut tx, "hash")
+            .await
+            .expect("read")
+            .expect("there");
+        assert_eq!((found.key, found.org, found.role), (key, org.id, Role::Member));
+        assert!(
+            api_keys::credential(&mut tx, "other")
+                .await
+                .expect("read")
+                .is_none()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_program_is_left_alone() {
+    let dir = tempfile::TempDir::new().expect("temporary directory");
+    let store = Store::open_sqlite(dir.path(), None).await.expect("SQLite");
+    let mut tx = store.write().await.expect("a write");
+    sqlx::raw_sql("INSERT INTO schema_version (version) VALUES (999)")
+        .execute(&mut *tx)
+        .await
+        .expect("stored");
+    tx.commit().await.expect("durable");
+    store.close().await;
+    let refused = Store::open_sqlite(dir.path(), None).await;
+    assert!(matches!(refused, Err(StoreError::Newer { found: 999, .. })));
+}
