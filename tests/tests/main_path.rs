@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use e2e::processes::text;
 use e2e::stand_in_model::INSPECT_COMMAND;
 use e2e::world::{AGENT, DEVICE, SOON, World, check_events};
+use node::LocalClient;
+use node::local_api::StartRun;
 use serde_json::Value;
 
 /// A command that tells when it has begun and goes on until it is let go or stopped.
@@ -57,6 +59,74 @@ fn a_dispatched_run_leaves_a_whole_thread() {
         live,
         events.iter().map(|e| e["sequence"].clone()).collect::<Vec<_>>(),
         "the live view misses nothing"
+    );
+}
+
+#[test]
+fn a_run_that_the_device_starts_itself_is_registered() {
+    let world = World::start(INSPECT_COMMAND).expect("a world");
+    let request = StartRun {
+        agent: AGENT.parse().expect("a slug"),
+        prompt: "Inspect this local repo".to_owned(),
+        thread_id: None,
+        idempotency_key: Some("once".to_owned()),
+    };
+    let local = LocalClient::new(&world.state_dir());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let started = runtime
+        .block_on(local.start_run(&request))
+        .expect("the device starts it");
+    assert_eq!(started.status.as_str(), "registered");
+    let again = runtime.block_on(local.start_run(&request)).expect("the same run");
+    assert_eq!(again.run_id, started.run_id, "the same key is the same run");
+    let run_id = started.run_id.to_string();
+    let run = world
+        .wait_for_run(&run_id, |status| status == "completed")
+        .expect("completed");
+    assert_eq!(text(&run, "origin"), "device");
+    check_events(&world.events(text(&run, "threadId")).expect("events"), &run_id).expect("a whole thread");
+}
+
+#[test]
+fn a_thread_goes_on_with_a_second_run() {
+    let world = World::start("cat").expect("a world");
+    let first = world.dispatch("one").expect("dispatched");
+    let thread = text(&first, "threadId").to_owned();
+    world
+        .wait_for_run(text(&first, "runId"), |status| status == "completed")
+        .expect("completed");
+    let lines = world
+        .api
+        .lines(&["run", AGENT, "two", "--thread", &thread])
+        .expect("completed");
+    assert!(lines.iter().any(|line| line == "two"), "{lines:?}");
+    assert!(
+        !lines.iter().any(|line| line == "one"),
+        "only what is new is shown: {lines:?}"
+    );
+    let whole = world
+        .api
+        .lines(&["thread", &thread])
+        .expect("the thread")
+        .join("\n");
+    let (one, two) = (
+        whole.find("> one").expect("the first"),
+        whole.find("> two").expect("the second"),
+    );
+    assert!(one < two, "{whole}");
+}
+
+#[test]
+fn a_runner_cannot_draw_on_the_watching_terminal() {
+    let world = World::start("printf 'a\\033[2Jb\\233c'").expect("a world");
+    let lines = world
+        .api
+        .lines(&["run", AGENT, "draw"])
+        .expect("completed")
+        .join("\n");
+    assert!(
+        lines.contains("[2Jb") && !lines.chars().any(|c| c.is_control() && c != '\n'),
+        "{lines:?}"
     );
 }
 
