@@ -3,6 +3,7 @@
 //! Here is what happens to a run on this device, from its offer to its terminal event. The stream to the orchestrator is
 //! [`session`]; what stands on disk is [`crate::journal_keeper`]; what may run is [`crate::policy`].
 
+mod registering;
 mod resumable;
 pub mod session;
 
@@ -14,7 +15,7 @@ use net::clock::Clock;
 use runs::protocol::{OfferRefusal, OpenRunState, ToOrchestrator};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use types::{Attempt, EventDraft, Fence, LiveType, RunId, RunOrder, RunStatus, SignedRunTicket, Timestamp};
 
@@ -29,7 +30,10 @@ use crate::runner::process::kill_marked;
 use crate::state_dir::StateDir;
 use crate::status::{RunSummary, StatusBoard};
 use crate::talk::Talk;
+use registering::Registering;
 use resumable::Resumable;
+
+pub use registering::{RegisterError, Registered, Registration};
 
 /// Live frames that wait for the stream; what comes on top is not shown.
 const LIVE_QUEUE: usize = 512;
@@ -39,9 +43,6 @@ const ANSWER_QUEUE: usize = 512;
 
 /// Between two attempts to write a terminal event to a disk that is full.
 const END_RETRY: Duration = Duration::from_secs(1);
-
-/// How long an app on the device waits for its run to be registered.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a run on this device needs to be stopped, and shown.
 struct Active {
@@ -68,55 +69,6 @@ pub struct Sidecar {
     board: StatusBoard,
     on_talk: OnTalk,
     closing: watch::Sender<bool>,
-}
-
-#[derive(Default)]
-struct Registering {
-    next: u64,
-    waiting: BTreeMap<u64, oneshot::Sender<Result<Registered, RegisterError>>>,
-}
-
-/// A run that an app on this device starts.
-#[derive(Clone, Debug)]
-pub struct Registration {
-    /// The agent, which must be bound to this device.
-    pub agent: types::AgentSlug,
-    /// What is asked.
-    pub prompt: String,
-    /// The thread to go on with.
-    pub thread_id: Option<types::ThreadId>,
-    /// The same key within a day answers with the same run.
-    pub idempotency_key: Option<String>,
-}
-
-/// A run that was registered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Registered {
-    /// The run.
-    pub run_id: RunId,
-    /// Its thread.
-    pub thread_id: types::ThreadId,
-    /// The rollout of that thread.
-    pub rollout_id: types::RolloutId,
-}
-
-/// Why a run was not registered.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RegisterError {
-    /// There is no session with the orchestrator.
-    #[error("this device is not connected to the orchestrator")]
-    Offline,
-    /// The orchestrator did not answer in time; the run may have been registered nonetheless.
-    #[error("the orchestrator did not answer in time; ask again with the same idempotency key")]
-    TimedOut,
-    /// The orchestrator said no.
-    #[error("{message}")]
-    Refused {
-        /// One of the contract's error codes.
-        code: String,
-        /// Why.
-        message: String,
-    },
 }
 
 /// What the stream to the orchestrator sends for the sidecar.
@@ -460,69 +412,6 @@ impl Sidecar {
         self.show();
     }
 
-    /// Asks the orchestrator for a run of this device's own.
-    pub async fn register(&self, registration: Registration) -> Result<Registered, RegisterError> {
-        let (reply, answer) = oneshot::channel();
-        let request = {
-            let mut registering = self.registering();
-            registering.next += 1;
-            let request = registering.next;
-            registering.waiting.insert(request, reply);
-            request
-        };
-        let message = ToOrchestrator::Register {
-            request,
-            agent: registration.agent,
-            prompt: registration.prompt,
-            thread_id: registration.thread_id,
-            idempotency_key: registration.idempotency_key,
-        };
-        if !self.board.read().sidecar.connected || self.answers.try_send(message).is_err() {
-            self.registering().waiting.remove(&request);
-            return Err(RegisterError::Offline);
-        }
-        let answer = timeout(REGISTER_TIMEOUT, answer).await;
-        self.registering().waiting.remove(&request);
-        match answer {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(RegisterError::Offline),
-            Err(_) => Err(RegisterError::TimedOut),
-        }
-    }
-
-    /// The orchestrator registered a run: it is taken like an offer, but needs no ticket, since this device asked.
-    pub(crate) async fn registered(self: Arc<Self>, request: u64, order: RunOrder, fence: Fence) {
-        let Some(reply) = self.registering().waiting.remove(&request) else {
-            // Nobody waits any more; the run is executed nonetheless, for it was asked for.
-            return self.take_registered(order, fence).await;
-        };
-        let registered = Registered {
-            run_id: order.run_id,
-            thread_id: order.thread_id,
-            rollout_id: order.rollout_id,
-        };
-        self.take_registered(order, fence).await;
-        drop(reply.send(Ok(registered)));
-    }
-
-    async fn take_registered(self: Arc<Self>, order: RunOrder, fence: Fence) {
-        let run_id = order.run_id;
-        match self.journal.offer(order.clone(), Attempt(1), fence).await {
-            Ok(Offered::Taken) => self.begin(order, Attempt(1), fence, Origin::Device),
-            Ok(Offered::Known) => {}
-            Ok(Offered::Refused(reason, _)) => {
-                tracing::warn!(%run_id, ?reason, "a registered run was not taken")
-            }
-            Err(error) => tracing::error!(%run_id, %error, "a registered run was not taken"),
-        }
-    }
-
-    pub(crate) fn register_refused(&self, request: u64, code: String, message: String) {
-        if let Some(reply) = self.registering().waiting.remove(&request) {
-            drop(reply.send(Err(RegisterError::Refused { code, message })));
-        }
-    }
-
     /// Stops every run and waits until each has its terminal event on disk.
     pub async fn stop_all(&self, stop: Stop) {
         self.closing.send_replace(true);
@@ -589,10 +478,6 @@ impl Sidecar {
 
     fn active(&self) -> MutexGuard<'_, BTreeMap<RunId, Active>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn registering(&self) -> MutexGuard<'_, Registering> {
-        self.registering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
