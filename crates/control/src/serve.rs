@@ -112,7 +112,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
     };
     let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
     let http_addr = listener.local_addr().map_err(listen_error)?;
-    let public_url = config.public_url.clone().unwrap_or_else(|| url_of(http_addr));
+    let public_url = with_slash(config.public_url.clone().unwrap_or_else(|| url_of(http_addr)));
     let keys = ControlKeys::open(&config.data_dir).map_err(|source| ServeError::DataDir {
         path: config.data_dir.clone(),
         source,
@@ -200,6 +200,14 @@ fn make_data_dir(path: &std::path::Path) -> Result<(), ServeError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Paths are joined to the address, which keeps its last part only when a slash ends it.
+fn with_slash(mut url: Url) -> Url {
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    url
 }
 
 /// An unspecified address is reachable at least from this machine.
