@@ -11,7 +11,7 @@ use mesh::frame;
 use mesh::tunnel::{PacketSink, PeerConfig, Received, Tunnel};
 use types::{AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Timestamp};
 
-/// Feeds datagrams to a WireGuard tunnel that has a session.
+/// Feeds datagrams to a WireGuard tunnel with one peer.
 ///
 /// The first byte chooses: 0, a raw batch whose segment length are the next two bytes; 1 to 3, a genuine initiation,
 /// response or data message changed by the rest; 4, a packet that the peer seals, so that it is read after decryption.
@@ -25,9 +25,9 @@ pub fn wireguard_datagram(input: &[u8]) {
             let Some((segment_len, bytes)) = rest.split_first_chunk::<2>() else {
                 return;
             };
-            pair.connect();
+            // Without a session, whose handshake would cost a hundred times the rest; mode 3 has one.
             pair.feed_b(bytes, usize::from(u16::from_le_bytes(*segment_len)));
-            assert_eq!(pair.received.len(), 1, "only the first packet was genuine");
+            assert!(pair.received.is_empty(), "nothing here is genuine");
         }
         1 => {
             let initiation = pair.initiation();
