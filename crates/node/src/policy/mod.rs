@@ -1,4 +1,4 @@
-//! What the owner of this device allows, and the decision on one order. The file is `policy.toml` ([`file`]); the
+//! What the owner of this device allows, and the decision on one order. The file is `policy.toml` ([`mod@file`]); the
 //! runners known without being described there are in [`builtin`]. Local policy always wins over the orchestrator.
 
 pub mod builtin;

@@ -1,4 +1,4 @@
-//! Executes one run: starts the program, carries bytes between it and its [`Runner`], keeps every limit, and makes sure
+//! Executes one run: starts the program, carries bytes between it and its [`super::Runner`], keeps every limit, and makes sure
 //! that at the end nothing of it is left. What a run may do was decided before; what happens to its events is the
 //! [`Sink`]'s matter.
 
