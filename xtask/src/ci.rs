@@ -1,12 +1,15 @@
 //! `cargo xtask ci` and its parts: what every change must pass, in the order in which failing is cheapest.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::postgres::Postgres;
 use crate::{command, tidy, tools};
 
 /// A check: its name and what it does.
@@ -83,31 +86,73 @@ pub(crate) fn write_openapi() -> Result<()> {
 pub(crate) fn test() -> Result<()> {
     tools::install_debian()?;
     let goose = tools::install_goose();
-    let mut tests = command::cargo(&["test", "--workspace", "--no-fail-fast"]);
-    match &goose {
-        Ok(program) => {
-            tests.env("RUNMESH_GOOSE", program);
+    if let Err(error) = &goose {
+        eprintln!("note: no goose ({error:#}); tests that need it say so");
+    }
+    let mut counts = Counts::default();
+    let mut tests = test_command(&["--no-fail-fast"], goose.as_deref().ok());
+    let everything = counted(&mut tests, &mut counts);
+    let again = test_on_postgres(&mut counts);
+    println!("\n{} passed, {} failed", counts.of("passed"), counts.of("failed"));
+    everything?;
+    again?;
+    if counts.of("passed") == 0 {
+        bail!("no test ran");
+    }
+    Ok(())
+}
+
+/// The control plane's tests once more, on the other engine.
+fn test_on_postgres(counts: &mut Counts) -> Result<()> {
+    let Some(postgres) = Postgres::start().context("start PostgreSQL")? else {
+        eprintln!("note: PostgreSQL is not installed; the control plane was tested on SQLite only");
+        return Ok(());
+    };
+    let tests = command::root().join("crates/control/tests");
+    let mut targets = Vec::new();
+    for entry in std::fs::read_dir(tests).context("list the control plane's tests")? {
+        let path = entry.context("list the control plane's tests")?.path();
+        if let (Some("rs"), Some(name)) = (path.extension().and_then(OsStr::to_str), path.file_stem()) {
+            targets.extend(["--test".to_owned(), name.to_string_lossy().into_owned()]);
         }
-        Err(error) => eprintln!("note: no goose ({error:#}); tests that need it say so"),
+    }
+    eprintln!("the control plane's tests once more, on PostgreSQL");
+    let over_http: Vec<&str> = targets.iter().map(String::as_str).collect();
+    // All packages stay selected: another selection would build the dependencies with other features, once more.
+    let in_store = ["--lib", "--", "store::"];
+    for arguments in [&over_http[..], &in_store] {
+        let mut tests = test_command(arguments, None);
+        counted(tests.env("RUNMESH_TEST_POSTGRES_URL", postgres.url()), counts)?;
+    }
+    Ok(())
+}
+
+fn test_command(arguments: &[&str], goose: Option<&Path>) -> Command {
+    let mut tests = command::cargo(&["test", "--workspace"]);
+    tests
+        .args(arguments)
+        .env("RUNMESH_BIN", command::target_dir().join("debug/runmesh"));
+    if let Some(goose) = goose {
+        tests.env("RUNMESH_GOOSE", goose);
     }
     if command::is_root() {
         tests.env("RUNMESH_REQUIRE_LAB", "1");
     }
+    tests
+}
+
+/// Runs tests, passes their output on, and adds up what they count.
+fn counted(tests: &mut Command, counts: &mut Counts) -> Result<()> {
     let mut child = tests.stdout(Stdio::piped()).spawn().context("start cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
-    let mut counts = Counts::default();
     for line in BufReader::new(output).lines() {
         let line = line.context("read the output of cargo test")?;
         counts.read_line(&line);
         println!("{line}");
     }
     let status = child.wait().context("wait for cargo test")?;
-    println!("\n{} passed, {} failed", counts.of("passed"), counts.of("failed"));
     if !status.success() {
         bail!("cargo test: {status}");
-    }
-    if counts.of("passed") == 0 {
-        bail!("no test ran");
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod ci;
 mod command;
 mod demo;
+mod postgres;
 mod tidy;
 mod tools;
 

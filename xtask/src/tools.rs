@@ -22,7 +22,7 @@ struct DebianPackage {
     program: &'static str,
 }
 
-const DEBIAN_PACKAGES: [DebianPackage; 4] = [
+const DEBIAN_PACKAGES: [DebianPackage; 5] = [
     DebianPackage {
         name: "wireguard-tools",
         version: "1.0.20210914-1+b1",
@@ -37,6 +37,11 @@ const DEBIAN_PACKAGES: [DebianPackage; 4] = [
         name: "iproute2",
         version: "6.1.0-3",
         program: "ip",
+    },
+    DebianPackage {
+        name: "postgresql-15",
+        version: "15.20-0+deb12u1",
+        program: "/usr/lib/postgresql/15/bin/initdb",
     },
     DebianPackage {
         name: "iputils-ping",

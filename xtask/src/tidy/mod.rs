@@ -13,6 +13,7 @@ use crate::command;
 
 mod edges;
 mod lengths;
+mod links;
 mod purity;
 mod source;
 mod text;
@@ -56,6 +57,9 @@ pub(crate) fn run() -> Result<()> {
             findings.extend(check_source(path, &content));
         }
         findings.extend(text::check_text(path, &content));
+        findings.extend(links::check_links(path, &content, |target| {
+            root.join(target).exists()
+        }));
     }
     findings.sort();
     for finding in &findings {
