@@ -1,6 +1,7 @@
 //! The lab: a network namespace with a wireguard-go in it.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -76,6 +77,10 @@ impl Lab {
             self.their_place.port()
         );
         let deadline = Instant::now() + 10 * SECOND;
+        // `wg` removes a socket that refuses it, and wireguard-go's does between its bind and its listen.
+        while UnixStream::connect(socket_of(&device)).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         while let Err(error) = run(&set) {
             ensure!(
                 Instant::now() < deadline,
@@ -97,12 +102,18 @@ impl Lab {
     }
 }
 
+/// Where wireguard-go listens for `wg`; a killed one leaves it behind.
+fn socket_of(device: &str) -> PathBuf {
+    PathBuf::from(format!("/var/run/wireguard/{device}.sock"))
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         if let Some(child) = &mut self.wireguard {
             let _ = child.kill();
             let _ = child.wait();
         }
+        let _ = std::fs::remove_file(socket_of(&self.veth.replace("rmv", "rmw")));
         let _ = run(&format!("ip netns del {}", self.namespace));
         let _ = run(&format!("ip link del {}", self.veth));
         let _ = std::fs::remove_dir_all(&self.folder);
