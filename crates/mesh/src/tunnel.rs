@@ -137,7 +137,7 @@ pub const MTU_DEFAULT: usize = 1420;
 ///   [`set_mtu`](Self::set_mtu).
 /// - *Questions*: [`peer_status`](Self::peer_status), [`counters`](Self::counters), [`route`](Self::route). They change
 ///   nothing.
-/// - *Inputs*: [`send_packets`](Self::send_packets), [`handle_received`](Self::handle_received),
+/// - *Inputs*: [`send_packets`](Self::send_packets), [`renew`](Self::renew), [`handle_received`](Self::handle_received),
 ///   [`handle_timeout`](Self::handle_timeout). Each takes the time; decrypted packets leave through the sink given to
 ///   `handle_received`, everything else through the outputs.
 /// - *Outputs*: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event),
@@ -256,6 +256,18 @@ impl Tunnel {
         let id = self.peers.find(to).ok_or(SendError::UnknownPeer)?;
         let peer = self.peers.at_mut(id).ok_or(SendError::UnknownPeer)?;
         peer.send(packets, &mut self.shared, now);
+        self.peers.reschedule(id);
+        Ok(())
+    }
+
+    /// Starts a handshake although there may be a session: for a caller that doubts that the peer still has it.
+    ///
+    /// The session stays in use until the new one is up. Initiations stay [`REKEY_TIMEOUT`] apart: soon after one this
+    /// waits its turn, and while a handshake is under way it does nothing.
+    pub fn renew(&mut self, peer: &NodePublicKey, now: Now) -> Result<(), SendError> {
+        let id = self.peers.find(peer).ok_or(SendError::UnknownPeer)?;
+        let peer = self.peers.at_mut(id).ok_or(SendError::UnknownPeer)?;
+        peer.start_handshake(&mut self.shared, now);
         self.peers.reschedule(id);
         Ok(())
     }

@@ -107,6 +107,18 @@ impl World {
         self.sent
     }
 
+    /// Lets a node doubt that another still has their session.
+    ///
+    /// # Panics
+    ///
+    /// When the two are no peers.
+    pub fn renew(&mut self, at: NodeId, with: NodeId) {
+        let key = self.node(with).tunnel.public_key();
+        let now = self.now;
+        self.node_mut(at).tunnel.renew(&key, now).expect("a peer");
+        self.collect(at);
+    }
+
     /// Tells whether the packet of this number came out at the node.
     #[must_use]
     pub fn has_received(&self, node: NodeId, number: u64) -> bool {

@@ -172,6 +172,50 @@ fn a_restarted_peer_is_found_again() {
 }
 
 #[test]
+fn a_restarted_peer_is_found_within_a_second_by_whoever_doubts_its_session() {
+    for_each_seed(100, |seed| {
+        let (mut world, a, b) = pair(seed);
+        assert_works_within(&mut world, (a, b), 2);
+        // Initiations are five seconds apart, so the last one must be as old; after two minutes age alone would renew.
+        let idle = world.dice.span(5 * SECOND..80 * SECOND);
+        world.run(idle);
+        world.restart(b);
+        let longest = world.dice.span(SECOND / 1000..SECOND / 10);
+        world.link.faults.delay = SECOND / 1000..longest;
+        let unheard = world.send(a, b);
+        world.run(SECOND / 2);
+        assert!(!world.has_received(b, unheard));
+        world.renew(a, b);
+        // A round trip, and the message by which the other end learns that the session is agreed.
+        world.run(3 * SECOND / 10);
+        let (to_b, to_a) = (world.send(a, b), world.send(b, a));
+        world.run(SECOND / 10);
+        assert!(world.has_received(b, to_b) && world.has_received(a, to_a));
+    });
+}
+
+#[test]
+fn doubting_a_good_session_all_the_time_loses_nothing() {
+    for_each_seed(30, |seed| {
+        let (mut world, a, b) = pair(seed);
+        assert_works_within(&mut world, (a, b), 2);
+        let mut sent = Vec::new();
+        let before = world.counters(a).handshakes;
+        for _ in 0..600 {
+            let (doubter, other) = if world.dice.chance(500) { (a, b) } else { (b, a) };
+            world.renew(doubter, other);
+            sent.push((b, world.send(a, b)));
+            sent.push((a, world.send(b, a)));
+            world.run(SECOND / 10);
+        }
+        world.run(SECOND);
+        assert!(sent.iter().all(|(to, number)| world.has_received(*to, *number)));
+        // A minute holds twelve spans of five seconds, at each end.
+        assert!(world.counters(a).handshakes <= before + 26);
+    });
+}
+
+#[test]
 fn a_recording_of_everything_delivers_nothing_twice() {
     for_each_seed(60, |seed| {
         let (mut world, a, b) = pair(seed);

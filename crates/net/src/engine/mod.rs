@@ -223,6 +223,9 @@ impl Engine {
                 continue;
             };
             self.peers.pump(&mut peer, now);
+            if let Some(since) = peer.take_doubt(now.mono) {
+                self.doubt_session(&key, since, now);
+            }
             let has_more = self.send_due(&key, &mut peer, now);
             // Timeouts that just struck are told to their streams.
             self.peers.pump(&mut peer, now);
@@ -231,6 +234,18 @@ impl Engine {
                 self.peers.mark_dirty(&key);
                 self.has_more |= self.blocked.is_none();
             }
+        }
+    }
+
+    /// Renews a session on which nothing was heard since a connection was begun.
+    fn doubt_session(&mut self, key: &NodePublicKey, since: Monotonic, now: Now) {
+        let heard = self
+            .tunnel
+            .peer_status(key)
+            .and_then(|status| status.last_received);
+        if heard.is_none_or(|heard| heard < since) {
+            // The only error is that the peer was removed.
+            let _ = self.tunnel.renew(key, now);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use types::{AllowedIp, Monotonic, NodePublicKey};
@@ -23,12 +24,21 @@ pub(crate) enum Flow {
     Open(Arc<StreamCore>),
 }
 
+/// How long a SYN may stay unanswered before the session is doubted.
+///
+/// A peer that started anew has lost the session, cannot open what is sealed with it and, as WireGuard has it, says nothing.
+/// TCP sends its second SYN after 1 s; renewed this much earlier, the session is a new one by then wherever a round trip
+/// takes less than 300 ms. A longer way to a peer in order costs a handshake too many, every five seconds at most.
+const SYN_PATIENCE: Duration = Duration::from_millis(700);
+
 pub(crate) struct Peer {
     pub(crate) key: NodePublicKey,
     pub(crate) locals: Vec<IpAddr>,
     pub(crate) stack: Option<Box<dyn NetStack>>,
     pub(crate) flows: BTreeMap<ConnId, Flow>,
     pub(crate) is_dirty: bool,
+    /// When the oldest connection began that is to say whether the session still works.
+    waiting_since: Option<Monotonic>,
     /// Under which deadline the peer is listed.
     pub(crate) listed: Option<Monotonic>,
     /// Its stack panicked and is gone; its streams have not been told yet.
@@ -43,6 +53,7 @@ impl Peer {
             stack: None,
             flows: BTreeMap::new(),
             is_dirty: false,
+            waiting_since: None,
             listed: None,
             is_broken: false,
         }
@@ -147,6 +158,27 @@ impl Peer {
 
     pub(crate) fn is_quiet(&self) -> bool {
         self.stack.as_ref().is_none_or(|stack| stack.is_quiet())
+    }
+
+    /// Notes that a connection was begun, whose answer will say whether the session works.
+    pub(crate) fn await_answer(&mut self, now: Monotonic) {
+        self.waiting_since.get_or_insert(now);
+    }
+
+    /// Returns when the stack or a doubt is due.
+    pub(crate) fn next_deadline(&mut self, now: Monotonic) -> Option<Monotonic> {
+        let stack = self.guarded(|stack| stack.next_deadline(now)).flatten();
+        let doubt = self.waiting_since.map(|since| since + SYN_PATIENCE);
+        stack.into_iter().chain(doubt).min()
+    }
+
+    /// Tells since when a connection waits for its answer when that is too long; tells it once.
+    pub(crate) fn take_doubt(&mut self, now: Monotonic) -> Option<Monotonic> {
+        let since = self.waiting_since.take_if(|since| now >= *since + SYN_PATIENCE)?;
+        let mut flows = self.flows.values();
+        flows
+            .any(|flow| matches!(flow, Flow::Connecting(_)))
+            .then_some(since)
     }
 
     pub(crate) fn local_towards(&self, remote: SocketAddr) -> Option<IpAddr> {

@@ -62,7 +62,7 @@ impl Peers {
 
     pub(super) fn put_back(&mut self, mut peer: Peer, now: Monotonic) {
         peer.tidy();
-        peer.listed = peer.guarded(|stack| stack.next_deadline(now)).flatten();
+        peer.listed = peer.next_deadline(now);
         if let Some(deadline) = peer.listed {
             self.deadlines.insert((deadline, peer.key));
         }
@@ -144,6 +144,7 @@ impl Peers {
         match peer.guarded(|stack| stack.connect(local, remote, now.mono + timeout)) {
             Some(Ok(conn)) => {
                 peer.flows.insert(conn, Flow::Connecting(reply));
+                peer.await_answer(now.mono);
                 self.mark_dirty(&key);
                 Ok(())
             }

@@ -60,7 +60,7 @@ impl Handshakes {
 
 impl Peer {
     /// Starts a handshake unless one is under way; at most one initiation goes out in five seconds.
-    pub(super) fn start_handshake(&mut self, shared: &mut Shared, now: Now) {
+    pub(crate) fn start_handshake(&mut self, shared: &mut Shared, now: Now) {
         if self.handshakes.is_under_way() {
             return;
         }

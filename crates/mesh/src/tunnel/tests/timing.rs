@@ -60,6 +60,57 @@ fn a_silent_peer_is_asked_for_a_handshake_after_fifteen_seconds() {
 }
 
 #[test]
+fn a_doubted_session_is_renewed_at_once_and_used_until_then() {
+    let (mut a, mut b) = connected();
+    let later = start() + 20 * SECOND;
+    pass(&mut a, &mut b, start(), 20 * SECOND);
+    for _ in 0..3 {
+        a.tunnel.renew(&b.key(), later).expect("a peer");
+    }
+    a.send(&b, "on the old one", later);
+    let sent: Vec<_> = a
+        .transmits()
+        .iter()
+        .map(|transmit| (transmit.segment_len, transmit.bytes.len()))
+        .collect();
+    assert_eq!(sent, [(148, 148 + 80)], "one initiation, and data at once");
+
+    let (mut a, mut b) = connected();
+    pass(&mut a, &mut b, start(), 20 * SECOND);
+    // The peer has lost everything but its key.
+    b.tunnel = Tunnel::new(NodePrivateKey::from_random([2; 32]), [77; 32]);
+    b.tunnel.upsert_peer(a.config_for(), later);
+    a.send(&b, "lost", later);
+    settle(&mut a, &mut b, later);
+    assert_eq!(b.texts(), [""; 0]);
+    a.tunnel.renew(&b.key(), later).expect("a peer");
+    settle(&mut a, &mut b, later);
+    a.send(&b, "found again", later);
+    settle(&mut a, &mut b, later);
+    assert_eq!(b.texts(), ["found again"]);
+    assert!(
+        a.events
+            .iter()
+            .all(|event| !matches!(event, TunnelEvent::SessionDown { .. }))
+    );
+}
+
+#[test]
+fn doubts_soon_after_an_initiation_wait_until_five_seconds_are_over() {
+    let (mut a, mut b) = connected();
+    let soon = start() + SECOND;
+    a.tunnel.renew(&b.key(), soon).expect("a peer");
+    assert!(a.transmits().is_empty());
+    let fired = pass(&mut a, &mut b, soon, 5 * SECOND);
+    assert_eq!(fired[0], Timer::RetransmitHandshake);
+    assert_eq!(
+        (a.tunnel.counters().handshakes, b.tunnel.counters().handshakes),
+        (2, 2)
+    );
+    assert_eq!(a.tunnel.renew(&a.key(), soon), Err(SendError::UnknownPeer));
+}
+
+#[test]
 fn a_persistent_keepalive_opens_the_path_and_keeps_it_open() {
     let (mut a, mut b) = pair();
     let mut config = b.config_for();
