@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{command, tidy, tools};
+use crate::{command, demo, tidy, tools};
 
 /// A check: its name and what it does.
 type Part = (&'static str, fn() -> Result<()>);
@@ -93,9 +93,11 @@ pub(crate) fn test() -> Result<()> {
     let mut tests = test_command(&["--no-fail-fast"], goose.as_deref().ok());
     let everything = counted(&mut tests, &mut counts);
     let again = test_on_postgres(&mut counts);
+    let demo = test_demo(goose.as_deref().ok(), &mut counts);
     println!("\n{} passed, {} failed", counts.of("passed"), counts.of("failed"));
     everything?;
     again?;
+    demo?;
     if counts.of("passed") == 0 {
         bail!("no test ran");
     }
@@ -125,6 +127,13 @@ fn test_on_postgres(counts: &mut Counts) -> Result<()> {
         counted(tests.env("RUNMESH_TEST_POSTGRES_URL", postgres.url()), counts)?;
     }
     Ok(())
+}
+
+/// The first command of the README, with the programs that the tests have built; it counts as one test.
+fn test_demo(goose: Option<&Path>, counts: &mut Counts) -> Result<()> {
+    let ran = command::run(demo::built(goose).arg("--json"));
+    counts.add(if ran.is_ok() { "passed" } else { "failed" }, 1);
+    ran
 }
 
 fn test_command(arguments: &[&str], goose: Option<&Path>) -> Command {
@@ -171,9 +180,13 @@ impl Counts {
         };
         for part in counts.split("; ") {
             if let Some((number, word)) = part.split_once(' ') {
-                *self.0.entry(word.to_owned()).or_default() += number.parse::<u32>().unwrap_or(0);
+                self.add(word, number.parse().unwrap_or(0));
             }
         }
+    }
+
+    fn add(&mut self, word: &str, number: u32) {
+        *self.0.entry(word.to_owned()).or_default() += number;
     }
 
     fn of(&self, word: &str) -> u32 {
