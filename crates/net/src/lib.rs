@@ -3,6 +3,7 @@
 //! Sockets, clocks, randomness, userspace TCP/IP and the thread that drives `mesh::tunnel` live here. What a packet means
 //! on the wire does not: only `mesh` knows wire bytes.
 
+pub mod alarm;
 pub mod clock;
 mod engine;
 pub mod mesh_net;

@@ -12,6 +12,7 @@ use mesh::tunnel::{Counters, PeerConfig, PeerStatus, Tunnel, TunnelEvent};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use types::{NodePrivateKey, NodePublicKey};
 
+use crate::alarm::Alarm;
 use crate::engine::command::Command;
 use crate::engine::{Engine, Parts};
 use crate::netstack::StackConfig;
@@ -172,6 +173,7 @@ impl MeshNet {
         tunnel.set_mtu(stack.mtu);
         let parts = Parts {
             socket,
+            alarm: Alarm::new()?,
             tunnel,
             stack,
             commands: receiver,

@@ -10,16 +10,16 @@ mod peers;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use mesh::tunnel::{Received, Transmit, Tunnel, TunnelEvent};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use types::{Monotonic, NodePublicKey, Now};
 
 use self::command::Command;
 use self::peer::Peer;
 use self::peers::{Ingress, Peers};
+use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::mesh_net::ConnectError;
 use crate::netstack::{BATCH_PACKETS, Packets, StackConfig};
@@ -35,6 +35,7 @@ const BATCHES_PER_TURN: usize = 8;
 /// The parts of an engine that are made before its thread is.
 pub(crate) struct Parts {
     pub(crate) socket: UdpSocket,
+    pub(crate) alarm: Alarm,
     pub(crate) tunnel: Tunnel,
     pub(crate) stack: StackConfig,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -45,6 +46,7 @@ pub(crate) struct Parts {
 
 pub(crate) struct Engine {
     clock: Clock,
+    alarm: Alarm,
     socket: UdpSocket,
     received: ReceiveBuffer,
     tunnel: Tunnel,
@@ -72,6 +74,7 @@ impl Engine {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
             clock: Clock::new(),
+            alarm: parts.alarm,
             socket: parts.socket,
             received: ReceiveBuffer::default(),
             tunnel: parts.tunnel,
@@ -131,24 +134,21 @@ impl Engine {
             || self.doorbell.bell.is_rung()
             || (!is_held_up && self.peers.has_dirty());
         if !has_work {
+            let until = self.next_deadline();
             let mut interest = PollFlags::IN;
             if is_held_up {
                 interest |= PollFlags::OUT;
             }
-            let mut fds = [
+            let fds = [
                 PollFd::new(&self.socket, interest),
                 PollFd::new(&self.doorbell.bell, PollFlags::IN),
             ];
-            let timeout = self
-                .time_left()
-                .map(|left| Timespec::try_from(left).unwrap_or_default());
-            // An interrupted wait is a short one; nothing else can go wrong with two descriptors of our own.
-            let _ = poll(&mut fds, timeout.as_ref());
+            self.alarm.wait(fds, until);
         }
         self.doorbell.bell.silence();
     }
 
-    fn time_left(&self) -> Option<Duration> {
+    fn next_deadline(&self) -> Option<Monotonic> {
         let tunnel = self.tunnel.poll_timeout().map(|(at, _)| at);
         // Peers that are due cannot do anything while the socket is full.
         let peers = if self.blocked.is_none() {
@@ -157,8 +157,7 @@ impl Engine {
             None
         };
         let stopping = self.stopping.as_ref().map(|stopping| stopping.by);
-        let first = [tunnel, peers, stopping].into_iter().flatten().min()?;
-        Some(first.since(self.clock.mono()))
+        [tunnel, peers, stopping].into_iter().flatten().min()
     }
 
     fn receive(&mut self, now: Now) {
