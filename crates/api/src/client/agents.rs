@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Map, Value};
 use types::AgentSlug;
 
-use super::{Client, ClientError, NO_QUERY, checked, data};
+use super::{ANSWER_TIMEOUT, Client, ClientError, NO_QUERY, checked, data};
 use crate::agents::{Agent, AgentsQuery, PutAgent, PutAgentResult};
 use crate::envelope::Page;
 
@@ -38,6 +38,8 @@ impl Client {
     /// Deletes an agent. Its threads stay.
     pub async fn delete_agent(&self, slug: &AgentSlug) -> Result<(), ClientError> {
         let request = self.request(Method::DELETE, &format!("v1/agents/{slug}"))?;
-        checked(request.send().await?).await.map(|_| ())
+        checked(request.timeout(ANSWER_TIMEOUT).send().await?)
+            .await
+            .map(|_| ())
     }
 }

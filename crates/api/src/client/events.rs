@@ -6,7 +6,7 @@ use reqwest::header::ACCEPT;
 use reqwest::{Method, Response};
 use types::{ThreadEvent, ThreadId};
 
-use super::{ANSWER_BYTES_MAX, Client, ClientError, checked, data};
+use super::{ANSWER_BYTES_MAX, Client, ClientError, SILENCE_MAX, data, open};
 use crate::envelope::Page;
 use crate::events::{AppendEvents, Appended, EventsQuery, Frame};
 
@@ -39,7 +39,8 @@ impl Frames {
                     return Ok(Some(frame));
                 }
             }
-            let Some(chunk) = self.answer.chunk().await? else {
+            let reading = tokio::time::timeout(SILENCE_MAX, self.answer.chunk()).await;
+            let Some(chunk) = reading.map_err(|_| ClientError::Silent)?? else {
                 return Ok(None);
             };
             if self.bytes.len() + self.data.len() + chunk.len() > ANSWER_BYTES_MAX {
@@ -91,7 +92,7 @@ impl Client {
         let call = call
             .query(&[("after", after)])
             .header(ACCEPT, "text/event-stream");
-        checked(call.send().await?).await.map(Frames::new)
+        open(call).await.map(Frames::new)
     }
 }
 

@@ -14,6 +14,9 @@ mod threads;
 pub use events::Frames;
 pub use runs::StartedRun;
 
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,6 +27,15 @@ use crate::envelope::{ErrorBody, ErrorEnvelope, Success};
 
 /// The largest answer that is read into memory, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an answer may take to arrive whole.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a live stream may be silent; the server comments on an idle one every twenty seconds.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Why a request gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +55,9 @@ pub enum ClientError {
     /// The server cannot be reached, or went away in the middle.
     #[error("the server cannot be reached")]
     Transport(#[from] reqwest::Error),
+    /// The server said nothing on a live stream for a minute.
+    #[error("the server has fallen silent")]
+    Silent,
     /// The address is no `http://` or `https://` address.
     #[error("the server's address must start with http:// or https://")]
     BadUrl,
@@ -79,7 +94,7 @@ impl Client {
             base.set_path(&format!("{}/", base.path()));
         }
         Ok(Self {
-            http: reqwest::Client::builder().build()?,
+            http: http()?,
             base,
             credential,
         })
@@ -106,7 +121,8 @@ impl Client {
         path: &str,
         query: &Q,
     ) -> Result<T, ClientError> {
-        read(self.request(Method::GET, path)?.query(query).send().await?).await
+        let call = self.request(Method::GET, path)?.query(query);
+        read(call.timeout(ANSWER_TIMEOUT).send().await?).await
     }
 
     pub(crate) async fn send<B: Serialize, T: DeserializeOwned>(
@@ -115,7 +131,8 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<T, ClientError> {
-        read(self.request(method, path)?.json(body).send().await?).await
+        let call = self.request(method, path)?.json(body);
+        read(call.timeout(ANSWER_TIMEOUT).send().await?).await
     }
 
     pub(crate) async fn text<Q: Serialize + ?Sized>(
@@ -123,13 +140,28 @@ impl Client {
         path: &str,
         query: &Q,
     ) -> Result<String, ClientError> {
-        let answer = checked(self.request(Method::GET, path)?.query(query).send().await?).await?;
+        let call = self.request(Method::GET, path)?.query(query);
+        let answer = checked(call.timeout(ANSWER_TIMEOUT).send().await?).await?;
         String::from_utf8(bounded(answer).await?).map_err(|_| ClientError::NotOurs { status: 200 })
     }
 }
 
+/// The API redirects nowhere: following one would take the request to where the caller did not send it.
+fn http() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .redirect(Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .build()
+}
+
 /// No query parameters.
 pub(crate) const NO_QUERY: &[(&str, &str)] = &[];
+
+/// Sends a request whose answer is a live stream: only its beginning must come soon.
+pub(crate) async fn open(call: RequestBuilder) -> Result<Response, ClientError> {
+    let opening = tokio::time::timeout(SILENCE_MAX, call.send());
+    checked(opening.await.map_err(|_| ClientError::Silent)??).await
+}
 
 /// Turns an answer that is no success into its error.
 pub(crate) async fn checked(answer: Response) -> Result<Response, ClientError> {
@@ -166,4 +198,69 @@ async fn bounded(mut answer: Response) -> Result<Vec<u8>, ClientError> {
 /// Takes what was asked for out of its envelope.
 pub(crate) fn data<T>(answer: Success<T>) -> T {
     answer.data
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server that gives one answer to its first request; returns its address and what it was asked.
+    async fn once(answer: String) -> (String, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let task = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.expect("a client");
+            let mut asked = vec![0; 8192];
+            let n = socket.read(&mut asked).await.expect("a request");
+            socket.write_all(answer.as_bytes()).await.expect("sent");
+            String::from_utf8_lossy(&asked[..n]).into_owned()
+        });
+        (format!("http://{address}"), task)
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_not_followed() {
+        let (elsewhere, untouched) = once(String::new()).await;
+        let answer = format!(
+            "HTTP/1.1 307 Temporary Redirect\r\nlocation: {elsewhere}/v1/me\r\ncontent-length: 0\r\n\r\n"
+        );
+        let (base, asked) = once(answer).await;
+        let key = SecretString::new("rt_live_x".to_owned());
+        let client = Client::new(&base, Some(key)).expect("an address");
+        let error = client.me().await.expect_err("no answer of the API");
+        assert!(matches!(error, ClientError::NotOurs { status: 307 }), "{error}");
+        assert!(asked.await.expect("asked").contains("Bearer rt_live_x"));
+        assert!(!untouched.is_finished());
+    }
+
+    #[tokio::test]
+    async fn an_address_with_a_path_keeps_it() {
+        let (base, asked) = once("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_owned()).await;
+        let client = Client::new(&format!("{base}/mesh"), None).expect("an address");
+        client.me().await.expect_err("refused");
+        assert!(
+            asked
+                .await
+                .expect("asked")
+                .starts_with("GET /mesh/v1/me HTTP/1.1")
+        );
+    }
+
+    #[test]
+    fn only_http_addresses_are_taken_and_a_credential_is_not_printed() {
+        for bad in [
+            "",
+            "mesh.example.org",
+            "ftp://mesh.example.org",
+            "file:///etc/passwd",
+        ] {
+            assert!(Client::new(bad, None).is_err(), "{bad}");
+        }
+        let key = SecretString::new("rt_live_x".to_owned());
+        let client = Client::new("https://mesh.example.org", Some(key)).expect("an address");
+        assert!(!format!("{client:?}").contains("rt_live_x"));
+    }
 }

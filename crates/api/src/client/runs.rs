@@ -1,11 +1,13 @@
 //! Client methods for runs.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use reqwest::header::ACCEPT;
 use types::{RunId, ThreadId};
 
 use super::events::{Frames, header};
-use super::{Client, ClientError, NO_QUERY, checked, data, read};
+use super::{ANSWER_TIMEOUT, Client, ClientError, NO_QUERY, data, open, read};
 use crate::IDEMPOTENCY_KEY_HEADER;
 use crate::envelope::{Page, Success};
 use crate::runs::{Run, RunReceipt, RunsQuery, StartRun};
@@ -38,7 +40,8 @@ impl Client {
         if let Some(key) = idempotency_key {
             call = call.header(IDEMPOTENCY_KEY_HEADER, key);
         }
-        let answer: Success<RunReceipt> = read(call.send().await?).await?;
+        let patience = ANSWER_TIMEOUT + Duration::from_secs(request.wait.unwrap_or(0).into());
+        let answer: Success<RunReceipt> = read(call.timeout(patience).send().await?).await?;
         Ok(answer.data)
     }
 
@@ -57,7 +60,7 @@ impl Client {
         if let Some(key) = idempotency_key {
             call = call.header(IDEMPOTENCY_KEY_HEADER, key);
         }
-        let answer = checked(call.send().await?).await?;
+        let answer = open(call).await?;
         Ok(StartedRun {
             run_id: header(&answer, "x-run-id")?,
             thread_id: header(&answer, "x-thread-id")?,

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use types::ThreadId;
 
-use super::{Client, ClientError, checked, data};
+use super::{ANSWER_TIMEOUT, Client, ClientError, checked, data};
 use crate::activity::{Activity, ActivityQuery};
 use crate::envelope::Page;
 use crate::page::PageQuery;
@@ -32,7 +32,9 @@ impl Client {
     /// Deletes a thread with all its events and runs.
     pub async fn delete_thread(&self, id: ThreadId) -> Result<(), ClientError> {
         let request = self.request(Method::DELETE, &format!("v1/threads/{id}"))?;
-        checked(request.send().await?).await.map(|_| ())
+        checked(request.timeout(ANSWER_TIMEOUT).send().await?)
+            .await
+            .map(|_| ())
     }
 
     /// Begins a new rollout.
