@@ -36,12 +36,18 @@ struct Pair {
     /// One packet of so many is lost, another one doubled, another one late; zero for none.
     one_of: u64,
     random: u64,
+    /// Packets that arrived.
+    carried: u64,
 }
 
 impl Pair {
     fn new(config: StackConfig) -> Self {
+        Self::of(config, config)
+    }
+
+    fn of(near: StackConfig, far: StackConfig) -> Self {
         let now = Monotonic::from_start(Duration::from_secs(1000));
-        let stack = |side| {
+        let stack = |side, config| {
             SmolStack::new(
                 config,
                 &[ip(side, false), ip(side, true)],
@@ -50,12 +56,13 @@ impl Pair {
             )
         };
         Self {
-            stacks: [stack(1), stack(2)],
+            stacks: [stack(1, near), stack(2, far)],
             now,
             wire: [Vec::new(), Vec::new()],
             is_cut: false,
             one_of: 0,
             random: 1,
+            carried: 0,
         }
     }
 
@@ -94,6 +101,7 @@ impl Pair {
         if self.is_cut || self.chance() {
             return;
         }
+        self.carried += 1;
         if self.chance() {
             self.wire[to].push(packet.to_vec());
         }
@@ -268,17 +276,101 @@ fn a_silent_peer_times_out_a_connect_and_later_a_transfer() {
         ConnStatus::Failed(ConnFailure::TimedOut)
     );
 
-    let mut pair = Pair::new(StackConfig::default());
+    let mut pair = Pair::new(StackConfig {
+        keepalive: None,
+        ..StackConfig::default()
+    });
     let (near, _) = pair.open(true);
     pair.is_cut = true;
     pair.pass(Duration::from_secs(3600));
     assert_eq!(
         pair.stacks[0].status(near),
         ConnStatus::Open,
-        "an idle connection outlives a sleep"
+        "who asks nothing waits for no answer"
     );
     pair.stacks[0].write(near, b"anyone there?", pair.now);
-    pair.pass(Duration::from_secs(299));
+    pair.pass(Duration::from_secs(74));
+    assert_eq!(pair.stacks[0].status(near), ConnStatus::Open);
+    pair.pass(Duration::from_secs(2));
+    assert_eq!(
+        pair.stacks[0].status(near),
+        ConnStatus::Failed(ConnFailure::TimedOut)
+    );
+}
+
+#[test]
+fn an_idle_connection_to_a_peer_that_vanished_ends_at_both_ends() {
+    let mut pair = Pair::new(StackConfig::default());
+    let (near, far) = pair.open(true);
+    pair.pass(Duration::from_secs(30));
+    pair.is_cut = true;
+    pair.pass(Duration::from_secs(54));
+    let ends = |pair: &Pair| [pair.stacks[0].status(near), pair.stacks[1].status(far)];
+    assert_eq!(ends(&pair), [ConnStatus::Open; 2]);
+    pair.pass(Duration::from_secs(22));
+    assert_eq!(ends(&pair), [ConnStatus::Failed(ConnFailure::TimedOut); 2]);
+    for (side, conn) in [near, far].into_iter().enumerate() {
+        pair.stacks[side].release(conn, pair.now);
+        pair.pass(Duration::from_secs(1));
+        assert!(pair.stacks[side].is_idle());
+    }
+}
+
+#[test]
+fn an_idle_connection_between_two_living_ends_stays_for_a_day_and_costs_little() {
+    let mut pair = Pair::new(StackConfig::default());
+    let (near, far) = pair.open(false);
+    let carried = pair.carried;
+    pair.pass(Duration::from_secs(24 * 3600));
+    assert_eq!(pair.stacks[0].status(near), ConnStatus::Open);
+    assert_eq!(pair.stacks[1].status(far), ConnStatus::Open);
+    let spans = 24 * 3600 / 20;
+    assert!(
+        pair.carried - carried <= 4 * spans,
+        "{} packets",
+        pair.carried - carried
+    );
+    assert_eq!(pair.stacks[0].write(near, b"still there", pair.now), 11);
+    pair.settle();
+    assert_eq!(pair.read(1, far).0, b"still there");
+}
+
+#[test]
+fn a_reader_that_stalls_for_ten_minutes_and_asks_nothing_itself_keeps_its_connection() {
+    let silent = StackConfig {
+        keepalive: None,
+        ..StackConfig::default()
+    };
+    let mut pair = Pair::of(StackConfig::default(), silent);
+    let (near, far) = pair.open(true);
+    while pair.stacks[0].write(near, &[1; 10_000], pair.now) > 0 {
+        pair.pass(Duration::from_millis(100));
+    }
+    pair.pass(Duration::from_secs(600));
+    assert_eq!(pair.stacks[0].status(near), ConnStatus::Open);
+    let mut received = 0;
+    for _ in 0..100 {
+        received += pair.read(1, far).0.len();
+        pair.pass(Duration::from_secs(2));
+    }
+    assert!(received > 500_000, "{received}");
+}
+
+#[test]
+fn a_peer_that_reads_nothing_holds_a_connection_that_nobody_else_holds_for_a_minute_only() {
+    let mut pair = Pair::new(StackConfig::default());
+    let (near, far) = pair.open(true);
+    while pair.stacks[0].write(near, &[1; 10_000], pair.now) > 0 {
+        pair.pass(Duration::from_millis(100));
+    }
+    pair.stacks[0].disown(near, pair.now);
+    pair.pass(Duration::from_secs(50));
+    assert_eq!(pair.stacks[0].status(near), ConnStatus::Open);
+    // As long as something gets away it may take its time.
+    pair.read(1, far);
+    pair.pass(Duration::from_secs(5));
+    assert!(pair.stacks[0].write(near, &[2; 1_000_000], pair.now) > 0);
+    pair.pass(Duration::from_secs(59));
     assert_eq!(pair.stacks[0].status(near), ConnStatus::Open);
     pair.pass(Duration::from_secs(2));
     assert_eq!(

@@ -146,6 +146,8 @@ impl Peer {
             self.flows.remove(&conn);
         } else if wishes.is_write_finished {
             stack.shutdown(conn);
+        } else if wishes.is_dropped {
+            stack.disown(conn, now);
         }
     }
 
@@ -270,6 +272,9 @@ mod tests {
             panic!("defect")
         }
         fn write(&mut self, _: ConnId, _: &[u8], _: Monotonic) -> usize {
+            panic!("defect")
+        }
+        fn disown(&mut self, _: ConnId, _: Monotonic) {
             panic!("defect")
         }
         fn shutdown(&mut self, _: ConnId) {

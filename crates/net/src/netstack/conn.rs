@@ -19,6 +19,8 @@ pub(super) struct Conn {
     pub(super) heard_at: Monotonic,
     /// When the oldest data that may be unacknowledged was written.
     pub(super) sending_since: Option<Monotonic>,
+    /// Since when nobody holds it while none of its data got away.
+    pub(super) stuck_since: Option<Monotonic>,
     pub(super) released_at: Option<Monotonic>,
     pub(super) fin_sent: bool,
     pub(super) fin_seen: bool,
@@ -33,6 +35,7 @@ impl Conn {
             open_by: Some(open_by),
             heard_at: now,
             sending_since: None,
+            stuck_since: None,
             released_at: None,
             fin_sent: false,
             fin_seen: false,
@@ -79,10 +82,13 @@ impl Conn {
 
     /// Returns when the connection has taken too long, whatever it waits for.
     pub(super) fn deadline(&self, config: &StackConfig) -> Option<Monotonic> {
+        let asks = config.keepalive.is_some() && self.open_by.is_none();
         let unheard = self
             .sending_since
-            .map(|since| since.max(self.heard_at) + config.user_timeout);
-        let orphan = self.released_at.map(|at| at + config.orphan_timeout);
+            .or(asks.then_some(self.heard_at))
+            .map(|since| since.max(self.heard_at) + config.silence_timeout);
+        let orphan = self.released_at.or(self.stuck_since);
+        let orphan = orphan.map(|at| at + config.orphan_timeout);
         [self.open_by, unheard, orphan].into_iter().flatten().min()
     }
 }

@@ -42,10 +42,16 @@ pub struct StackConfig {
     pub half_open_max: usize,
     /// How long a peer may take to finish opening a connection; default 10 s.
     pub handshake_timeout: Duration,
-    /// How long sent data may stay unacknowledged while nothing at all is heard; default 5 minutes, so that a laptop
-    /// lid may be closed for a moment.
-    pub user_timeout: Duration,
-    /// How long a connection that nobody holds any more may take to say goodbye; default 60 s.
+    /// After how long without a word of ours an idle connection asks whether the other end is still there; default 20 s,
+    /// so that three questions fit into [`StackConfig::silence_timeout`] and a NAT on the way, which may forget a UDP flow
+    /// after 30 s, does not. `None` asks never.
+    pub keepalive: Option<Duration>,
+    /// How long nothing may be heard from an end that owes an answer, to data or to a keepalive; default 75 s: longer than
+    /// the 60 s to which TCP slows down its questions to a reader that stalls, long enough for a device that changes
+    /// networks, short enough that whoever waits for it learns that it is gone.
+    pub silence_timeout: Duration,
+    /// How long a connection that nobody holds any more may take to say goodbye, or, while it has data left to send, how
+    /// long none of it may get away; default 60 s.
     pub orphan_timeout: Duration,
 }
 
@@ -58,8 +64,22 @@ impl Default for StackConfig {
             connections_max: 256,
             half_open_max: 128,
             handshake_timeout: Duration::from_secs(10),
-            user_timeout: Duration::from_secs(300),
+            keepalive: Some(Duration::from_secs(20)),
+            silence_timeout: Duration::from_secs(75),
             orphan_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl StackConfig {
+    /// The limits of a platform node, which has thousands of peers that each need one connection: 8 connections a peer,
+    /// so that a hostile one can make us hold 8 MiB at most; the rest as by default.
+    #[must_use]
+    pub fn for_platform() -> Self {
+        Self {
+            connections_max: 8,
+            half_open_max: 8,
+            ..Self::default()
         }
     }
 }
@@ -172,6 +192,9 @@ pub trait NetStack: Send {
 
     /// Finishes writing: everything taken is sent, then FIN. Reading goes on.
     fn shutdown(&mut self, conn: ConnId);
+
+    /// Notes that nobody holds a connection any more that still has data to send: that data must keep getting away.
+    fn disown(&mut self, conn: ConnId, now: Monotonic);
 
     /// Cuts a connection with RST and forgets it.
     fn abort(&mut self, conn: ConnId);

@@ -75,6 +75,7 @@ impl SmolStack {
         );
         // Writers hand over whole chunks and wait for answers; holding back the last piece of one helps nobody.
         socket.set_nagle_enabled(false);
+        socket.set_keep_alive(self.config.keepalive.map(Into::into));
         socket.set_congestion_control(CongestionControl::Cubic);
         socket
     }
@@ -346,6 +347,7 @@ impl NetStack for SmolStack {
         let taken = socket.send_slice(bytes).unwrap_or(0);
         if taken > 0 {
             entry.sending_since.get_or_insert(now);
+            entry.stuck_since = entry.stuck_since.map(|_| now);
         }
         taken
     }
@@ -354,6 +356,12 @@ impl NetStack for SmolStack {
         if let Some((entry, socket)) = self.socket_mut(conn) {
             entry.fin_sent = true;
             socket.close();
+        }
+    }
+
+    fn disown(&mut self, conn: ConnId, now: Monotonic) {
+        if let Some((entry, _)) = self.socket_mut(conn) {
+            entry.stuck_since.get_or_insert(now);
         }
     }
 
