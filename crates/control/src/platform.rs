@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use net::mesh_net::{MeshListener, MeshNet, MeshNetConfig};
+use net::netstack::StackConfig;
 use types::{AllowedIp, NodePrivateKey, NodePublicKey};
 use url::{Host, Url};
 
@@ -25,7 +26,8 @@ impl Platform {
         listen: SocketAddr,
         public_url: &Url,
     ) -> Result<Self, net::mesh_net::StartError> {
-        let net = MeshNet::start(MeshNetConfig { private_key, listen })?;
+        let config = MeshNetConfig { private_key, listen };
+        let net = MeshNet::start_with(config, StackConfig::for_platform())?;
         let bound = net.local_addr();
         let endpoint = match public_url.host().filter(|_| bound.ip().is_unspecified()) {
             Some(Host::Ipv6(ip)) => format!("[{ip}]:{}", bound.port()),
