@@ -18,7 +18,7 @@ use crate::output::{Output, talk};
 /// What `up` takes.
 #[derive(Args)]
 pub(crate) struct UpArgs {
-    /// The control plane to join, such as https://mesh.example.com; known from the last time when left out
+    /// The control plane to join, such as `https://mesh.example.com`; known from the last time when left out
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// Where the node keeps its keys and journal
