@@ -129,6 +129,10 @@ pub enum SendError {
 /// The MTU of a new tunnel: Ethernet's 1500 bytes without the 80 that WireGuard over IPv6 takes.
 pub const MTU_DEFAULT: usize = 1420;
 
+/// How many peers' timers one call acts on: each may cost a handshake's exchanges, together some 10 ms, and what they send
+/// must find room among the sends that wait.
+pub const TIMEOUT_PEERS_MAX: usize = 64;
+
 /// Every peer of one private key on one UDP socket.
 ///
 /// # Kinds of methods
@@ -321,12 +325,13 @@ impl Tunnel {
         self.peers.at(id)?.timers.earliest()
     }
 
-    /// Acts on every timer that is due.
+    /// Acts on the timers that are due, of [`TIMEOUT_PEERS_MAX`] peers at most: [`poll_timeout`](Self::poll_timeout) tells
+    /// whether more are.
     pub fn handle_timeout(&mut self, now: Now) {
-        while let Some((due, id)) = self.peers.first_due() {
-            if due > now.mono {
+        for _ in 0..TIMEOUT_PEERS_MAX {
+            let Some((_, id)) = self.peers.first_due().filter(|(due, _)| *due <= now.mono) else {
                 return;
-            }
+            };
             if let Some(peer) = self.peers.at_mut(id) {
                 peer.handle_timeout(&mut self.shared, now);
             }

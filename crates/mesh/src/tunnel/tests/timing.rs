@@ -47,6 +47,36 @@ fn an_idle_receiver_says_that_it_is_there_after_ten_seconds() {
 }
 
 #[test]
+fn many_peers_due_at_once_are_taken_a_few_at_a_time_and_none_is_forgotten() {
+    let mut a = End::new(1);
+    for number in 0..1000_u16 {
+        let mut seed = [7; 32];
+        seed[1..3].copy_from_slice(&number.to_be_bytes());
+        let config = PeerConfig {
+            public_key: NodePrivateKey::from_random(seed).public(),
+            preshared_key: None,
+            allowed_ips: Vec::new(),
+            endpoint: Some(SocketAddr::from(([192, 0, 2, 7], 1024 + number))),
+            persistent_keepalive: Some(25 * SECOND),
+        };
+        a.tunnel.upsert_peer(config, start());
+    }
+    let (mut calls, mut sent) = (0, 0);
+    while a
+        .tunnel
+        .poll_timeout()
+        .is_some_and(|(due, _)| due <= start().mono)
+    {
+        a.tunnel.handle_timeout(start());
+        let now = a.transmits().len();
+        assert!(now <= TIMEOUT_PEERS_MAX, "{now} at once");
+        (calls, sent) = (calls + 1, sent + now);
+    }
+    assert_eq!((calls, sent), (1000_usize.div_ceil(TIMEOUT_PEERS_MAX), 1000));
+    assert_eq!(a.tunnel.counters().dropped_total(), 0);
+}
+
+#[test]
 fn a_silent_peer_is_asked_for_a_handshake_after_fifteen_seconds() {
     let (mut a, b) = connected();
     a.send(&b, "lost", start() + SECOND);
