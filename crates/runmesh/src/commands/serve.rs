@@ -8,7 +8,6 @@ use clap::Args;
 use control::ServeConfig;
 use control::clock::Clock;
 use serde_json::json;
-use types::AllowedIp;
 
 use super::stop_token;
 use crate::cli::DEFAULT_LISTEN;
@@ -50,9 +49,6 @@ pub(crate) struct ServeArgs {
         hide_env_values = true
     )]
     database_url: Option<String>,
-    /// A proxy before this server whose X-Forwarded-For is believed, such as 10.0.0.1/32; may be given again
-    #[arg(long = "trusted-proxy", value_name = "CIDR")]
-    trusted_proxies: Vec<AllowedIp>,
 }
 
 const FIELDS: [Column; 3] = [("url", "/url"), ("api key", "/apiKey"), ("data", "/dataDir")];
@@ -85,7 +81,6 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
             .org
             .parse()
             .with_context(|| format!("the org's name `{}`", args.org))?,
-        trusted_proxies: args.trusted_proxies,
         clock: Clock::system(),
     };
     // Taken before anything is opened, so that a signal during the start is not lost.
