@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use e2e::stand_in_model::StandInModel;
 use node::policy::{Permissions, Permit, RunnerPolicy, RunnerType, builtin, find_program};
+use node::runner::asked::Asked;
 use node::runner::executor::{Job, Limits, Outcome, Sink, SinkError, Stop, execute};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
@@ -117,6 +118,7 @@ impl Bench {
         };
         let job = Job {
             run_id: self.run_id,
+            asked: Asked::default(),
             prompt: prompt.to_owned(),
             system_prompt: None,
             permit,

@@ -154,6 +154,15 @@ pub struct RunOrder {
     pub env: std::collections::BTreeMap<String, String>,
     /// How far it may go.
     pub limits: RunLimits,
+    /// Which model the agent should use, in the words of its runner; absent means the runner's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// How freely the model should speak, 0 to 2; absent means the runner's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// What was said in the thread before, as text, for a runner that does not remember it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<String>,
     /// When it was created.
     pub created_at: Timestamp,
 }

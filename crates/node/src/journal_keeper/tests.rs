@@ -21,6 +21,9 @@ fn order(seed: u8) -> RunOrder {
         folder_hint: None,
         env: std::collections::BTreeMap::new(),
         limits: RunLimits::default(),
+        model: None,
+        temperature: None,
+        history: None,
         created_at: Timestamp::default(),
     }
 }

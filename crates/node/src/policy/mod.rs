@@ -162,6 +162,7 @@ impl Policy {
             ));
         }
         let runner = self.choose_runner(order)?;
+        check_prompt(runner, &order.prompt)?;
         let folder = self.choose_folder(order.folder_hint.as_deref())?;
         let env = self.environment(runner, order, own_env)?;
         let program =
@@ -251,7 +252,7 @@ impl Policy {
             if !self
                 .env_from_orders
                 .iter()
-                .any(|pattern| name_matches(pattern, name))
+                .any(|pattern| may_be_set(pattern, name))
             {
                 let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
                 return Err(Refusal::policy(format!(
@@ -267,6 +268,36 @@ impl Policy {
         env.extend(runner.env.clone());
         Ok(env)
     }
+}
+
+/// Refuses a prompt that its program would take for an option, such as one that switches its questions off.
+fn check_prompt(runner: &RunnerPolicy, prompt: &str) -> Result<(), Refusal> {
+    let before_end_of_options = runner.args.iter().take_while(|arg| *arg != "--");
+    let is_bare = before_end_of_options
+        .into_iter()
+        .any(|arg| arg.starts_with("{prompt}"));
+    if is_bare && prompt.starts_with('-') {
+        return Err(Refusal::policy(format!(
+            "the prompt begins with - and runner {} would take it for an option; put \"--\" before \"{{prompt}}\" in \
+             its args (policy.toml), or begin the prompt otherwise",
+            runner.name
+        )));
+    }
+    Ok(())
+}
+
+/// Tells whether a pattern lets an order set a name. What decides which code runs must be named in full: a pattern with
+/// `*` was hardly meant for it.
+fn may_be_set(pattern: &str, name: &str) -> bool {
+    let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.is_empty();
+    let decides = ["LD_", "DYLD_", "GCONV_", "GIT_"]
+        .iter()
+        .any(|begin| name.starts_with(begin))
+        || ["PATH", "HOME", "IFS", "ENV", "BASH_ENV", "SHELL", "NODE_OPTIONS"].contains(&name)
+        || ["PYTHON", "PERL", "RUBY", "JAVA"]
+            .iter()
+            .any(|begin| name.starts_with(begin));
+    is_name && name_matches(pattern, name) && (pattern == name || !decides)
 }
 
 /// Tells whether an environment name fits a pattern: the same text, or with a final `*` the same beginning.

@@ -20,6 +20,9 @@ fn order(folder_hint: Option<&str>) -> RunOrder {
         folder_hint: folder_hint.map(str::to_owned),
         env: BTreeMap::new(),
         limits: RunLimits::default(),
+        model: None,
+        temperature: None,
+        history: None,
         created_at: Timestamp::default(),
     }
 }
@@ -200,4 +203,51 @@ fn an_order_may_shorten_the_time_and_never_lengthen_it() {
         decide(&policy, &asked).expect("allowed").run_time_max,
         Duration::from_secs(100)
     );
+}
+
+#[test]
+fn a_pattern_never_lets_an_order_choose_which_code_runs() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let own = Environment::from([("PATH".to_owned(), "/bin:/usr/bin".to_owned())]);
+    let mut policy = policy(dir.path());
+    let mut order = order(None);
+    for (pattern, name, allowed) in [
+        ("*", "MY_VAR", true),
+        ("*", "LD_PRELOAD", false),
+        ("LD_*", "LD_PRELOAD", false),
+        ("LD_PRELOAD", "LD_PRELOAD", true),
+        ("*", "PATH", false),
+        ("P*", "PYTHONPATH", false),
+        ("*", "NODE_OPTIONS", false),
+        ("*", "A=B", false),
+        ("*", "", false),
+        ("*", "A\0B", false),
+    ] {
+        policy.env_from_orders = vec![pattern.to_owned()];
+        order.env = BTreeMap::from([(name.to_owned(), "x".to_owned())]);
+        let permit = policy.permit(&order, Origin::Org, 0, &own);
+        assert_eq!(permit.is_ok(), allowed, "{pattern} {name}");
+    }
+}
+
+#[test]
+fn a_prompt_is_never_an_option_of_its_program() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let own = Environment::from([("PATH".to_owned(), "/bin:/usr/bin".to_owned())]);
+    let mut policy = policy(dir.path());
+    let mut order = order(None);
+    order.prompt = "--dangerously-skip-permissions".to_owned();
+    for (args, allowed) in [
+        (&["{prompt}"][..], false),
+        (&["-p", "{prompt}"][..], false),
+        (&["{prompt} please"][..], false),
+        (&["--", "{prompt}"][..], true),
+        (&["--ask={prompt}"][..], true),
+        (&[][..], true),
+    ] {
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        policy.runners.get_mut("sh").expect("there").args = args;
+        let permit = policy.permit(&order, Origin::Org, 0, &own);
+        assert_eq!(permit.is_ok(), allowed, "{:?}", policy.runners["sh"].args);
+    }
 }

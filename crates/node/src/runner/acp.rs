@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 
 use agent_client_protocol_schema::ProtocolVersion;
 use agent_client_protocol_schema::v1::{
-    ClientCapabilities, Implementation, InitializeRequest, InitializeResponse, LoadSessionRequest,
-    NewSessionRequest, PermissionOption, PermissionOptionKind, PromptRequest, RequestPermissionOutcome,
-    RequestPermissionRequest, RequestPermissionResponse, ResumeSessionRequest, SelectedPermissionOutcome,
+    ClientCapabilities, Implementation, InitializeRequest, PermissionOption, PermissionOptionKind,
+    RequestPermissionOutcome, RequestPermissionRequest, RequestPermissionResponse, SelectedPermissionOutcome,
     SessionNotification, SessionUpdate,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use types::{EventType, LiveType, RunStatus};
+use types::{EventType, LiveType};
 
 use super::acp_tools::{TooManyCalls, Tools, block_text};
+use super::asked::Asked;
 use super::bounded::{HeadTail, Lines, TextStream, printable, raw};
 use super::{Capabilities, Ending, Output, Phase, Produced, ProgramExit, Runner};
 
@@ -42,6 +42,7 @@ enum Call {
     Initialize,
     ContinueSession,
     NewSession,
+    SetModel,
     Prompt,
 }
 
@@ -50,6 +51,8 @@ enum Call {
 pub struct AcpRunner {
     folder: PathBuf,
     system_prompt: Option<String>,
+    asked: Asked,
+    not_applied: Vec<&'static str>,
     prompt: Option<String>,
     resume: Option<String>,
     session: Option<String>,
@@ -66,6 +69,12 @@ pub struct AcpRunner {
     tools: Tools,
     permissions: BTreeMap<u64, OpenPermission>,
     kept_updates: BTreeMap<String, Value>,
+    /// Requests to the model that are certain: words after the result of a tool need another one.
+    turns: u32,
+    /// How many tools had finished when the agent last spoke.
+    spoken_after: usize,
+    cancel_asked: bool,
+    permission_denied: bool,
     ended: bool,
 }
 
@@ -83,6 +92,8 @@ impl AcpRunner {
         Self {
             folder: folder.to_owned(),
             system_prompt,
+            asked: Asked::default(),
+            not_applied: Vec::new(),
             prompt: None,
             resume: None,
             session: None,
@@ -99,8 +110,20 @@ impl AcpRunner {
             tools: Tools::default(),
             permissions: BTreeMap::new(),
             kept_updates: BTreeMap::new(),
+            turns: 0,
+            spoken_after: 0,
+            cancel_asked: false,
+            permission_denied: false,
             ended: false,
         }
+    }
+
+    /// Adds what the order asks for beside the prompt; what cannot be told to the agent is named in the ending.
+    #[must_use]
+    pub fn asked(mut self, asked: Asked) -> Self {
+        self.not_applied = asked.beyond_acp();
+        self.asked = asked;
+        self
     }
 
     fn call(&mut self, call: Call, method: &str, params: impl Serialize, out: &mut Output) {
@@ -115,6 +138,14 @@ impl AcpRunner {
         self.flush(out);
         if !std::mem::replace(&mut self.ended, true) {
             let kept = std::mem::take(&mut self.kept_updates);
+            let ending = match self.turns {
+                0 => ending,
+                turns => ending.with("iterations", turns),
+            };
+            let ending = match std::mem::take(&mut self.not_applied) {
+                names if names.is_empty() => ending,
+                names => ending.with("notApplied", names),
+            };
             let ending = kept
                 .into_iter()
                 .fold(ending, |ending, (kind, update)| ending.with(&kind, update));
@@ -179,10 +210,11 @@ impl AcpRunner {
         self.waiting = None;
         match (call, result) {
             (Call::Initialize, Ok(result)) => self.initialized(result, out),
-            (Call::ContinueSession, Ok(_)) => {
+            (Call::ContinueSession, Ok(result)) => {
                 self.session = self.resume.take();
                 self.system_prompt = None;
-                self.send_prompt(out);
+                self.asked.history = None;
+                self.set_model(&result, out);
             }
             // A session that the agent has forgotten is no reason not to do the work.
             (Call::ContinueSession, Err(_)) => {
@@ -192,125 +224,19 @@ impl AcpRunner {
             (Call::NewSession, Ok(result)) => match result.get("sessionId").and_then(Value::as_str) {
                 Some(session) => {
                     self.session = Some(session.to_owned());
-                    self.send_prompt(out);
+                    self.set_model(&result, out);
                 }
                 None => self.fail("protocol_error", "The agent opened a session without an id.", out),
             },
+            (Call::SetModel, answer) => {
+                if answer.is_err() {
+                    self.not_applied.push("model");
+                }
+                self.send_prompt(out);
+            }
             (Call::Prompt, Ok(result)) => self.turn_ended(&result, out),
             (call, Err(error)) => self.refused(call, &error, out),
         }
-    }
-
-    fn refused(&mut self, call: Call, error: &Value, out: &mut Output) {
-        let message = error
-            .get("message")
-            .and_then(Value::as_str)
-            .unwrap_or("no message");
-        let details = error
-            .get("data")
-            .map(|data| format!(" ({})", raw(data)))
-            .unwrap_or_default();
-        let code = error.get("code").and_then(Value::as_i64);
-        let what = match call {
-            Call::Initialize => "initialize",
-            Call::ContinueSession | Call::NewSession => "open a session",
-            Call::Prompt => "work on the prompt",
-        };
-        let reason = if code == Some(-32000) {
-            "authentication_required"
-        } else {
-            "agent_error"
-        };
-        self.fail(
-            reason,
-            format!("The agent refused to {what}: {message}{details}"),
-            out,
-        );
-    }
-
-    fn initialized(&mut self, result: Value, out: &mut Output) {
-        let agent = result.get("agentInfo").map(raw);
-        let Ok(result) = serde_json::from_value::<InitializeResponse>(result) else {
-            self.fail(
-                "protocol_error",
-                "The agent's answer to initialize cannot be read.",
-                out,
-            );
-            return;
-        };
-        if result.protocol_version != ProtocolVersion::V1 {
-            let text = format!(
-                "The agent speaks version {} of its protocol, not 1.",
-                result.protocol_version
-            );
-            self.fail("protocol_error", text, out);
-            return;
-        }
-        if let Some(agent) = agent {
-            out.produced.push(Produced::Live(
-                LiveType::AssistantMessageSource,
-                json!({ "agent": agent }),
-            ));
-        }
-        let capabilities = result.agent_capabilities;
-        let can_continue = capabilities.session_capabilities.resume.is_some();
-        self.can_resume = can_continue || capabilities.load_session;
-        match self.resume.clone() {
-            // Resuming says nothing twice; loading replays the whole history, which is dropped until it answers.
-            Some(session) if can_continue => {
-                let params = ResumeSessionRequest::new(session, self.folder.clone());
-                self.call(Call::ContinueSession, "session/resume", params, out);
-            }
-            Some(session) if self.can_resume => {
-                let params = LoadSessionRequest::new(session, self.folder.clone());
-                self.call(Call::ContinueSession, "session/load", params, out);
-            }
-            _ => self.open_session(out),
-        }
-    }
-
-    fn open_session(&mut self, out: &mut Output) {
-        let params = NewSessionRequest::new(self.folder.clone());
-        self.call(Call::NewSession, "session/new", params, out);
-    }
-
-    fn send_prompt(&mut self, out: &mut Output) {
-        let Some(session) = self.session.clone() else {
-            return;
-        };
-        let Some(prompt) = self.prompt.take() else { return };
-        if self.can_resume {
-            out.session = Some(session.clone());
-        }
-        let texts = self.system_prompt.take().into_iter().chain([prompt]);
-        let params = PromptRequest::new(session, texts.map(Into::into).collect());
-        self.call(Call::Prompt, "session/prompt", params, out);
-    }
-
-    fn turn_ended(&mut self, result: &Value, out: &mut Output) {
-        self.flush(out);
-        let stop = result.get("stopReason").and_then(Value::as_str).unwrap_or("");
-        let ending = match stop {
-            "end_turn" => Ending::completed(),
-            "cancelled" => Ending::cancelled(),
-            "max_tokens" => Ending::failed("max_tokens", "The agent reached its limit of tokens."),
-            "max_turn_requests" => {
-                Ending::failed("max_turns", "The agent reached its limit of model requests.")
-            }
-            "refusal" => Ending::failed("refusal", "The agent refuses to go on."),
-            other => Ending::failed(
-                "unknown_stop_reason",
-                format!("The agent stopped with {other:?}."),
-            ),
-        };
-        let mut ending = ending.with("stopReason", printable(stop, 100));
-        if let Some(usage) = result.get("usage").filter(|usage| usage.is_object()) {
-            ending = ending.with("usage", raw(usage));
-        }
-        if ending.status == RunStatus::Completed && !self.answer.is_empty() {
-            ending = ending.with("result", std::mem::take(&mut self.answer));
-        }
-        self.end(ending, out);
     }
 
     fn request(&mut self, method: &str, id: Value, params: Value, out: &mut Output) {
@@ -369,11 +295,17 @@ impl AcpRunner {
     fn update(&mut self, update: SessionUpdate, params: &Value, out: &mut Output) {
         let tools = match update {
             SessionUpdate::AgentMessageChunk(chunk) => {
+                if self.is_turn_too_many(out) {
+                    return;
+                }
                 let id = chunk.message_id.map(|id| id.to_string());
                 self.say(&block_text(&chunk.content), id, out);
                 Ok(())
             }
             SessionUpdate::AgentThoughtChunk(chunk) => {
+                if self.is_turn_too_many(out) {
+                    return;
+                }
                 self.flush_message(out);
                 out.delta(
                     LiveType::AssistantThinkingDelta,
@@ -404,6 +336,23 @@ impl AcpRunner {
         if tools == Err(TooManyCalls) {
             self.too_many_calls(out);
         }
+    }
+
+    /// The agent speaks: counts the requests to the model that this needs, and ends the run beyond its limit.
+    fn is_turn_too_many(&mut self, out: &mut Output) -> bool {
+        let finished = self.tools.finished();
+        if self.turns == 0 || finished > self.spoken_after {
+            self.turns += 1;
+            self.spoken_after = finished;
+        }
+        let Some(max) = self.asked.limits.turns_max.filter(|max| self.turns > *max) else {
+            return false;
+        };
+        self.turns = max;
+        self.cancel(out);
+        let text = format!("The agent needed more than {max} turns.");
+        self.fail("max_turns", text, out);
+        true
     }
 
     fn too_many_calls(&mut self, out: &mut Output) {
@@ -492,6 +441,7 @@ impl Runner for AcpRunner {
     }
 
     fn cancel(&mut self, out: &mut Output) {
+        self.cancel_asked = true;
         let Some(session) = &self.session else { return };
         let message =
             json!({ "jsonrpc": "2.0", "method": "session/cancel", "params": { "sessionId": session } });
@@ -520,6 +470,7 @@ impl Runner for AcpRunner {
             }
             None => RequestPermissionOutcome::Cancelled,
         };
+        self.permission_denied |= !allowed;
         let answer = if allowed { "allowed" } else { "rejected" };
         self.tools.permitted(&open.tool_call_id, answer, out);
         write_permission(&open.rpc_id, outcome, out);
@@ -575,6 +526,8 @@ fn write_permission(id: &Value, outcome: RequestPermissionOutcome, out: &mut Out
     write_line(&json!({ "jsonrpc": "2.0", "id": id, "result": result }), out);
 }
 
+#[path = "acp_session.rs"]
+mod session;
 #[cfg(test)]
 #[path = "acp_tests.rs"]
 mod tests;

@@ -9,8 +9,13 @@ struct Talk {
 
 impl Talk {
     fn begin(resume: Option<&str>) -> Self {
+        Self::asked(resume, Asked::default())
+    }
+
+    fn asked(resume: Option<&str>, asked: Asked) -> Self {
+        let runner = AcpRunner::new(Path::new("/repo"), Some("Be brief.".to_owned()));
         let mut talk = Self {
-            runner: AcpRunner::new(Path::new("/repo"), Some("Be brief.".to_owned())),
+            runner: runner.asked(asked),
             out: Output::default(),
         };
         if let Some(session) = resume {
@@ -92,6 +97,7 @@ fn a_turn_goes_from_initialize_to_end_turn() {
     );
     let expected = json!({
         "status": "completed", "stopReason": "end_turn", "result": "Hello", "usage": { "totalTokens": 5 },
+        "iterations": 1,
     });
     assert_eq!(talk.ending(), expected);
     assert!(talk.out.close_stdin);
@@ -193,7 +199,7 @@ fn an_interrupted_turn_keeps_what_was_said_and_closes_its_tools() {
 #[test]
 fn every_stop_reason_has_its_status() {
     for (stop, status, reason) in [
-        ("cancelled", "cancelled", "cancelled"),
+        ("cancelled", "failed", "agent_cancelled"),
         ("max_tokens", "failed", "max_tokens"),
         ("max_turn_requests", "failed", "max_turns"),
         ("refusal", "failed", "refusal"),
@@ -309,4 +315,159 @@ fn cancel_is_a_notification_and_answers_open_questions() {
         (&json!("session/cancel"), None)
     );
     assert_eq!(sent[1]["result"]["outcome"]["outcome"], "cancelled");
+}
+
+fn wishes() -> Asked {
+    let limits = types::RunLimits {
+        turns_max: Some(2),
+        tokens_max: Some(9),
+        duration_s_max: None,
+    };
+    Asked {
+        model: Some("big".to_owned()),
+        temperature: Some(0.5),
+        limits,
+        history: Some("Earlier: hello".to_owned()),
+    }
+}
+
+fn opened() -> Value {
+    let options = json!([{ "value": "small", "name": "Small" }, { "value": "big", "name": "Big" }]);
+    json!({ "sessionId": "s1", "configOptions": [
+        { "id": "m", "name": "Model", "category": "model", "type": "select", "currentValue": "small", "options": options },
+    ] })
+}
+
+fn texts(sent: &Value) -> Vec<&str> {
+    let blocks = sent["params"]["prompt"].as_array().expect("blocks");
+    blocks.iter().filter_map(|block| block["text"].as_str()).collect()
+}
+
+#[test]
+fn a_wished_model_is_asked_for_and_what_has_no_word_is_named_at_the_end() {
+    let mut talk = Talk::asked(None, wishes());
+    talk.says(&json!({ "id": 0, "result": { "protocolVersion": 1 } }));
+    talk.says(&json!({ "id": 1, "result": opened() }));
+    let sent = talk.sent();
+    let last = sent.last().expect("asked");
+    let expected = json!({ "sessionId": "s1", "configId": "m", "value": "big" });
+    assert_eq!(
+        (last["method"].as_str(), &last["params"]),
+        (Some("session/set_config_option"), &expected)
+    );
+    talk.says(&json!({ "id": 2, "result": { "configOptions": [] } }));
+    let sent = talk.sent();
+    assert_eq!(texts(&sent[0]), ["Be brief.", "Earlier: hello", "hello"]);
+    talk.says(&json!({ "id": 3, "result": { "stopReason": "end_turn" } }));
+    assert_eq!(talk.ending()["notApplied"], json!(["temperature", "maxTokens"]));
+}
+
+#[test]
+fn an_agent_without_the_model_works_nonetheless_and_it_is_said() {
+    for answer in [
+        json!({ "id": 2, "error": { "code": -32602, "message": "no" } }),
+        Value::Null,
+    ] {
+        let mut talk = Talk::asked(None, wishes());
+        talk.says(&json!({ "id": 0, "result": { "protocolVersion": 1 } }));
+        let mut next = 2;
+        if answer.is_null() {
+            talk.says(&json!({ "id": 1, "result": { "sessionId": "s1" } }));
+        } else {
+            talk.says(&json!({ "id": 1, "result": opened() }));
+            talk.says(&answer);
+            next = 3;
+        }
+        assert_eq!(talk.sent().last().expect("sent")["method"], "session/prompt");
+        talk.says(&json!({ "id": next, "result": { "stopReason": "end_turn" } }));
+        let ending = talk.ending();
+        assert_eq!(ending["status"], "completed");
+        assert_eq!(ending["notApplied"], json!(["temperature", "maxTokens", "model"]));
+    }
+}
+
+#[test]
+fn a_resumed_session_is_not_told_its_history() {
+    let asked = Asked {
+        model: None,
+        ..wishes()
+    };
+    let mut talk = Talk::asked(Some("s1"), asked);
+    talk.says(
+        &json!({ "id": 0, "result": { "protocolVersion": 1, "agentCapabilities": { "loadSession": true } } }),
+    );
+    talk.says(&json!({ "id": 1, "result": {} }));
+    let sent = talk.sent();
+    assert_eq!(texts(sent.last().expect("prompted")), ["hello"]);
+}
+
+#[test]
+fn turns_are_counted_by_words_after_results_and_limited() {
+    let asked = Asked {
+        model: None,
+        ..wishes()
+    };
+    let mut talk = Talk::asked(None, asked);
+    talk.says(&json!({ "id": 0, "result": { "protocolVersion": 1 } }));
+    talk.says(&json!({ "id": 1, "result": { "sessionId": "s1" } }));
+    let tool = |id: &str| json!({ "sessionUpdate": "tool_call", "toolCallId": id, "title": "t", "status": "completed" });
+    talk.updates(message("I look"));
+    talk.updates(message(" twice."));
+    talk.updates(tool("1"));
+    talk.updates(tool("2"));
+    talk.updates(message("Once more."));
+    assert!(talk.out.ending.is_none(), "two turns are allowed");
+    talk.updates(tool("3"));
+    talk.sent();
+    talk.updates(message("And more."));
+    assert_eq!(talk.sent()[0]["method"], "session/cancel");
+    let ending = talk.ending();
+    assert_eq!(
+        (&ending["reason"], &ending["iterations"]),
+        (&json!("max_turns"), &json!(2))
+    );
+}
+
+#[test]
+fn only_the_choice_for_once_is_ever_made() {
+    let option = |kind: &str| json!({ "optionId": kind, "name": kind, "kind": kind });
+    let every = ["reject_always", "allow_always", "reject_once", "allow_once"];
+    let cases = [
+        (&every[..], true, Some("allow_once"), "allowed"),
+        (&every[..], false, Some("reject_once"), "rejected"),
+        (&every[..2], true, None, "rejected"),
+        (&every[..2], false, None, "rejected"),
+        (&every[..0], false, None, "rejected"),
+    ];
+    for (kinds, allow, chosen, shown) in cases {
+        let mut talk = Talk::prompted();
+        let options: Vec<Value> = kinds.iter().map(|kind| option(kind)).collect();
+        let params = json!({ "sessionId": "s1", "toolCall": { "toolCallId": "t", "title": "rm" }, "options": options });
+        talk.says(&json!({ "id": 9, "method": "session/request_permission", "params": params }));
+        let Some(Produced::Permission { request, .. }) = talk.out.produced.last().cloned() else {
+            panic!("no permission asked");
+        };
+        talk.runner.permission(request, allow, &mut talk.out);
+        let outcome = talk.sent()[0]["result"]["outcome"].clone();
+        assert_eq!(outcome["optionId"].as_str(), chosen, "{kinds:?} {allow}");
+        assert_eq!(outcome["outcome"] == "cancelled", chosen.is_none());
+        assert_eq!(talk.events()[0].1["permission"], shown);
+    }
+}
+
+#[test]
+fn an_agent_that_breaks_off_after_a_no_was_not_cancelled() {
+    let mut talk = Talk::prompted();
+    let params = json!({ "sessionId": "s1", "toolCall": { "toolCallId": "t" }, "options": [] });
+    talk.says(&json!({ "id": 9, "method": "session/request_permission", "params": params }));
+    let Some(Produced::Permission { request, .. }) = talk.out.produced.last().cloned() else {
+        panic!("no permission asked");
+    };
+    talk.runner.permission(request, false, &mut talk.out);
+    talk.says(&json!({ "id": 2, "result": { "stopReason": "cancelled" } }));
+    let ending = talk.ending();
+    assert_eq!(
+        (&ending["status"], &ending["reason"]),
+        (&json!("failed"), &json!("permission_denied"))
+    );
 }

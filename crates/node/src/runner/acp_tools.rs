@@ -24,6 +24,7 @@ const ID_LEN_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Tools {
     calls: BTreeMap<String, Call>,
+    finished: usize,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +74,10 @@ impl Tools {
                 .push(Produced::Live(LiveType::ToolCallStarted, started));
         }
         call.take_output(&id, &fields, meta.as_ref(), out);
+        self.finished += usize::from(matches!(
+            fields.status,
+            Some(ToolCallStatus::Completed | ToolCallStatus::Failed)
+        ));
         match fields.status {
             Some(ToolCallStatus::Completed) => call.finish(&id, "completed", out),
             Some(ToolCallStatus::Failed) => call.finish(&id, "failed", out),
@@ -80,6 +85,11 @@ impl Tools {
             _ => {}
         }
         Ok(())
+    }
+
+    /// How many calls are over.
+    pub(super) fn finished(&self) -> usize {
+        self.finished
     }
 
     /// Notes what the agent was answered when it asked for this call.

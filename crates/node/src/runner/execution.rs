@@ -499,7 +499,10 @@ impl<'a> Execution<'a> {
 fn runner_for(job: &Job) -> Box<dyn Runner> {
     let permit = &job.permit;
     match permit.runner.runner_type {
-        RunnerType::Acp => Box::new(AcpRunner::new(&permit.folder, job.system_prompt.clone())),
+        RunnerType::Acp => {
+            let runner = AcpRunner::new(&permit.folder, job.system_prompt.clone());
+            Box::new(runner.asked(job.asked.clone()))
+        }
         RunnerType::Command => Box::new(CommandRunner::new(&permit.runner.program, &permit.runner.args)),
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 use types::{EventDraft, LiveType, RunId};
 
 use super::Ending;
+use super::asked::Asked;
 use super::command;
 use super::execution::Execution;
 use super::process::Program;
@@ -98,6 +99,8 @@ pub struct Job {
     pub prompt: String,
     /// What the agent is told about itself.
     pub system_prompt: Option<String>,
+    /// What else is asked for.
+    pub asked: Asked,
     /// What was decided about it.
     pub permit: Permit,
     /// An earlier session of the same thread to go on with.

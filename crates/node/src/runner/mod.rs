@@ -5,7 +5,9 @@
 //! program may run at all was decided before, by [`crate::policy`].
 
 pub mod acp;
+mod acp_model;
 mod acp_tools;
+pub mod asked;
 pub mod bounded;
 pub mod coalescer;
 pub mod command;

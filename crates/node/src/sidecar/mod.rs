@@ -6,6 +6,7 @@
 mod registering;
 mod resumable;
 pub mod session;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,7 @@ use crate::membership::Membership;
 use crate::policy::store::PolicyStore;
 use crate::policy::{Environment, Origin, Permit, Refusal};
 use crate::runner::Ending;
+use crate::runner::asked::{Asked, variables};
 use crate::runner::executor::{Job, Limits, Sink, SinkError, Stop, execute};
 use crate::runner::process::kill_marked;
 use crate::state_dir::StateDir;
@@ -32,6 +34,7 @@ use crate::status::{RunSummary, StatusBoard};
 use crate::talk::Talk;
 use registering::Registering;
 use resumable::Resumable;
+use slots::Slots;
 
 pub use registering::{RegisterError, Registered, Registration};
 
@@ -62,6 +65,7 @@ pub struct Sidecar {
     state_dir: Arc<StateDir>,
     resumable: Resumable,
     active: Mutex<BTreeMap<RunId, Active>>,
+    slots: Slots,
     tasks: TaskTracker,
     answers: mpsc::Sender<ToOrchestrator>,
     live: mpsc::Sender<ToOrchestrator>,
@@ -109,6 +113,7 @@ impl Sidecar {
             resumable: Resumable::read(&parts.state_dir),
             state_dir: parts.state_dir,
             active: Mutex::new(BTreeMap::new()),
+            slots: Slots::default(),
             tasks: TaskTracker::new(),
             answers,
             live,
@@ -151,6 +156,8 @@ impl Sidecar {
         ticket: SignedRunTicket,
     ) {
         let run_id = order.run_id;
+        // Held until the run is under way, so that offers that are decided at the same time see one another.
+        let _slot = self.slots.take(run_id);
         let answer = match self.decide(&order, attempt, fence, &ticket).await {
             Ok(is_new) => {
                 if is_new {
@@ -187,8 +194,13 @@ impl Sidecar {
             .state(order.run_id)
             .is_some_and(|(held, _)| held == fence);
         if !known {
-            self.permit(order, Origin::Org, true)?;
+            self.permit(order, Origin::Org, self.others(order.run_id))?;
         }
+        self.take(order, attempt, fence).await
+    }
+
+    /// Writes an order to the journal; `true` when it is new to this device.
+    async fn take(&self, order: &RunOrder, attempt: Attempt, fence: Fence) -> Result<bool, Refusal> {
         match self.journal.offer(order.clone(), attempt, fence).await {
             Ok(Offered::Taken) => Ok(true),
             Ok(Offered::Known) => Ok(false),
@@ -227,8 +239,16 @@ impl Sidecar {
         }
     }
 
-    /// Asks the policy; `is_new` says that the run does not count among those under way yet.
-    fn permit(&self, order: &RunOrder, origin: Origin, is_new: bool) -> Result<Permit, Refusal> {
+    /// Counts the runs that are under way or about to be, without this one.
+    fn others(&self, run_id: RunId) -> usize {
+        let mut others = self.slots.taken();
+        others.extend(self.active().keys());
+        others.remove(&run_id);
+        others.len()
+    }
+
+    /// Asks the policy; `running` is how many runs count against its limit.
+    fn permit(&self, order: &RunOrder, origin: Origin, running: usize) -> Result<Permit, Refusal> {
         let policy = self.policy.current();
         self.board
             .change(|status| status.policy_error = policy.as_ref().err().cloned());
@@ -236,7 +256,6 @@ impl Sidecar {
             reason: OfferRefusal::Policy,
             message: format!("this device's policy file has an error: {message}"),
         })?;
-        let running = self.active().len() - usize::from(!is_new);
         policy.permit(order, origin, running, &self.own_env)
     }
 
@@ -263,7 +282,12 @@ impl Sidecar {
         self.tasks.spawn(async move {
             let run_id = order.run_id;
             sidecar.execute(order, attempt, fence, origin, stopped).await;
-            sidecar.active().remove(&run_id);
+            let mut active = sidecar.active();
+            // A later offer of the same run may have taken its place.
+            if active.get(&run_id).is_some_and(|active| active.fence == fence) {
+                active.remove(&run_id);
+            }
+            drop(active);
             sidecar.show();
         });
     }
@@ -277,8 +301,9 @@ impl Sidecar {
         stopped: watch::Receiver<Option<Stop>>,
     ) {
         let run_id = order.run_id;
-        let ending = match self.permit(&order, origin, false) {
-            Err(refusal) => Ending::failed("policy", refusal.message),
+        // What was accepted counted then: a limit that was lowered since stops no run that was promised.
+        let ending = match self.permit(&order, origin, 0) {
+            Err(refusal) => Ending::failed(word(refusal.reason), refusal.message),
             Ok(_) if *stopped.borrow() == Some(Stop::Cancelled) => Ending::cancelled(),
             // It stays accepted: the next daemon starts it.
             Ok(_) if *stopped.borrow() == Some(Stop::Shutdown) => return,
@@ -328,29 +353,34 @@ impl Sidecar {
         &self,
         order: RunOrder,
         fence: Fence,
-        permit: Permit,
+        mut permit: Permit,
         stopped: watch::Receiver<Option<Stop>>,
     ) -> Ending {
+        permit.env.extend(variables(&order));
         let sink = RunSink {
             run_id: order.run_id,
             fence,
             journal: self.journal.clone(),
             live: self.live.clone(),
         };
-        let (thread_id, runner, folder) =
-            (order.thread_id, permit.runner.name.clone(), permit.folder.clone());
+        let key = resumable::Key {
+            thread_id: order.thread_id,
+            rollout_id: order.rollout_id,
+            runner: permit.runner.name.clone(),
+            folder: permit.folder.clone(),
+        };
         let job = Job {
             run_id: order.run_id,
+            asked: Asked::of(&order),
             prompt: order.prompt,
             system_prompt: order.system_prompt,
-            resume: self.resumable.find(thread_id, &runner, &folder),
+            resume: self.resumable.find(&key),
             limits: Limits::for_run(permit.run_time_max),
             permit,
         };
         let outcome = execute(job, stopped, &sink).await;
         if let Some(session) = outcome.session {
-            self.resumable
-                .keep(&self.state_dir, thread_id, &runner, &folder, session);
+            self.resumable.keep(&self.state_dir, key, session);
         }
         outcome.ending
     }
@@ -478,6 +508,14 @@ impl Sidecar {
 
     fn active(&self) -> MutexGuard<'_, BTreeMap<RunId, Active>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The `reason` of a run that was accepted and may not start.
+fn word(reason: OfferRefusal) -> &'static str {
+    match reason {
+        OfferRefusal::RunnerMissing => "runner_missing",
+        _ => "policy",
     }
 }
 

@@ -5,22 +5,72 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use runs::protocol::ToOrchestrator;
+use runs::protocol::{OfferRefusal, ToOrchestrator};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use types::{Attempt, Fence, RunId, RunOrder};
 
 use super::Sidecar;
-use crate::journal_keeper::Offered;
-use crate::policy::Origin;
+use crate::policy::{Origin, Refusal};
 
 /// How long an app on the device waits for its run to be registered.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How many wishes are remembered whose answer is late; of more the oldest are forgotten, and their runs refused.
+const LATE_MAX: usize = 64;
+
+type Reply = oneshot::Sender<Result<Registered, RegisterError>>;
+
 #[derive(Default)]
 pub(super) struct Registering {
     next: u64,
-    waiting: BTreeMap<u64, oneshot::Sender<Result<Registered, RegisterError>>>,
+    /// By request. What the orchestrator registers must be what was asked for: nothing else carries a ticket's proof.
+    wishes: BTreeMap<u64, Wish>,
+}
+
+struct Wish {
+    agent: types::AgentSlug,
+    prompt: String,
+    thread_id: Option<types::ThreadId>,
+    /// Nobody waits any more once this is `None`.
+    reply: Option<Reply>,
+}
+
+impl Registering {
+    fn wish(&mut self, registration: &Registration, reply: Reply) -> u64 {
+        self.next += 1;
+        let wish = Wish {
+            agent: registration.agent.clone(),
+            prompt: registration.prompt.clone(),
+            thread_id: registration.thread_id,
+            reply: Some(reply),
+        };
+        self.wishes.insert(self.next, wish);
+        self.next
+    }
+
+    /// Nobody waits for the answer any more; when it comes its run is executed nonetheless, for it was asked for.
+    fn late(&mut self, request: u64) {
+        if let Some(wish) = self.wishes.get_mut(&request) {
+            wish.reply = None;
+        }
+        let late = |(_, wish): &(&u64, &Wish)| wish.reply.is_none();
+        if self.wishes.iter().filter(late).count() > LATE_MAX
+            && let Some((&oldest, _)) = self.wishes.iter().find(late)
+        {
+            self.wishes.remove(&oldest);
+        }
+    }
+}
+
+impl Wish {
+    fn fits(&self, order: &RunOrder) -> bool {
+        self.agent == order.agent_slug
+            && self.prompt == order.prompt
+            && self
+                .thread_id
+                .is_none_or(|thread_id| thread_id == order.thread_id)
+    }
 }
 
 /// A run that an app on this device starts.
@@ -70,13 +120,7 @@ impl Sidecar {
     /// Asks the orchestrator for a run of this device's own.
     pub async fn register(&self, registration: Registration) -> Result<Registered, RegisterError> {
         let (reply, answer) = oneshot::channel();
-        let request = {
-            let mut registering = self.registering();
-            registering.next += 1;
-            let request = registering.next;
-            registering.waiting.insert(request, reply);
-            request
-        };
+        let request = self.registering().wish(&registration, reply);
         let message = ToOrchestrator::Register {
             request,
             agent: registration.agent,
@@ -85,52 +129,95 @@ impl Sidecar {
             idempotency_key: registration.idempotency_key,
         };
         if !self.board.read().sidecar.connected || self.answers.try_send(message).is_err() {
-            self.registering().waiting.remove(&request);
+            self.registering().wishes.remove(&request);
             return Err(RegisterError::Offline);
         }
-        let answer = timeout(REGISTER_TIMEOUT, answer).await;
-        self.registering().waiting.remove(&request);
-        match answer {
+        match timeout(REGISTER_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(RegisterError::Offline),
-            Err(_) => Err(RegisterError::TimedOut),
+            Err(_) => {
+                self.registering().late(request);
+                Err(RegisterError::TimedOut)
+            }
         }
     }
 
-    /// The orchestrator registered a run: it is taken like an offer, but needs no ticket, since this device asked.
+    /// The orchestrator registered a run: it is taken like an offer. It has no ticket, so it must be what this device
+    /// asked for; policy and journal are asked as for any other run, and whoever waits is told what they say.
     pub(crate) async fn registered(self: Arc<Self>, request: u64, order: RunOrder, fence: Fence) {
-        let Some(reply) = self.registering().waiting.remove(&request) else {
-            // Nobody waits any more; the run is executed nonetheless, for it was asked for.
-            return self.take_registered(order, fence).await;
+        let run_id = order.run_id;
+        let wish = self.registering().wishes.remove(&request);
+        let Some(wish) = wish.filter(|wish| wish.fits(&order)) else {
+            tracing::warn!(%run_id, request, "a run was registered that this device did not ask for");
+            let message = "this device did not ask for that run".to_owned();
+            return self.refuse(run_id, fence, OfferRefusal::Policy, message);
         };
         let registered = Registered {
-            run_id: order.run_id,
+            run_id,
             thread_id: order.thread_id,
             rollout_id: order.rollout_id,
         };
-        self.take_registered(order, fence).await;
-        drop(reply.send(Ok(registered)));
-    }
-
-    async fn take_registered(self: Arc<Self>, order: RunOrder, fence: Fence) {
-        let run_id = order.run_id;
-        match self.journal.offer(order.clone(), Attempt(1), fence).await {
-            Ok(Offered::Taken) => self.begin(order, Attempt(1), fence, Origin::Device),
-            Ok(Offered::Known) => {}
-            Ok(Offered::Refused(reason, _)) => {
-                tracing::warn!(%run_id, ?reason, "a registered run was not taken")
+        let answer = match self.take_registered(order, fence).await {
+            Ok(()) => Ok(registered),
+            Err(refusal) => {
+                tracing::warn!(%run_id, reason = ?refusal.reason, refusal.message, "a registered run was not taken");
+                self.refuse(run_id, fence, refusal.reason, refusal.message.clone());
+                Err(RegisterError::Refused {
+                    code: code(refusal.reason).to_owned(),
+                    message: refusal.message,
+                })
             }
-            Err(error) => tracing::error!(%run_id, %error, "a registered run was not taken"),
+        };
+        if let Some(reply) = wish.reply {
+            drop(reply.send(answer));
         }
     }
 
+    async fn take_registered(self: &Arc<Self>, order: RunOrder, fence: Fence) -> Result<(), Refusal> {
+        let _slot = self.slots.take(order.run_id);
+        // The same key again: the run is here already, or over and gone.
+        let known = self.journal.look().state(order.run_id).is_some();
+        if !known {
+            self.permit(&order, Origin::Device, self.others(order.run_id))?;
+        }
+        match self.take(&order, Attempt(1), fence).await {
+            Ok(true) => self.begin(order, Attempt(1), fence, Origin::Device),
+            Ok(false) => {}
+            // It was held once, so it was executed.
+            Err(refusal) if refusal.reason == OfferRefusal::StaleFence => {}
+            Err(refusal) => return Err(refusal),
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, run_id: RunId, fence: Fence, reason: OfferRefusal, message: String) {
+        let refused = ToOrchestrator::Refused {
+            run_id,
+            fence,
+            reason,
+            message,
+        };
+        // Should it not leave, the next session's `Hello` shows that the run is not here.
+        let _ = self.answers.try_send(refused);
+    }
+
     pub(crate) fn register_refused(&self, request: u64, code: String, message: String) {
-        if let Some(reply) = self.registering().waiting.remove(&request) {
+        let wish = self.registering().wishes.remove(&request);
+        if let Some(reply) = wish.and_then(|wish| wish.reply) {
             drop(reply.send(Err(RegisterError::Refused { code, message })));
         }
     }
 
     fn registering(&self) -> MutexGuard<'_, Registering> {
         self.registering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The contract's error code for a no of this device's own.
+fn code(reason: OfferRefusal) -> &'static str {
+    match reason {
+        OfferRefusal::Policy => "forbidden",
+        OfferRefusal::JournalFull => "internal_error",
+        _ => "conflict",
     }
 }

@@ -1,11 +1,11 @@
 //! Which agent session belongs to which thread, so that the next run of a thread goes on where the last one stopped.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use types::ThreadId;
+use types::{RolloutId, ThreadId};
 
 use crate::state_dir::StateDir;
 
@@ -17,12 +17,20 @@ const SESSIONS_MAX: usize = 512;
 /// The longest session id that is kept, in bytes.
 const SESSION_LEN_MAX: usize = 1024;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Whose session it is: a compacted thread begins a new one, since the old one remembers what was condensed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+pub(super) struct Key {
+    pub(super) thread_id: ThreadId,
+    pub(super) rollout_id: RolloutId,
+    pub(super) runner: String,
+    pub(super) folder: PathBuf,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
-    thread_id: ThreadId,
-    runner: String,
-    folder: PathBuf,
+    #[serde(flatten)]
+    key: Key,
     session: String,
 }
 
@@ -43,34 +51,21 @@ impl Resumable {
         }
     }
 
-    /// Finds the session of a thread with the same runner in the same folder.
-    pub(super) fn find(&self, thread_id: ThreadId, runner: &str, folder: &Path) -> Option<String> {
+    /// Finds the session of a rollout with the same runner in the same folder.
+    pub(super) fn find(&self, key: &Key) -> Option<String> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits =
-            |entry: &&Entry| entry.thread_id == thread_id && entry.runner == runner && entry.folder == folder;
-        entries.iter().find(fits).map(|entry| entry.session.clone())
+        let found = entries.iter().find(|entry| entry.key == *key);
+        found.map(|entry| entry.session.clone())
     }
 
-    pub(super) fn keep(
-        &self,
-        state_dir: &StateDir,
-        thread_id: ThreadId,
-        runner: &str,
-        folder: &Path,
-        session: String,
-    ) {
+    pub(super) fn keep(&self, state_dir: &StateDir, key: Key, session: String) {
         if session.len() > SESSION_LEN_MAX {
             return;
         }
         let entries = {
             let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-            entries.retain(|entry| entry.thread_id != thread_id);
-            entries.push_back(Entry {
-                thread_id,
-                runner: runner.to_owned(),
-                folder: folder.to_owned(),
-                session,
-            });
+            entries.retain(|entry| entry.key.thread_id != key.thread_id);
+            entries.push_back(Entry { key, session });
             while entries.len() > SESSIONS_MAX {
                 entries.pop_front();
             }

@@ -34,8 +34,11 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// A stream on which nothing came for so long is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
 
-/// How long one message may take to be written.
+/// How long one piece of a message may take to be written: a slow link is slow, only a stuck one is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A piece of a message, in bytes.
+const WRITE_BYTES: usize = 16 * 1024;
 
 /// A session that lived so long was a success: the next wait is short again.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -368,11 +371,14 @@ impl Session<'_> {
     async fn say(&mut self, message: &ToOrchestrator) -> Result<(), String> {
         let json = serde_json::to_vec(message).expect("messages have only string keys");
         let frame = encode_within(&json, FRAME_BYTES_MAX).map_err(|error| error.to_string())?;
-        match timeout(WRITE_TIMEOUT, self.writer.write_all(&frame)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the orchestrator does not read".to_owned()),
+        for piece in frame.chunks(WRITE_BYTES) {
+            match timeout(WRITE_TIMEOUT, self.writer.write_all(piece)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(_) => return Err("the orchestrator does not read".to_owned()),
+            }
         }
+        Ok(())
     }
 }
 

@@ -119,6 +119,8 @@ pub enum Input {
         /// The status in `run_completed`, if it was among them.
         ended: Option<RunStatus>,
     },
+    /// Events that break the rules were refused for ever, under the fence that counts.
+    InvalidEvents,
     /// Somebody wishes its end.
     Cancel,
     /// Its device was shut out.
@@ -142,6 +144,8 @@ pub enum EndReason {
     DeviceAway,
     /// Its device was shut out.
     DeviceRevoked,
+    /// Its device sent events that break the rules.
+    InvalidEvents,
     /// Its device refused it, and why.
     Refused(OfferRefusal),
 }
@@ -157,6 +161,7 @@ impl EndReason {
             Self::JournalLost => "journal_lost",
             Self::DeviceAway => "device_away",
             Self::DeviceRevoked => "device_revoked",
+            Self::InvalidEvents => "invalid_events",
             Self::Refused(OfferRefusal::BadTicket) => "bad_ticket",
             Self::Refused(OfferRefusal::StaleFence) => "stale_fence",
             Self::Refused(OfferRefusal::Policy) => "policy",
@@ -293,6 +298,7 @@ impl RunState {
             Input::Refused(fence, reason) => step.refused(fence, reason, now),
             Input::Stored { next, started, ended } => step.stored(next, started, ended),
             Input::Cancel => step.cancel(now),
+            Input::InvalidEvents => step.end(RunStatus::Failed, EndReason::InvalidEvents),
             Input::DeviceRevoked => step.end(RunStatus::Failed, EndReason::DeviceRevoked),
             Input::Tick => step.tick(now),
         }
@@ -368,9 +374,11 @@ impl Step {
     }
 
     fn disconnected(&mut self, now: Timestamp) {
-        self.state.away_since.get_or_insert(now);
-        if self.state.phase == Phase::Offered {
-            self.requeue(now);
+        match self.state.phase {
+            // It waits anyhow; noting it would be a write for each run of a long queue.
+            Phase::Queued => {}
+            Phase::Offered => self.requeue(now),
+            _ => drop(self.state.away_since.get_or_insert(now)),
         }
     }
 

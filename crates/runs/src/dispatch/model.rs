@@ -97,6 +97,9 @@ fn order() -> RunOrder {
         folder_hint: None,
         env: BTreeMap::new(),
         limits: RunLimits::default(),
+        model: None,
+        temperature: None,
+        history: None,
         created_at: t0(),
     }
 }

@@ -54,6 +54,7 @@ fn a_run_goes_from_the_queue_to_its_end() {
         Input::Tick,
         Input::Disconnected,
         Input::DeviceRevoked,
+        Input::InvalidEvents,
         STARTED,
     ] {
         assert_eq!(state.step(input, t0() + LOST_AFTER).state, state);

@@ -51,7 +51,7 @@ pub const UNSENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const FORGOTTEN_MAX: usize = 4096;
 
 /// One batch for an append stays below this many bytes unless a single event is larger.
-pub const BATCH_BYTES_MAX: u64 = 2 * 1024 * 1024;
+pub const BATCH_BYTES_MAX: u64 = 512 * 1024;
 
 /// Below this size a journal file is never compacted.
 pub const COMPACT_FILE_BYTES_MIN: u64 = 1024 * 1024;
