@@ -166,7 +166,7 @@ impl Follower {
         })
     }
 
-    /// Follows the thread of a run of the caller's, from the run's first event to its last.
+    /// Follows a run of the caller's, from its first event to its last; what else happens in its thread is left out.
     pub(crate) async fn of_run(app: &Arc<App>, thread: ThreadId, run: RunId) -> Result<Self, AppError> {
         let notices = app.watchers.watch(thread);
         let first = store::events::first_of_run(&mut *app.store.read().await?, thread, run).await?;
@@ -194,6 +194,10 @@ impl Follower {
                 return Ok(Next::End);
             }
             if let Some(event) = self.read.pop_front() {
+                if self.run.is_some() && event.run_id != self.run {
+                    self.after = event.sequence;
+                    continue;
+                }
                 return Ok(self.give(event));
             }
             if self.is_behind {
@@ -202,12 +206,18 @@ impl Follower {
             }
             match self.notices.recv().await {
                 Ok(Notice::Stored(last)) => self.is_behind = last > self.after,
-                Ok(Notice::Live(live)) if self.sight == Sight::Whole => return Ok(Next::Live(live)),
+                Ok(Notice::Live(live)) if self.shows(&live) => return Ok(Next::Live(live)),
                 Ok(Notice::Live(_)) => {}
+                // Whoever waits for the end of a run gets it; only deltas are left out.
+                Err(RecvError::Lagged(_)) if self.run.is_some() => self.is_behind = true,
                 Err(RecvError::Lagged(_)) => return Ok(Next::TooSlow),
                 Err(RecvError::Closed) => return Ok(Next::End),
             }
         }
+    }
+
+    fn shows(&self, live: &LiveEvent) -> bool {
+        self.sight == Sight::Whole && self.run.is_none_or(|run| run == live.run_id)
     }
 
     async fn catch_up(&mut self) -> Result<(), AppError> {

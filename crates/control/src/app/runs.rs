@@ -5,10 +5,11 @@ use std::time::Duration;
 use api::ErrorCode;
 use api::agents::Agent;
 use api::runs::{
-    IDEMPOTENCY_KEY_LEN_MAX, PROMPT_BYTES_MAX, Run, RunConfig, RunOrigin, RunReceipt, RunsQuery, StartRun,
-    WAIT_S_MAX,
+    IDEMPOTENCY_KEY_LEN_MAX, PROMPT_BYTES_MAX, Run, RunConfig, RunMessage, RunOrigin, RunReceipt, RunsQuery,
+    StartRun, WAIT_S_MAX,
 };
 use runs::dispatch::{Input, Phase, QUEUE_TTL, RunState};
+use runs::journal::OPEN_RUNS_MAX;
 use runs::protocol::ToSidecar;
 use serde_json::{Map, Value, json};
 use tokio::sync::broadcast::error::RecvError;
@@ -22,12 +23,17 @@ use super::audit::Deed;
 use super::{Actor, App, AppError, Caller, Page, Window, agents, audit};
 use crate::live::Notice;
 use crate::orchestrator::dispatch::{DispatchTx, place};
+use crate::orchestrator::history;
 use crate::secrets;
+use crate::store::events::Place;
 use crate::store::runs::{DeviceRow, Outcome, RunFilter, RunRow, RunSpec};
 use crate::store::{self, Conn, StoreError};
 
 /// The most runs that may wait for one device.
 const QUEUE_MAX: u64 = 1000;
+
+/// The most messages of a conversation that a run is started with.
+const MESSAGES_MAX: usize = 200;
 
 /// How long an idempotency key is remembered.
 const KEY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -50,10 +56,18 @@ struct NewRun<'a> {
     agent: &'a Agent,
     device: &'a DeviceRow,
     thread: Option<ThreadId>,
-    prompt: String,
+    asked: Conversation,
     config: RunConfig,
     metadata: Option<Map<String, Value>>,
     origin: RunOrigin,
+}
+
+/// What is asked, and what was said before it.
+#[derive(Clone, PartialEq, Debug, Default)]
+struct Conversation {
+    prompt: String,
+    system: Option<String>,
+    earlier: Vec<EventDraft>,
 }
 
 /// Starts a run, or finds the one that the same key has started. Returns it as it stands after the commit.
@@ -65,7 +79,7 @@ pub(crate) async fn start(
 ) -> Result<Run, AppError> {
     check_key(key)?;
     let request_hash = secrets::hash(&json!(request).to_string());
-    let prompt = prompt_of(&request)?;
+    let asked = conversation(&request)?;
     let config = check_config(request.config.unwrap_or_default())?;
     let metadata_len = json!(request.metadata).to_string().len();
     if metadata_len > METADATA_BYTES_MAX {
@@ -89,7 +103,7 @@ pub(crate) async fn start(
         agent: &agent,
         device: &device,
         thread: request.thread_id,
-        prompt,
+        asked,
         config,
         metadata: request.metadata,
         origin: RunOrigin::Api,
@@ -125,7 +139,7 @@ pub(crate) async fn register(
         Ok(run) => {
             let registered = ToSidecar::Registered {
                 request,
-                order: Box::new(run.order()),
+                order: Box::new(history::order(&mut dispatch.tx, &run).await?),
                 fence: run.state.fence,
             };
             dispatch.send(node, registered);
@@ -180,7 +194,10 @@ async fn try_register(
         agent: &agent,
         device: &device,
         thread: wish.thread,
-        prompt: wish.prompt.clone(),
+        asked: Conversation {
+            prompt: wish.prompt.clone(),
+            ..Conversation::default()
+        },
         config: RunConfig::default(),
         metadata: None,
         origin: RunOrigin::Device,
@@ -299,6 +316,13 @@ async fn insert(dispatch: &mut DispatchTx<'_>, new: NewRun<'_>) -> Result<RunRow
         RunOrigin::Device => RunState::registered(now),
         RunOrigin::Api => RunState::queued(now, now + QUEUE_TTL),
     };
+    if new.origin == RunOrigin::Device
+        && store::runs::open_len(&mut dispatch.tx, new.device.id).await? >= OPEN_RUNS_MAX as u64
+    {
+        return Err(AppError::conflict(format!(
+            "{OPEN_RUNS_MAX} runs of this device are not over yet"
+        )));
+    }
     if store::runs::queue_len(&mut dispatch.tx, new.device.id).await? >= QUEUE_MAX {
         return Err(AppError::conflict(format!(
             "{QUEUE_MAX} runs wait for this device already"
@@ -318,8 +342,8 @@ async fn insert(dispatch: &mut DispatchTx<'_>, new: NewRun<'_>) -> Result<RunRow
         origin: new.origin,
         spec: RunSpec {
             runner: settings.runner.clone(),
-            system_prompt: settings.system_prompt.clone(),
-            prompt: new.prompt,
+            system_prompt: joined(settings.system_prompt.clone(), new.asked.system),
+            prompt: new.asked.prompt,
             folder_hint: settings.default_folder_hint.clone(),
             env: settings.env.clone(),
             limits: RunLimits {
@@ -327,6 +351,8 @@ async fn insert(dispatch: &mut DispatchTx<'_>, new: NewRun<'_>) -> Result<RunRow
                 turns_max: new.config.max_turns.or(settings.max_iterations),
                 tokens_max: new.config.max_tokens.or(settings.max_tokens),
             },
+            model: settings.model.clone(),
+            temperature: new.config.temperature.or(settings.temperature),
         },
         metadata: new.metadata,
         state,
@@ -337,6 +363,9 @@ async fn insert(dispatch: &mut DispatchTx<'_>, new: NewRun<'_>) -> Result<RunRow
         completed_at: None,
     };
     run.number = store::runs::insert(&mut dispatch.tx, &run).await?;
+    if !new.asked.earlier.is_empty() {
+        dispatch.append(Place::of(&thread), &new.asked.earlier).await?;
+    }
     let asked = EventDraft {
         event_type: EventType::UserMessage,
         payload: json!({ "text": run.spec.prompt }),
@@ -361,6 +390,7 @@ async fn thread_for(dispatch: &mut DispatchTx<'_>, new: &NewRun<'_>) -> Result<T
         return Ok(thread);
     }
     let printable = new
+        .asked
         .prompt
         .chars()
         .map(|c| if types::names::is_unprintable(c) { ' ' } else { c });
@@ -466,27 +496,69 @@ async fn shown(conn: &mut Conn, caller: &Caller, run: RunRow) -> Result<Run, App
     })
 }
 
-fn prompt_of(request: &StartRun) -> Result<String, AppError> {
-    let prompt = match (&request.prompt, &request.messages) {
-        (Some(prompt), None) => prompt.clone(),
-        (None, Some(messages)) => {
-            let last = messages.last().filter(|message| message.role == "user");
-            last.ok_or_else(|| AppError::bad_request("messages must end with one of role user"))?;
-            if let [only] = messages.as_slice() {
-                only.content.clone()
-            } else {
-                let lines = messages.iter().map(|m| format!("{}: {}", m.role, m.content));
-                lines.collect::<Vec<_>>().join("\n\n")
-            }
-        }
+fn conversation(request: &StartRun) -> Result<Conversation, AppError> {
+    let asked = match (&request.prompt, &request.messages) {
+        (Some(prompt), None) => Conversation {
+            prompt: prompt.clone(),
+            ..Conversation::default()
+        },
+        (None, Some(messages)) => of_messages(messages)?,
         _ => {
             return Err(AppError::bad_request(
                 "exactly one of prompt and messages is required",
             ));
         }
     };
-    check_prompt(&prompt)?;
-    Ok(prompt)
+    check_prompt(&asked.prompt)?;
+    if request.thread_id.is_some() && !asked.earlier.is_empty() {
+        let message =
+            "a thread knows what was said in it: with threadId, messages may hold only what is asked now";
+        return Err(AppError::bad_request(message));
+    }
+    Ok(asked)
+}
+
+/// The last message is what is asked; those before it begin the thread; those of role system belong to the system prompt.
+fn of_messages(messages: &[RunMessage]) -> Result<Conversation, AppError> {
+    let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+    if messages.len() > MESSAGES_MAX || bytes > PROMPT_BYTES_MAX {
+        let message = format!("messages must be at most {MESSAGES_MAX}, and {PROMPT_BYTES_MAX} bytes in all");
+        return Err(AppError::bad_request(message));
+    }
+    let Some((last, before)) = messages.split_last().filter(|(last, _)| last.role == "user") else {
+        return Err(AppError::bad_request("messages must end with one of role user"));
+    };
+    let mut asked = Conversation {
+        prompt: last.content.clone(),
+        ..Conversation::default()
+    };
+    for (at, message) in before.iter().enumerate() {
+        let event_type = match message.role.as_str() {
+            "user" => EventType::UserMessage,
+            "assistant" => EventType::AssistantMessage,
+            "system" => {
+                asked.system = joined(asked.system, Some(message.content.clone()));
+                continue;
+            }
+            _ => {
+                let message = format!("messages[{at}].role must be user, assistant or system");
+                return Err(AppError::bad_request(message));
+            }
+        };
+        asked.earlier.push(EventDraft {
+            event_type,
+            payload: json!({ "text": message.content }),
+            client_event_id: None,
+        });
+    }
+    Ok(asked)
+}
+
+fn joined(one: Option<String>, other: Option<String>) -> Option<String> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(format!("{one}\n\n{other}")),
+        (one, other) => one.or(other),
+    }
 }
 
 fn check_prompt(prompt: &str) -> Result<(), AppError> {

@@ -6,9 +6,9 @@ use api::threads::{
     CompactThread, Compacted, Message, PatchThread, Rollout, Thread as ThreadView, ThreadQuery,
     ThreadSnapshot, ThreadsQuery, ToolCall,
 };
-use runs::dispatch::Input;
+use runs::dispatch::{Input, Phase};
 use runs::protocol::{AppendRefusal, ToSidecar};
-use runs::thread::{Activity as Doing, Folded, KEPT_MAX, Role};
+use runs::thread::{Folded, KEPT_MAX, Role};
 use serde_json::{Map, Value, json};
 use types::names::is_unprintable;
 use types::thread::TITLE_CHARS_MAX;
@@ -25,8 +25,8 @@ use crate::store::{self, Conn};
 
 const SUMMARY_BYTES_MAX: usize = 64 * 1024;
 
-/// How many events are folded per read.
-const FOLD_ROWS: i64 = 50;
+/// How much of a thread is folded at most: events, and bytes of their payloads. A snapshot shows less.
+const FOLD_MAX: (usize, usize) = (2000, 4 * 1024 * 1024);
 
 /// How much of a thread a caller may see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,8 +116,13 @@ pub(crate) async fn snapshot(
         None => KEPT_MAX,
     };
     let rollout = (!all_rollouts(query.include.as_deref())?).then_some(row.thread.active_rollout_id);
-    let folded = fold(&mut conn, &row, rollout).await?;
-    Ok(shown(row, sight, folded, limit))
+    // Whoever may not see what was said needs nothing read.
+    let folded = match sight {
+        Sight::Whole => fold(&mut conn, &row, rollout).await?,
+        Sight::Metadata => Folded::default(),
+    };
+    let activity = doing(&mut conn, id).await?;
+    Ok(shown(row, sight, (folded, activity), limit))
 }
 
 /// Reads `include`.
@@ -288,31 +293,32 @@ impl Place {
     }
 }
 
+/// Folds the newest events of a thread: enough for everything that a snapshot shows, however long the thread is.
 async fn fold(conn: &mut Conn, row: &ThreadRow, rollout: Option<RolloutId>) -> Result<Folded, AppError> {
+    let newest = store::events::newest(conn, row.thread.id, rollout, FOLD_MAX).await?;
     let mut folded = Folded::default();
-    let mut after = 0;
-    loop {
-        let events = store::events::list(conn, row.thread.id, rollout, after, FOLD_ROWS).await?;
-        for event in &events {
-            folded.add(event);
-        }
-        let Some(last) = events.last() else {
-            return Ok(folded);
-        };
-        after = i64::try_from(last.sequence).unwrap_or(i64::MAX);
+    for event in &newest.events {
+        folded.add(event);
     }
+    folded.truncated |= !newest.is_all;
+    Ok(folded)
 }
 
-fn shown(row: ThreadRow, sight: Sight, folded: Folded, limit: usize) -> ThreadSnapshot {
-    let activity = match folded.activity() {
-        Doing::Idle => "idle",
-        Doing::Waiting => "waiting",
-        Doing::Running => "running",
-    };
+/// What a thread is doing follows from its runs that are not over.
+async fn doing(conn: &mut Conn, id: ThreadId) -> Result<&'static str, AppError> {
+    let open = store::runs::open_of_thread(conn, id).await?;
+    let is_running = open.iter().any(|run| run.state.phase == Phase::Running);
+    Ok(match (is_running, open.is_empty()) {
+        (true, _) => "running",
+        (false, false) => "waiting",
+        (false, true) => "idle",
+    })
+}
+
+fn shown(row: ThreadRow, sight: Sight, (folded, activity): (Folded, &str), limit: usize) -> ThreadSnapshot {
     let cut = folded.messages.len() > limit || folded.tool_calls.len() > limit;
-    let last_sequence = folded
-        .last_sequence
-        .max(row.last_sequence.min(folded.last_sequence));
+    // The row was read first, so nothing above the larger of the two was left out.
+    let last_sequence = folded.last_sequence.max(row.last_sequence);
     let truncated = folded.truncated || cut;
     let skip = |len: usize| len.saturating_sub(limit);
     let skip_messages = skip(folded.messages.len());

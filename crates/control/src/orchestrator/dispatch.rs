@@ -7,15 +7,20 @@ use runs::dispatch::{Effect, EndReason, Input, OFFERS_OPEN_MAX, Phase};
 use runs::protocol::ToSidecar;
 use serde_json::{Map, json};
 use tokio::sync::MutexGuard;
+use types::names::is_unprintable;
 use types::ticket::TICKET_LIFETIME;
 use types::{EventDraft, EventType, NodeId, RunStatus, RunTicket, ThreadId, Timestamp};
 
+use super::history;
 use crate::app::activity::Happening;
 use crate::app::{Actor, App, activity};
 use crate::live::Notice;
 use crate::store::events::Place;
 use crate::store::runs::RunRow;
 use crate::store::{self, StoreError, Tx};
+
+/// The longest explanation of a device that goes into a thread, in characters.
+const SAID_CHARS_MAX: usize = 1000;
 
 /// A write under way; dropped before [`DispatchTx::commit`] it has changed and sent nothing.
 pub(crate) struct DispatchTx<'a> {
@@ -27,6 +32,8 @@ pub(crate) struct DispatchTx<'a> {
     close: Vec<NodeId>,
     /// Devices whose queue may have moved.
     moved: BTreeSet<NodeId>,
+    /// Why the device refuses, in its own words.
+    said: Option<String>,
     _order: MutexGuard<'a, ()>,
 }
 
@@ -42,6 +49,7 @@ impl<'a> DispatchTx<'a> {
             stored: Vec::new(),
             close: Vec::new(),
             moved: BTreeSet::new(),
+            said: None,
             _order: order,
         })
     }
@@ -50,6 +58,9 @@ impl<'a> DispatchTx<'a> {
     pub(crate) async fn advance(&mut self, run: &mut RunRow, input: Input) -> Result<(), StoreError> {
         let before = run.state.phase;
         let step = run.state.step(input, self.now);
+        if step.state == run.state && step.effects.is_empty() {
+            return Ok(());
+        }
         run.state = step.state;
         for effect in step.effects {
             self.effect(run, effect).await?;
@@ -67,6 +78,11 @@ impl<'a> DispatchTx<'a> {
         let numbered = store::events::append(&mut self.tx, place, drafts, self.now).await?;
         self.stored.push((place.thread, numbered.last));
         Ok(numbered)
+    }
+
+    /// Notes why a device refuses, in its own words, for the thread of the run that this ends.
+    pub(crate) fn device_said(&mut self, words: &str) {
+        self.said = Some(clean(words, SAID_CHARS_MAX)).filter(|words| !words.is_empty());
     }
 
     /// Queues a message for a device, to leave after the commit.
@@ -146,7 +162,7 @@ impl<'a> DispatchTx<'a> {
             expires_at: self.now + TICKET_LIFETIME,
         };
         let offer = ToSidecar::Offer {
-            order: Box::new(run.order()),
+            order: Box::new(history::order(&mut self.tx, run).await?),
             attempt: run.state.attempt,
             fence: run.state.fence,
             ticket: ticket.sign(&org.signing_key),
@@ -162,9 +178,13 @@ impl<'a> DispatchTx<'a> {
         status: RunStatus,
         reason: EndReason,
     ) -> Result<(), StoreError> {
-        let message = explain(reason);
+        let said = self
+            .said
+            .take()
+            .filter(|_| matches!(reason, EndReason::Refused(_)));
+        let message = said.unwrap_or_else(|| explain(reason).to_owned());
         run.outcome.reason = Some(reason.as_str().to_owned());
-        run.outcome.message = Some(message.to_owned());
+        run.outcome.message = Some(message.clone());
         let completed = EventDraft {
             event_type: EventType::RunCompleted,
             payload: json!({ "status": status.as_str(), "reason": reason.as_str(), "message": message }),
@@ -190,6 +210,9 @@ impl<'a> DispatchTx<'a> {
             }
             Phase::Ended(status) => {
                 run.completed_at = Some(self.now);
+                if matches!(before, Phase::Accepted | Phase::Running) {
+                    store::runs::hasten(&mut self.tx, run.node, self.now).await?;
+                }
                 let (event_type, severity) = ended(status);
                 self.tell(run, event_type, severity).await?;
             }
@@ -217,6 +240,13 @@ impl<'a> DispatchTx<'a> {
         };
         activity::record(self.app, &mut self.tx, run.org, happening).await
     }
+}
+
+/// Makes peer-made text one short line that can be shown anywhere.
+pub(crate) fn clean(text: &str, chars_max: usize) -> String {
+    let spaced = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c });
+    let printable: String = spaced.filter(|c| !is_unprintable(*c)).take(chars_max).collect();
+    printable.trim().to_owned()
 }
 
 /// Where the events of a run go.
@@ -253,6 +283,9 @@ fn explain(reason: EndReason) -> &'static str {
         EndReason::JournalLost => "The device came back without the run: its journal was lost.",
         EndReason::DeviceAway => "The device went away with the run and did not come back.",
         EndReason::DeviceRevoked => "The device was revoked.",
+        EndReason::InvalidEvents => {
+            "The device sent events that break the rules, or more than a run may have."
+        }
         EndReason::Refused(Refusal::BadTicket) => {
             "The device did not accept the run's ticket; is its clock right?"
         }

@@ -5,7 +5,9 @@
 //! stop a run is `app`'s business.
 
 pub(crate) mod dispatch;
+pub(crate) mod history;
 pub(crate) mod listen;
+mod live_budget;
 pub(crate) mod reconcile;
 pub(crate) mod session;
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::ErrorCode;
 use mesh::frame::{Decoder, encode_within};
 use runs::append::{self, AppendDecision, Stored};
 use runs::dispatch::{Input, Phase};
+use runs::journal::OPEN_RUNS_MAX;
 use runs::protocol::{AppendRefusal, FRAME_BYTES_MAX, OpenRun, PROTOCOL_VERSION, ToOrchestrator, ToSidecar};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -15,8 +17,10 @@ use types::event::{APPEND_EVENTS_MAX, CLIENT_EVENT_ID_LEN_MAX, EVENT_BYTES_MAX};
 use types::{EventDraft, EventType, Fence, LiveEvent, LiveType, NodeId, RunId, RunStatus};
 
 use super::SessionId;
-use super::dispatch::{DispatchTx, place};
+use super::dispatch::{DispatchTx, clean, place};
+use super::live_budget::LiveBudget;
 use crate::app::{App, runs as app_runs};
+use crate::limits::{Buckets, Quota};
 use crate::live::Notice;
 use crate::store::runs::RunRow;
 use crate::store::{self, StoreError};
@@ -30,8 +34,21 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long one frame may take to be written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The most runs that one `Hello` may name.
-const OPEN_RUNS_MAX: usize = 1024;
+/// The largest first message: a full journal's runs, and room.
+const HELLO_BYTES_MAX: usize = 128 * 1024;
+
+/// The most events of one attempt; a sidecar's own limit is lower.
+const RUN_EVENTS_MAX: u64 = 50_000;
+
+/// How many runs a device may start itself at once, and how often one more.
+const REGISTERS: Quota = Quota {
+    burst: 60,
+    every: Duration::from_secs(1),
+};
+
+/// The largest result that stands in a run, and the largest account of what it used, in bytes of JSON.
+const RESULT_BYTES_MAX: usize = 128 * 1024;
+const USAGE_BYTES_MAX: usize = 8 * 1024;
 
 /// The largest payload of a live frame; larger ones are dropped.
 const LIVE_BYTES_MAX: usize = 64 * 1024;
@@ -64,7 +81,7 @@ where
     let (reader, writer) = tokio::io::split(stream);
     let mut reader = Reader {
         stream: reader,
-        decoder: Decoder::new(FRAME_BYTES_MAX),
+        decoder: Decoder::new(HELLO_BYTES_MAX),
         buffer: vec![0; READ_BYTES],
     };
     let close = stop.child_token();
@@ -93,9 +110,11 @@ async fn speak<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static>(
     let Some(ToOrchestrator::Hello { open_runs, version }) = hello else {
         return Err(SessionError::NoHello);
     };
-    if open_runs.len() > OPEN_RUNS_MAX {
+    // Nothing may come before the welcome, so nothing is lost by a new decoder, now for whole appends.
+    if open_runs.len() > OPEN_RUNS_MAX || !reader.decoder.is_at_boundary() {
         return Err(SessionError::NoHello);
     }
+    reader.decoder = Decoder::new(FRAME_BYTES_MAX);
     tracing::info!(%node, version, open_runs = open_runs.len(), "a sidecar connected");
     greet(app, (node, session), open_runs, (writer, close)).await?;
     let mut link = Link {
@@ -103,6 +122,8 @@ async fn speak<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static>(
         node,
         session,
         live: None,
+        budget: LiveBudget::default(),
+        registers: Buckets::new(REGISTERS),
     };
     loop {
         let message = tokio::time::timeout(IDLE_TIMEOUT, reader.next()).await;
@@ -180,8 +201,10 @@ struct Link<'a> {
     app: &'a App,
     node: NodeId,
     session: SessionId,
-    /// The run of the last live frame, and where its frames go.
-    live: Option<(RunId, Fence, types::ThreadId)>,
+    /// The run of the last live frame, and where its frames go, if anywhere.
+    live: Option<(RunId, Fence, Option<types::ThreadId>)>,
+    budget: LiveBudget,
+    registers: Buckets,
 }
 
 impl Link<'_> {
@@ -189,15 +212,18 @@ impl Link<'_> {
         match message {
             ToOrchestrator::Hello { .. } => return Err(SessionError::NoHello),
             ToOrchestrator::Ping => self.app.orchestrator.send(self.node, ToSidecar::Pong),
-            ToOrchestrator::Accepted { run_id, fence } => self.step(run_id, Input::Accepted(fence)).await?,
+            ToOrchestrator::Accepted { run_id, fence } => {
+                self.step(run_id, Input::Accepted(fence), None).await?
+            }
             ToOrchestrator::Refused {
                 run_id,
                 fence,
                 reason,
                 message,
             } => {
-                tracing::info!(run = %run_id, ?reason, message = %brief(&message), "an offer was refused");
-                self.step(run_id, Input::Refused(fence, reason)).await?;
+                tracing::info!(run = %run_id, ?reason, message = %clean(&message, 200), "an offer was refused");
+                self.step(run_id, Input::Refused(fence, reason), Some(&message))
+                    .await?;
             }
             ToOrchestrator::Append {
                 run_id,
@@ -224,14 +250,26 @@ impl Link<'_> {
                     thread: thread_id,
                     key: idempotency_key,
                 };
+                if self.registers.take("", self.app.clock.now().mono).is_err() {
+                    let refused = ToSidecar::RegisterRefused {
+                        request,
+                        code: ErrorCode::RateLimited.as_str().to_owned(),
+                        message: "this device starts runs too often".to_owned(),
+                    };
+                    self.app.orchestrator.send(self.node, refused);
+                    return Ok(());
+                }
                 app_runs::register(self.app, self.node, request, wish).await?;
             }
         }
         Ok(())
     }
 
-    async fn step(&self, run_id: RunId, input: Input) -> Result<(), SessionError> {
+    async fn step(&self, run_id: RunId, input: Input, words: Option<&str>) -> Result<(), SessionError> {
         let mut dispatch = DispatchTx::begin(self.app).await?;
+        if let Some(words) = words {
+            dispatch.device_said(words);
+        }
         if !self.app.orchestrator.is_current(self.node, self.session) {
             return Ok(());
         }
@@ -248,7 +286,7 @@ impl Link<'_> {
 
     /// Stores events and says up to which number they are stored, or refuses them for ever.
     async fn append(
-        &self,
+        &mut self,
         (run_id, fence): (RunId, Fence),
         first: u64,
         events: Vec<EventDraft>,
@@ -267,7 +305,7 @@ impl Link<'_> {
             ended: run.state.is_over(),
             started: run.state.phase == Phase::Running,
         };
-        let decision = if within_limits(&events) {
+        let decision = if within_limits(&events) && stored.next <= RUN_EVENTS_MAX {
             append::decide(stored, fence, first, &events)
         } else {
             AppendDecision::Refuse(AppendRefusal::Invalid)
@@ -275,12 +313,21 @@ impl Link<'_> {
         match decision {
             AppendDecision::Store { skip, next } => {
                 store_events(&mut dispatch, &mut run, &events[skip..], next).await?;
+                if run.state.is_over() {
+                    self.live = None;
+                }
                 dispatch.send(self.node, ToSidecar::Appended { run_id, fence, next });
             }
             AppendDecision::Answer { next } => {
                 dispatch.send(self.node, ToSidecar::Appended { run_id, fence, next });
             }
-            AppendDecision::Refuse(reason) => refuse(&mut dispatch, self.node, (run_id, fence), reason),
+            AppendDecision::Refuse(reason) => {
+                refuse(&mut dispatch, self.node, (run_id, fence), reason);
+                // The sidecar stops and forgets the attempt, so nothing else would ever end it here.
+                if reason == AppendRefusal::Invalid && fence == stored.fence {
+                    dispatch.advance(&mut run, Input::InvalidEvents).await?;
+                }
+            }
         }
         Ok(dispatch.commit().await?)
     }
@@ -292,7 +339,9 @@ impl Link<'_> {
         payload: Value,
     ) -> Result<(), SessionError> {
         // The snapshot is the control plane's own frame.
-        if live_type == LiveType::Snapshot || payload.to_string().len() > LIVE_BYTES_MAX {
+        let bytes = payload.to_string().len();
+        let fits = live_type != LiveType::Snapshot && bytes <= LIVE_BYTES_MAX;
+        if !fits || !self.budget.take(bytes, self.app.clock.now().mono) {
             return Ok(());
         }
         let known = self.live.filter(|(id, held, _)| *id == run_id && *held == fence);
@@ -301,13 +350,13 @@ impl Link<'_> {
             None => {
                 let run = store::runs::get(&mut *self.app.store.read().await?, run_id).await?;
                 let ours = |run: &RunRow| run.node == self.node && run.state.fence == fence;
-                let Some(run) = run.filter(ours).filter(|run| !run.state.is_over()) else {
-                    return Ok(());
-                };
-                self.live = Some((run_id, fence, run.thread));
-                run.thread
+                let run = run.filter(ours).filter(|run| !run.state.is_over());
+                let thread = run.map(|run| run.thread);
+                self.live = Some((run_id, fence, thread));
+                thread
             }
         };
+        let Some(thread) = thread else { return Ok(()) };
         let event = LiveEvent {
             run_id,
             live_type,
@@ -337,18 +386,25 @@ async fn store_events(
 
 /// Takes what came of a run out of its `run_completed`; its result is the last thing the agent said unless it says else.
 async fn outcome(dispatch: &mut DispatchTx<'_>, run: &mut RunRow, payload: &Value) -> Result<(), StoreError> {
-    let field = |name: &str| payload.get(name).filter(|value| !value.is_null()).cloned();
-    let text = |name: &str| payload.get(name).and_then(Value::as_str).map(str::to_owned);
-    run.outcome.reason = text("reason");
-    run.outcome.message = text("message");
-    run.outcome.usage = field("usage");
+    let fits = |value: &&Value, max: usize| !value.is_null() && value.to_string().len() <= max;
+    let field = |name: &str, max| payload.get(name).filter(|value| fits(value, max)).cloned();
+    let text = |name: &str, max| {
+        payload
+            .get(name)
+            .and_then(Value::as_str)
+            .map(|text| clean(text, max))
+    };
+    run.outcome.reason = text("reason", 100);
+    run.outcome.message = text("message", 2000);
+    run.outcome.usage = field("usage", USAGE_BYTES_MAX);
     let iterations = payload.get("iterations").and_then(Value::as_u64);
     run.outcome.iterations = iterations.and_then(|n| u32::try_from(n).ok());
-    run.outcome.result = field("result");
+    run.outcome.result = field("result", RESULT_BYTES_MAX);
     if run.outcome.result.is_none() {
         let said = EventType::AssistantMessage;
         let last = store::events::last_of_run(&mut dispatch.tx, run.thread, run.id, said).await?;
-        run.outcome.result = last.and_then(|event| event.payload.get("text").cloned());
+        let text = last.and_then(|event| event.payload.get("text").cloned());
+        run.outcome.result = text.filter(|text| fits(&text, RESULT_BYTES_MAX));
     }
     Ok(())
 }
@@ -393,12 +449,6 @@ fn refuse(
         reason,
     };
     dispatch.send(node, refused);
-}
-
-/// Peer-made text for the log.
-fn brief(text: &str) -> String {
-    let printable = text.chars().filter(|c| !types::names::is_unprintable(*c));
-    printable.take(200).collect()
 }
 
 struct Reader<R> {

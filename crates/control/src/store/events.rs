@@ -8,6 +8,9 @@ use types::{EventDraft, EventType, RolloutId, RunId, ThreadEvent, ThreadId, Time
 use super::row::json_of;
 use super::{Conn, RowExt as _, StoreError};
 
+/// How many events are read at once; each may have a mebibyte.
+const NEWEST_ROWS: usize = 32;
+
 /// Where events go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Place {
@@ -85,6 +88,50 @@ pub(crate) async fn list(
     .fetch_all(conn)
     .await?;
     rows.iter().map(read).collect()
+}
+
+/// The newest events of a thread, as far as a budget reaches.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Newest {
+    /// Oldest first, without a gap.
+    pub(crate) events: Vec<ThreadEvent>,
+    /// There are none before them.
+    pub(crate) is_all: bool,
+}
+
+/// Reads the newest events of a thread, of one rollout or of all: at most `events_max`, and about `bytes_max` of payload.
+pub(crate) async fn newest(
+    conn: &mut Conn,
+    thread: ThreadId,
+    rollout: Option<RolloutId>,
+    (events_max, bytes_max): (usize, usize),
+) -> Result<Newest, StoreError> {
+    let (mut events, mut bytes, mut before) = (Vec::new(), 0, i64::MAX);
+    let is_all = loop {
+        let limit = NEWEST_ROWS.min(events_max.saturating_sub(events.len()));
+        if limit == 0 || bytes >= bytes_max {
+            break false;
+        }
+        let rows = sqlx::query(select!(
+            "WHERE thread_id = $1 AND sequence < $2 AND ($3 = '' OR rollout_id = $3) ORDER BY sequence DESC LIMIT $4"
+        ))
+        .bind(thread.to_string())
+        .bind(before)
+        .bind(rollout.map_or_else(String::new, |id| id.to_string()))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&mut *conn)
+        .await?;
+        for row in &rows {
+            before = row.int("sequence")?;
+            bytes += row.text("payload")?.len();
+            events.push(read(row)?);
+        }
+        if rows.len() < limit {
+            break true;
+        }
+    };
+    events.reverse();
+    Ok(Newest { events, is_all })
 }
 
 /// Finds the last event of a type that a run produced.

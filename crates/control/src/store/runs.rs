@@ -24,6 +24,10 @@ pub(crate) struct RunSpec {
     pub(crate) folder_hint: Option<String>,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) limits: RunLimits,
+    #[serde(default)]
+    pub(crate) model: Option<String>,
+    #[serde(default)]
+    pub(crate) temperature: Option<f64>,
 }
 
 /// What came of a run.
@@ -61,7 +65,7 @@ pub(crate) struct RunRow {
 }
 
 impl RunRow {
-    /// Returns what the device is asked to do.
+    /// Returns what the device is asked to do; what was said before is not the run's own.
     pub(crate) fn order(&self) -> RunOrder {
         RunOrder {
             run_id: self.id,
@@ -75,6 +79,9 @@ impl RunRow {
             folder_hint: self.spec.folder_hint.clone(),
             env: self.spec.env.clone(),
             limits: self.spec.limits,
+            model: self.spec.model.clone(),
+            temperature: self.spec.temperature,
+            history: None,
             created_at: self.created_at,
         }
     }
@@ -256,6 +263,16 @@ pub(crate) async fn offerable(
     rows.iter().map(read).collect()
 }
 
+/// A place became free on a device: what waits for another offer need not wait on.
+pub(crate) async fn hasten(conn: &mut Conn, node: NodeId, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query("UPDATE runs SET offer_at = $1 WHERE node_id = $2 AND phase = 'queued' AND offer_at > $1")
+        .bind(now.unix_ms())
+        .bind(node.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Lists runs whose deadline is over, the most urgent first.
 pub(crate) async fn due(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<RunRow>, StoreError> {
     let rows = sqlx::query(select!(
@@ -306,6 +323,15 @@ pub(crate) async fn queue_len(conn: &mut Conn, node: NodeId) -> Result<u64, Stor
         .fetch_one(conn)
         .await?;
     row.count("waiting")
+}
+
+/// Counts the runs of a device that are not over.
+pub(crate) async fn open_len(conn: &mut Conn, node: NodeId) -> Result<u64, StoreError> {
+    let row = sqlx::query("SELECT COUNT(*) AS open FROM runs WHERE node_id = $1 AND phase <> 'ended'")
+        .bind(node.to_string())
+        .fetch_one(conn)
+        .await?;
+    row.count("open")
 }
 
 /// Finds the run that was started with an idempotency key, and the hash of the request that did it. Keys from before

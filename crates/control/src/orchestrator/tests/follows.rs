@@ -216,19 +216,21 @@ async fn a_slow_reader_is_closed_and_resumes_without_loss() {
     sidecar.start(held);
     sidecar.flush(held.0).await;
     let thread = text(&run, "threadId").to_owned();
+    let thread_id = thread.parse().expect("a thread id");
     let query = format!("api_key={}&after=0", bench.admin);
     let mut slow = socket(&bench, &thread, &query).await;
     let mut quick = socket(&bench, &thread, &query).await;
     // Far more than the sockets' buffers and the watcher's own can hold.
     let flood = async {
         for n in 0..600 {
-            let delta = ToOrchestrator::Live {
+            let delta = types::LiveEvent {
                 run_id: held.0,
-                fence: held.1,
                 live_type: LiveType::ToolOutputDelta,
                 payload: json!({ "n": n, "text": "x".repeat(32 * 1024) }),
             };
-            sidecar.send(&delta).await;
+            // Past the limit of one session, as many sessions together might.
+            let notice = crate::live::Notice::Live(Arc::new(delta));
+            bench.app().watchers.publish(thread_id, notice);
             tokio::task::yield_now().await;
         }
         sidecar.say(held, "after the flood");

@@ -2,8 +2,10 @@
 
 mod agents;
 mod cancels;
+mod conversations;
 mod dispatches;
 mod follows;
+mod hostile;
 mod threads;
 
 use std::sync::Arc;
@@ -49,6 +51,7 @@ impl Bench {
             mesh_listen: "127.0.0.1:0".parse().expect("address"),
             public_url: None,
             org_name: "home".parse().expect("name"),
+            trusted_proxies: Vec::new(),
             clock: clock.clone(),
         };
         let server = serve(config).await.expect("the server starts");

@@ -1,0 +1,277 @@
+//! Sidecars that lie, flood and break rules: what they do reaches nobody else and ends where it began.
+
+use std::time::Instant;
+
+use runs::protocol::{AppendRefusal, OfferRefusal, OpenRun, OpenRunState};
+use types::{LiveType, RolloutId};
+
+use super::*;
+
+/// Sends a first message and waits for the end of the session.
+async fn is_turned_away(bench: &Bench, bytes: &[u8]) -> bool {
+    let (mut near, far) = tokio::io::duplex(64 * 1024);
+    tokio::spawn(session::run(
+        Arc::clone(bench.app()),
+        bench.node,
+        far,
+        CancellationToken::new(),
+    ));
+    // The session may be closed before everything is written.
+    let _ = near.write_all(bytes).await;
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, near.read_to_end(&mut rest)).await;
+    read.expect("closed in time").expect("reads");
+    rest.is_empty()
+}
+
+#[tokio::test]
+async fn a_first_message_is_small_or_no_session_begins() {
+    let bench = Bench::start().await;
+    let open_run = |seed: u64| OpenRun {
+        run_id: RunId::from_random([u8::try_from(seed % 256).expect("small"); 16]),
+        rollout_id: RolloutId::from_random([0; 16]),
+        fence: Fence(seed),
+        state: OpenRunState::Started,
+    };
+    let hello = ToOrchestrator::Hello {
+        version: PROTOCOL_VERSION,
+        open_runs: (0..10_000).map(open_run).collect(),
+    };
+    let json = serde_json::to_vec(&hello).expect("serializes");
+    assert!(is_turned_away(&bench, &encode(&json).expect("fits")).await);
+    // Only the length is sent: nothing may be kept for what it promises.
+    assert!(is_turned_away(&bench, &(8_u32 * 1024 * 1024).to_be_bytes()).await);
+    let run = bench.run(json!({})).await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    assert_eq!(sidecar.accept().await.0, run_id(&run), "an honest one is served");
+}
+
+#[tokio::test]
+async fn what_a_device_says_about_its_refusal_stands_in_the_thread_without_tricks() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({})).await;
+    let (run_id, fence) = sidecar.journal_offer().await;
+    let message = format!("no\u{1b}[2J folder\r\n\u{202e}here {}", "x".repeat(5000));
+    let reason = OfferRefusal::Policy;
+    sidecar
+        .send(&ToOrchestrator::Refused {
+            run_id,
+            fence,
+            reason,
+            message,
+        })
+        .await;
+    let failed = bench.until(&run, "failed").await;
+    let events = bench.events(&run).await;
+    let said = text(&events[1]["payload"], "message");
+    assert!(said.starts_with("no[2J folder  here xxx"), "{said}");
+    assert_eq!(said.chars().count(), 1000);
+    assert_eq!(
+        (text(&failed, "reason"), text(&failed, "message")),
+        ("policy", said)
+    );
+
+    let run = bench.run(json!({})).await;
+    let (run_id, fence) = sidecar.journal_offer().await;
+    let message = "\u{7}".to_owned();
+    sidecar
+        .send(&ToOrchestrator::Refused {
+            run_id,
+            fence,
+            reason,
+            message,
+        })
+        .await;
+    let failed = bench.until(&run, "failed").await;
+    assert_eq!(
+        text(&failed, "message"),
+        "The device's own policy forbids the run."
+    );
+}
+
+#[tokio::test]
+async fn events_that_break_a_rule_end_their_run() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({})).await;
+    let (run_id, fence) = sidecar.accept().await;
+    let events = vec![said("before the start")];
+    sidecar
+        .send(&ToOrchestrator::Append {
+            run_id,
+            fence,
+            first: 1,
+            events,
+        })
+        .await;
+    let refused = sidecar.receive().await;
+    let reason = AppendRefusal::Invalid;
+    assert_eq!(
+        refused,
+        ToSidecar::AppendRefused {
+            run_id,
+            fence,
+            reason
+        }
+    );
+    let failed = bench.until(&run, "failed").await;
+    assert_eq!(failed["reason"], "invalid_events");
+    assert_eq!(
+        types_of(&bench.events(&run).await),
+        ["user_message", "run_completed"]
+    );
+}
+
+#[tokio::test]
+async fn a_stale_fence_that_breaks_rules_does_not_end_the_run_of_the_next() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({})).await;
+    let (run_id, fence) = sidecar.accept().await;
+    let events = vec![said("x")];
+    let stale = Fence(fence.0 + 7);
+    sidecar
+        .send(&ToOrchestrator::Append {
+            run_id,
+            fence: stale,
+            first: 1,
+            events,
+        })
+        .await;
+    assert!(matches!(sidecar.receive().await, ToSidecar::AppendRefused { .. }));
+    assert_eq!(bench.until(&run, "dispatched").await["reason"], Value::Null);
+}
+
+#[tokio::test]
+async fn live_frames_of_others_and_floods_are_not_shown() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({})).await;
+    let held = sidecar.accept().await;
+    sidecar.start(held);
+    sidecar.flush(held.0).await;
+    let thread = text(&run, "threadId").parse().expect("a thread id");
+    let mut notices = bench.app().watchers.watch(thread);
+    let live = |fence, text: &str| ToOrchestrator::Live {
+        run_id: held.0,
+        fence,
+        live_type: LiveType::AssistantMessageDelta,
+        payload: json!({ "text": text }),
+    };
+    sidecar.send(&live(Fence(9), "foreign")).await;
+    sidecar.send(&live(held.1, &"x".repeat(70_000))).await;
+    let mut other = Sidecar::new(bench.link(2).await);
+    other.connect(&bench).await;
+    other.send(&live(held.1, "another's")).await;
+    other.send(&ToOrchestrator::Ping).await;
+    other.receive().await;
+    sidecar.send(&live(held.1, "mine")).await;
+    sidecar.send(&ToOrchestrator::Ping).await;
+    sidecar.receive().await;
+    let mut shown = Vec::new();
+    while let Ok(notice) = notices.try_recv() {
+        shown.push(format!("{notice:?}"));
+    }
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert!(shown[0].contains("mine"));
+
+    let begun = Instant::now();
+    for _ in 0..3000 {
+        sidecar.send(&live(held.1, "flood")).await;
+    }
+    sidecar.send(&ToOrchestrator::Ping).await;
+    sidecar.receive().await;
+    let seconds = begun.elapsed().as_secs() + 1;
+    let mut count = 0;
+    loop {
+        match notices.try_recv() {
+            Ok(_) => count += 1,
+            Err(tokio::sync::broadcast::error::TryRecvError::Lagged(missed)) => count += missed,
+            Err(_) => break,
+        }
+    }
+    assert!(count <= 400 * (seconds + 1), "{count} in {seconds} s");
+}
+
+#[tokio::test]
+async fn a_device_registers_runs_of_its_own_agents_only_and_not_without_end() {
+    let bench = Bench::start().await;
+    let other = bench.link(2).await;
+    bench.agent("elsewhere", other).await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let register = |request, agent: &str, key: Option<String>| ToOrchestrator::Register {
+        request,
+        agent: agent.parse().expect("slug"),
+        prompt: "x".to_owned(),
+        thread_id: None,
+        idempotency_key: key,
+    };
+    for (request, agent) in [(1, "elsewhere"), (2, "nobody")] {
+        sidecar.send(&register(request, agent, None)).await;
+        match sidecar.receive().await {
+            ToSidecar::RegisterRefused {
+                request: asked, code, ..
+            } => {
+                assert_eq!((asked, code.as_str()), (request, "not_found"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut limited = 0;
+    for request in 3..103 {
+        sidecar
+            .send(&register(request, "code-on-my-mac", Some("same".to_owned())))
+            .await;
+        if let ToSidecar::RegisterRefused { code, .. } = sidecar.receive().await {
+            assert_eq!(code, "rate_limited");
+            limited += 1;
+        }
+    }
+    assert!(limited > 0, "nothing was limited");
+}
+
+#[tokio::test]
+async fn a_busy_device_is_asked_again_as_soon_as_it_has_room() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let first = bench.run(json!({})).await;
+    let held = sidecar.accept().await;
+    sidecar.start(held);
+    sidecar.flush(held.0).await;
+    let second = bench.run(json!({})).await;
+    for _ in 0..4 {
+        let ToSidecar::Offer { order, fence, .. } = sidecar.receive().await else {
+            panic!("an offer was expected");
+        };
+        let (run_id, reason, message) = (order.run_id, OfferRefusal::Busy, String::new());
+        sidecar
+            .send(&ToOrchestrator::Refused {
+                run_id,
+                fence,
+                reason,
+                message,
+            })
+            .await;
+        bench.until(&second, "queued").await;
+        bench.clock.advance(Duration::from_secs(64));
+        bench.round().await;
+    }
+    let ToSidecar::Offer { order, fence, .. } = sidecar.receive().await else {
+        panic!("an offer was expected");
+    };
+    let (run_id, reason, message) = (order.run_id, OfferRefusal::Busy, String::new());
+    sidecar
+        .send(&ToOrchestrator::Refused {
+            run_id,
+            fence,
+            reason,
+            message,
+        })
+        .await;
+    bench.until(&second, "queued").await;
+    sidecar.end(held, "completed");
+    sidecar.flush(held.0).await;
+    bench.until(&first, "completed").await;
+    assert_eq!(sidecar.accept().await.0, run_id, "at once, not after its wait");
+}
