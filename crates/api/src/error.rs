@@ -62,6 +62,8 @@ error_codes! {
     Gone = "gone", 410;
     /// The body is larger than the limit that the message names.
     PayloadTooLarge = "payload_too_large", 413;
+    /// The body is not `application/json`.
+    UnsupportedMediaType = "unsupported_media_type", 415;
     /// Too many requests; `Retry-After` says when to come back.
     RateLimited = "rate_limited", 429;
     /// Our fault.

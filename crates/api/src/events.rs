@@ -13,6 +13,9 @@ pub const FRAMES_VERSION: u32 = 1;
 /// The close code of a WebSocket whose reader is too slow; it resumes with `after`.
 pub const CLOSE_TOO_SLOW: u16 = 4408;
 
+/// The WebSocket close code for a reader whose credential was revoked or has expired.
+pub const CLOSE_SIGNED_OUT: u16 = 4401;
+
 /// The close code of a WebSocket whose thread was deleted.
 pub const CLOSE_GONE: u16 = 4410;
 

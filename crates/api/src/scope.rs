@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema, openapi::RefOr};
 
 /// What a person is in an org.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
@@ -47,7 +48,7 @@ pub struct UnknownScope;
 macro_rules! scopes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)+) => {
         /// What a credential is good for. `family:*` covers its family, `*` covers all.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
         pub enum Scope {
             $($(#[$doc])* #[serde(rename = $text)] $variant,)+
         }
@@ -120,6 +121,20 @@ impl Scope {
     }
 }
 
+/// Written by hand: utoipa's derive does not see names that a macro passes on.
+impl PartialSchema for Scope {
+    fn schema() -> RefOr<Schema> {
+        let names = Self::ALL.iter().map(|scope| scope.as_str());
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(names))
+            .build()
+            .into()
+    }
+}
+
+impl ToSchema for Scope {}
+
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -157,5 +172,14 @@ mod tests {
             assert_eq!(serde_json::to_value(scope).expect("serializes"), scope.as_str());
             assert_eq!(scope.as_str().parse(), Ok(*scope));
         }
+    }
+
+    #[test]
+    fn the_schema_names_every_scope_as_it_is_sent() {
+        let schema = serde_json::to_value(Scope::schema()).expect("serializes");
+        assert_eq!(
+            schema["enum"],
+            serde_json::to_value(Scope::ALL).expect("serializes")
+        );
     }
 }

@@ -5,6 +5,7 @@
 
 mod app;
 pub mod clock;
+mod door;
 mod http;
 mod hub;
 mod keys;

@@ -1,18 +1,20 @@
 //! Starts and stops a control plane: what the `runmesh serve` command and the tests call.
 
+use std::fs::{DirBuilder, File, TryLockError};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use types::{OrgName, SecretString};
+use types::{AllowedIp, OrgName, SecretString};
 use url::Url;
 
-use crate::app::{self, App, AppConfig, Limits};
+use crate::app::{self, App, AppConfig, Limits, Revocations};
 use crate::clock::Clock;
+use crate::door::Door;
 use crate::http;
 use crate::hub::Hub;
 use crate::keys::ControlKeys;
@@ -39,6 +41,8 @@ pub struct ServeConfig {
     pub public_url: Option<Url>,
     /// The name of the org that the first start makes.
     pub org_name: OrgName,
+    /// Proxies whose `X-Forwarded-For` is believed; of everybody else the address of the connection counts.
+    pub trusted_proxies: Vec<AllowedIp>,
     /// The clock; tests turn it forward.
     pub clock: Clock,
 }
@@ -48,6 +52,10 @@ pub struct ServeConfig {
 pub struct Tuning {
     /// The most pages of 4 KiB that the SQLite file may have; as many as the disk holds when absent.
     pub sqlite_pages_max: Option<u32>,
+    /// How long a client may take to send the head of a request; 30 seconds when absent.
+    pub head_timeout: Option<Duration>,
+    /// How many connections one address may hold; 1024 when absent. Trusted proxies may hold all there are.
+    pub connections_per_address_max: Option<usize>,
 }
 
 /// Why a control plane did not start.
@@ -60,6 +68,12 @@ pub enum ServeError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// Another control plane runs on the data directory.
+    #[error("another control plane runs on {path}")]
+    InUse {
+        /// Which one.
+        path: PathBuf,
     },
     /// The database cannot be opened.
     #[error("cannot open the database: {0}")]
@@ -91,6 +105,8 @@ pub struct Server {
     pub(crate) app: Arc<App>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
+    /// Held as long as the server is.
+    _lock: File,
 }
 
 /// Starts a control plane.
@@ -100,7 +116,7 @@ pub async fn serve(config: ServeConfig) -> Result<Server, ServeError> {
 
 /// Starts a control plane with limits of one's own.
 pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, ServeError> {
-    make_data_dir(&config.data_dir)?;
+    let lock = lock_data_dir(&config.data_dir)?;
     let store = match &config.database_url {
         Some(url) => Store::open(url).await,
         None => Store::open_sqlite(&config.data_dir, tuning.sqlite_pages_max).await,
@@ -128,6 +144,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         },
         keys,
         hub: Hub::default(),
+        revocations: Revocations::default(),
         limits: Limits::default(),
         platform,
         watchers: Watchers::default(),
@@ -144,7 +161,9 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
     orchestrator::start(&app, &stop)
         .await
         .map_err(|error| ServeError::Mesh(error.to_string()))?;
-    let task = tokio::spawn(run(listener, Arc::clone(&app), stop.clone()));
+    let door = Door::new(&config.trusted_proxies, tuning);
+    let router = http::router(Arc::clone(&app));
+    let task = tokio::spawn(door.serve(listener, router, stop.clone()));
     Ok(Server {
         http_addr,
         mesh_addr,
@@ -153,6 +172,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         app,
         stop,
         task: Some(task),
+        _lock: lock,
     })
 }
 
@@ -182,24 +202,25 @@ impl Drop for Server {
     }
 }
 
-async fn run(listener: TcpListener, app: Arc<App>, stop: CancellationToken) {
-    let service = http::router(app).into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
-    if let Err(error) = served.await {
-        tracing::error!(%error, "the HTTP server failed");
-    }
-}
-
-fn make_data_dir(path: &std::path::Path) -> Result<(), ServeError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path);
-    made.map_err(|source| ServeError::DataDir {
+/// Makes the data directory and takes it: two processes on one database would not tell each other what changes.
+fn lock_data_dir(path: &Path) -> Result<File, ServeError> {
+    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    let refused = |source| ServeError::DataDir {
         path: path.to_owned(),
         source,
-    })
+    };
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(refused)?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let lock = options.open(path.join("lock")).map_err(refused)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(ServeError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(refused(source)),
+    }
 }
 
 /// Paths are joined to the address, which keeps its last part only when a slash ends it.

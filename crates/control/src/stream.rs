@@ -88,9 +88,7 @@ pub(crate) async fn run(app: Shared, socket: WebSocket) {
             told = matches!(goodbye, Ok(Ok(()))),
             "a revoked node was sent away"
         );
-    } else if attendance.is_current()
-        && let Err(error) = presence::seen(&app, row.node.id, false).await
-    {
+    } else if let Err(error) = presence::left(&app, row.node.id, &attendance).await {
         tracing::warn!(%error, "a node's leave was not noted");
     }
     // The socket closes before the attendance ends, since a revocation waits for that.
@@ -168,7 +166,7 @@ async fn session(
                 }
                 if app.clock.now().mono.since(noted) >= SILENCE_MAX {
                     noted = app.clock.now().mono;
-                    presence::seen(app, row.node.id, true).await?;
+                    presence::seen(app, row.node.id).await?;
                 }
             }
         }

@@ -132,3 +132,43 @@ async fn a_bad_request_is_told_what_is_wrong_with_it() {
     let refused = fixture.get("/v1/api-keys/no-uuid").await;
     assert_eq!((refused.status.as_u16(), refused.code()), (404, "not_found"));
 }
+
+#[tokio::test]
+async fn a_member_is_given_no_more_than_the_credential_that_makes_them_holds() {
+    let fixture = Fixture::start().await;
+    let body = json!({"name": "inviter", "scopes": ["org:members", "org:read"]});
+    let made = fixture.post("/v1/api-keys", body).await;
+    let inviter = made.data(201)["key"].as_str().expect("the key").to_owned();
+    let org = fixture.get("/v1/organizations/current").await.data(200)["id"].clone();
+    let path = format!("/v1/organizations/{}/members", org.as_str().expect("an id"));
+    let body = Some(json!({"name": "Eve", "role": "admin"}));
+    let made = fixture.call(Some(&inviter), Method::POST, &path, body).await;
+    assert_eq!(
+        made.data(201)["apiKey"]["scopes"],
+        json!(["org:read", "org:members"])
+    );
+    let eve = made.data(201)["apiKey"]["key"].as_str().expect("the key");
+    let refused = fixture
+        .call(Some(eve), Method::GET, "/v1/runmesh/nodes", None)
+        .await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (403, "forbidden"));
+}
+
+#[tokio::test]
+async fn an_admin_looks_across_the_org_only_with_the_scope_for_it() {
+    let fixture = Fixture::start().await;
+    for (scopes, status) in [
+        (json!(["org:read"]), 403),
+        (json!(["org:read", "admin:resources"]), 200),
+        (json!(["org:read", "admin:*"]), 200),
+    ] {
+        let made = fixture
+            .post("/v1/api-keys", json!({"name": "k", "scopes": scopes}))
+            .await;
+        let key = made.data(201)["key"].as_str().expect("the key").to_owned();
+        let answer = fixture
+            .call(Some(&key), Method::GET, "/v1/api-keys?all=true", None)
+            .await;
+        assert_eq!(answer.status.as_u16(), status, "{scopes}");
+    }
+}

@@ -3,10 +3,13 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::{Answer, Fixture};
+use tokio_tungstenite::tungstenite::Message;
 use types::NodePrivateKey;
 
 /// Who can see the thing that a route's path names.
@@ -359,4 +362,86 @@ async fn the_key_header_and_the_bearer_header_are_the_same() {
     // A credential in the query is for WebSockets only: it would stand in logs.
     let path = format!("/v1/me?api_key={}", fixture.admin);
     assert_eq!(call(&fixture, None, "GET", &path).await.status.as_u16(), 401);
+}
+
+#[tokio::test]
+async fn a_member_reads_of_the_audit_log_what_concerns_them() {
+    let fixture = Fixture::start().await;
+    let bob = member(&fixture).await;
+    fixture
+        .post("/v1/api-keys", json!({"name": "the admin's"}))
+        .await
+        .data(201);
+    let body = Some(json!({"name": "bob's"}));
+    fixture
+        .call(Some(&bob), Method::POST, "/v1/api-keys", body)
+        .await
+        .data(201);
+    for form in ["", "?format=jsonl"] {
+        let path = format!("/v1/runmesh/audit{form}");
+        let own = fixture.call(Some(&bob), Method::GET, &path, None).await;
+        assert!(
+            own.text.contains("bob's") && own.text.contains("member.created"),
+            "{}",
+            own.text
+        );
+        assert!(!own.text.contains("the admin's") && !own.text.contains("organization.created"));
+        let all = fixture.get(&path).await;
+        assert!(all.text.contains("bob's") && all.text.contains("the admin's"));
+    }
+}
+
+#[tokio::test]
+async fn a_live_stream_ends_with_the_credential_that_opened_it() {
+    let fixture = Fixture::start().await;
+    let things = Things::make(&fixture).await;
+    let path = things.fill("/v1/threads/{id}/events");
+    for way in ["revoked", "expired"] {
+        let body = json!({"name": "k", "expiresIn": "30d", "scopes": ["agent:read"]});
+        let made = fixture.post("/v1/api-keys", body).await.data(201).clone();
+        let key = made["key"].as_str().expect("a key");
+        let url = fixture
+            .url(&format!("{path}?api_key={key}"))
+            .replace("http", "ws");
+        let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("open");
+        let request = fixture.http.get(fixture.url(&path)).bearer_auth(key);
+        let mut lines = request
+            .header("accept", "text/event-stream")
+            .send()
+            .await
+            .expect("open");
+        assert!(lines.chunk().await.expect("a frame").is_some());
+        if way == "expired" {
+            fixture.clock.advance(Duration::from_secs(31 * 24 * 3600));
+        }
+        // Any revocation makes the server look, and this one is of another key when the first has expired.
+        let id = made["id"].as_str().expect("an id");
+        let other = fixture
+            .post("/v1/api-keys", json!({"name": "other"}))
+            .await
+            .data(201)
+            .clone();
+        let id = if way == "expired" {
+            other["id"].as_str().expect("an id")
+        } else {
+            id
+        };
+        let path = format!("/v1/api-keys/{id}");
+        fixture
+            .call(Some(&fixture.admin), Method::DELETE, &path, None)
+            .await
+            .data(200);
+        let ended = tokio::time::timeout(Duration::from_secs(5), async {
+            while let Ok(Some(_)) = lines.chunk().await {}
+            loop {
+                match socket.next().await {
+                    Some(Ok(Message::Close(frame))) => break frame,
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => break None,
+                }
+            }
+        });
+        let frame = ended.await.expect("both end").expect("a reason");
+        assert_eq!(u16::from(frame.code), 4401, "{way}");
+    }
 }

@@ -264,7 +264,18 @@ async fn a_restart_keeps_everything_and_makes_no_second_admin() {
     assert_eq!(after["control"]["publicKey"], before["control"]["publicKey"]);
     assert_eq!(after["orgSigningKey"], before["orgSigningKey"]);
     assert_eq!(after["peers"][0]["publicKey"], before["peers"][0]["publicKey"]);
-    assert_eq!(after["generation"], before["generation"]);
+    // The platform's socket is elsewhere now, which nodes must be told: the same generation would keep it from them.
+    assert_ne!(after["peers"][0]["endpoints"], before["peers"][0]["endpoints"]);
+    assert!(after["generation"].as_u64() > before["generation"].as_u64());
+
+    fixture.server.shutdown().await;
+    let mut config = fixture.config.clone();
+    let endpoint = after["peers"][0]["endpoints"][0].as_str().expect("an address");
+    config.mesh_listen = endpoint.parse().expect("an address");
+    let server = serve(config).await.expect("starts where it was");
+    let fixture = Fixture { server, ..fixture };
+    let same = fixture.get(&path).await.data(200).clone();
+    assert_eq!(same["generation"], after["generation"]);
 }
 
 #[tokio::test]
@@ -273,6 +284,7 @@ async fn a_full_database_refuses_and_loses_nothing() {
     let clock = Clock::system();
     let tuning = Tuning {
         sqlite_pages_max: Some(110),
+        ..Tuning::default()
     };
     let config = config(&dir, &clock);
     let server = serve_with(config.clone(), tuning)
@@ -321,4 +333,68 @@ async fn a_full_database_refuses_and_loses_nothing() {
     assert_eq!(keys, made + 1);
     let log = fixture.get("/v1/runmesh/audit?format=jsonl").await;
     assert_eq!(log.text.lines().count(), made + 1);
+}
+
+#[tokio::test]
+async fn a_server_that_dies_in_the_middle_leaves_a_whole_log() {
+    let mut fixture = Fixture::start().await;
+    let mut made = 0;
+    for round in 0..3 {
+        let calls = (0..40).map(|n| {
+            let name = format!("{round}-{n}");
+            let request = fixture
+                .http
+                .post(fixture.url("/v1/api-keys"))
+                .bearer_auth(&fixture.admin);
+            request.json(&json!({"name": name})).send()
+        });
+        let calls = tokio::spawn(futures_util::future::join_all(calls.collect::<Vec<_>>()));
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        let Fixture {
+            server,
+            clock,
+            admin,
+            http,
+            dir,
+            config,
+        } = fixture;
+        // No farewell: whatever was being written is not.
+        drop(server);
+        let answers = calls.await.expect("no panic");
+        made += answers
+            .iter()
+            .filter(|a| a.as_ref().is_ok_and(|a| a.status() == 201))
+            .count();
+        let server = loop {
+            match serve(config.clone()).await {
+                Ok(server) => break server,
+                // Requests that go on without their clients hold the old database a moment longer.
+                Err(error) => assert!(error.to_string().contains("another control plane"), "{error}"),
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        };
+        fixture = Fixture {
+            server,
+            clock,
+            admin,
+            http,
+            dir,
+            config,
+        };
+    }
+    let log = fixture.get("/v1/runmesh/audit?format=jsonl").await;
+    let rows: Vec<Value> = log
+        .text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let mut previous = json!("0".repeat(64));
+    for (index, row) in rows.iter().enumerate() {
+        assert_eq!(row["sequence"], index + 1);
+        assert_eq!(row["previousHash"], previous);
+        assert_eq!(row["hash"], hash(row).as_str());
+        previous = row["hash"].clone();
+    }
+    // What was answered is in it; what was not answered may be.
+    assert!(rows.len() > made, "{} {made}", rows.len());
 }

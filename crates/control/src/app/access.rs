@@ -5,10 +5,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use api::audit::ActorType;
 use api::{ErrorCode, Role, Scope};
-use types::{ApiKeyId, NodeId, OrgId, OrgName, UserId};
+use tokio::sync::watch;
+use types::{ApiKeyId, NodeId, OrgId, OrgName, Timestamp, UserId};
 
 use super::{App, AppError};
 use crate::secrets;
@@ -16,6 +19,9 @@ use crate::store;
 
 /// How often `lastUsedAt` of a key is written, in milliseconds.
 const TOUCH_EVERY_MS: i64 = 60_000;
+
+/// How often it is looked whether a credential that is in use has ended.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// What a route demands of its caller.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -48,14 +54,16 @@ pub(crate) struct Caller {
     pub(crate) role: Role,
     pub(crate) scopes: Vec<Scope>,
     pub(crate) credential: Credential,
+    /// When the credential ends, if it does by itself.
+    pub(crate) until: Option<Timestamp>,
     /// The address the request came from.
     pub(crate) ip: IpAddr,
 }
 
 impl Caller {
-    /// Tells whether the caller is an admin of the org.
+    /// Tells whether the caller sees what belongs to others: an admin whose credential covers `admin:resources`.
     pub(crate) fn is_admin(&self) -> bool {
-        self.role == Role::Admin
+        self.role == Role::Admin && self.covers(Scope::AdminResources)
     }
 
     /// Tells whether the credential covers `scope`.
@@ -63,9 +71,14 @@ impl Caller {
         self.scopes.iter().any(|held| held.covers(scope))
     }
 
-    /// Answers 403 unless the caller is an admin: for `all=true` and its like.
+    /// Answers 403 unless the caller sees what belongs to others: for `all=true` and its like.
     pub(crate) fn demand_admin(&self) -> Result<(), AppError> {
-        if self.is_admin() {
+        self.demand_role()?;
+        Access::Scope(Scope::AdminResources).check(self)
+    }
+
+    fn demand_role(&self) -> Result<(), AppError> {
+        if self.role == Role::Admin {
             Ok(())
         } else {
             Err(AppError::forbidden(
@@ -144,7 +157,7 @@ impl Access {
             let message = format!("this credential lacks the scope {scope}");
             return Err(AppError::forbidden(message));
         }
-        if admin { caller.demand_admin() } else { Ok(()) }
+        if admin { caller.demand_role() } else { Ok(()) }
     }
 }
 
@@ -167,17 +180,14 @@ pub(crate) async fn authenticate(app: &App, token: Option<&str>, ip: IpAddr) -> 
     let row = row
         .filter(|row| row.key.revoked_at.is_none())
         .ok_or_else(|| AppError::new(ErrorCode::InvalidToken, "this credential is unknown or revoked"))?;
-    if [row.key.expires_at, session_end]
-        .iter()
-        .flatten()
-        .any(|end| *end <= now)
-    {
+    let until = [row.key.expires_at, session_end].into_iter().flatten().min();
+    if until.is_some_and(|end| end <= now) {
         return Err(AppError::new(
             ErrorCode::TokenExpired,
             "this credential has expired",
         ));
     }
-    let used = row.key.last_used_at.map_or(0, types::Timestamp::unix_ms);
+    let used = row.key.last_used_at.map_or(0, Timestamp::unix_ms);
     if now.unix_ms() - used >= TOUCH_EVERY_MS {
         touch(app, row.key.id).await;
     }
@@ -191,8 +201,50 @@ pub(crate) async fn authenticate(app: &App, token: Option<&str>, ip: IpAddr) -> 
             Some(_) => Credential::Session(row.key.id),
             None => Credential::ApiKey(row.key.id),
         },
+        until,
         ip,
     })
+}
+
+/// Says that a credential was revoked, to whoever still uses one.
+#[derive(Clone, Debug)]
+pub(crate) struct Revocations(watch::Sender<()>);
+
+impl Default for Revocations {
+    fn default() -> Self {
+        Self(watch::Sender::new(()))
+    }
+}
+
+impl Revocations {
+    /// To be called after the commit.
+    pub(crate) fn announce(&self) {
+        self.0.send_replace(());
+    }
+}
+
+/// Waits until the caller's credential is good no more: for answers that go on for long.
+pub(crate) async fn ended(app: Arc<App>, caller: Caller) {
+    let (Credential::ApiKey(key) | Credential::Session(key)) = caller.credential;
+    let mut revocations = app.revocations.0.subscribe();
+    loop {
+        if caller.until.is_some_and(|end| end <= app.clock.wall()) {
+            return;
+        }
+        match is_revoked(&app, caller.org, key).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "a credential in use was not looked at"),
+        }
+        // The sender lives as long as the app; what is looked at again by itself is the end of its time.
+        let _ = tokio::time::timeout(LOOK_EVERY, revocations.changed()).await;
+    }
+}
+
+async fn is_revoked(app: &App, org: OrgId, key: ApiKeyId) -> Result<bool, AppError> {
+    let mut conn = app.store.read().await?;
+    let key = store::api_keys::find(&mut conn, org, key).await?;
+    Ok(key.is_none_or(|key| key.revoked_at.is_some()))
 }
 
 /// A key stays good when the note of its use cannot be written.

@@ -118,6 +118,7 @@ pub(crate) async fn revoke(app: &App, caller: &Caller, id: ApiKeyId) -> Result<A
     let after = visible(&mut tx, caller, id).await?;
     audit::record(app, &mut tx, caller.org, deed("api_key.revoked", caller, &after)).await?;
     tx.commit().await?;
+    app.revocations.announce();
     Ok(after)
 }
 

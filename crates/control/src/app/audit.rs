@@ -2,7 +2,7 @@
 
 use api::audit::{AuditEvent, AuditQuery};
 use serde_json::{Map, Value};
-use types::{AuditId, OrgId};
+use types::{AuditId, OrgId, UserId};
 
 use super::{Actor, App, AppError, Caller, Page, Window};
 use crate::secrets;
@@ -40,7 +40,7 @@ pub(crate) async fn record(app: &App, conn: &mut Conn, org: OrgId, deed: Deed) -
     store::audit::append(conn, draft).await
 }
 
-/// Lists the log, newest first.
+/// Lists the log, newest first: an admin sees all of it, a member what they or their keys and nodes did or underwent.
 pub(crate) async fn list(
     app: &App,
     caller: &Caller,
@@ -48,7 +48,8 @@ pub(crate) async fn list(
 ) -> Result<Page<AuditEvent>, AppError> {
     let window = Window::newest_first(&query.page())?;
     let mut conn = app.store.read().await?;
-    let rows = store::audit::list(&mut conn, caller.org, window.number, window.fetch()).await?;
+    let bounds = (window.number, window.fetch());
+    let rows = store::audit::list(&mut conn, caller.org, sight(caller), bounds).await?;
     Ok(window.cut(rows, |row| {
         (i64::try_from(row.sequence).unwrap_or(i64::MAX), String::new())
     }))
@@ -57,5 +58,9 @@ pub(crate) async fn list(
 /// Returns the rows after number `after`, oldest first; empty at the end of the log.
 pub(crate) async fn export(app: &App, caller: &Caller, after: i64) -> Result<Vec<AuditEvent>, AppError> {
     let mut conn = app.store.read().await?;
-    Ok(store::audit::export(&mut conn, caller.org, after, EXPORT_ROWS).await?)
+    Ok(store::audit::export(&mut conn, caller.org, sight(caller), (after, EXPORT_ROWS)).await?)
+}
+
+fn sight(caller: &Caller) -> Option<UserId> {
+    (!caller.is_admin()).then_some(caller.user)
 }

@@ -76,6 +76,9 @@ impl AppError {
 
 impl From<StoreError> for AppError {
     fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Nul) {
+            return Self::bad_request("a text must not contain the NUL character");
+        }
         tracing::error!(%error, "the store failed");
         match error {
             StoreError::Full => Self::new(

@@ -17,6 +17,7 @@ use types::{NodeId, NodeKind, NodeName, NodePublicKey, NodeStatus, OrgId, Timest
 use super::audit::Deed;
 use super::nodes::{Change, name_taken, revoked};
 use super::{Actor, App, AppError, Caller, RateLimit, audit, display_text, netmap, nodes};
+use crate::door::origin;
 use crate::secrets;
 use crate::store::links::LinkRow;
 use crate::store::{self, Conn, StoreError};
@@ -58,18 +59,21 @@ pub(crate) async fn start(
     let limit = app
         .limits
         .link_start
-        .take(&ip.to_string(), now.mono)
+        .take(&origin(ip).to_string(), now.mono)
         .map_err(AppError::rate_limited)?;
     let mut row = read_start(app, ip, request, now.wall)?;
     let mut tx = app.store.write().await?;
     demand_linkable(&mut tx, &row.link.public_key).await?;
     store::links::sweep(&mut tx, now.wall - CODE_MEMORY).await?;
     store::links::supersede(&mut tx, &row.link.public_key).await?;
-    if store::links::pending(&mut tx).await? >= PENDING_MAX {
-        return Err(AppError::new(
-            ErrorCode::RateLimited,
-            "too many devices are waiting for approval",
-        ));
+    if store::links::pending(&mut tx, now.wall).await? >= PENDING_MAX
+        && !store::links::crowd_out(&mut tx, &row.link.ip, now.wall).await?
+    {
+        return Err(AppError::rate_limited(RateLimit {
+            limit: limit.limit,
+            remaining: 0,
+            reset: CODE_LIFETIME,
+        }));
     }
     row.link.code = free_code(&mut tx).await?;
     store::links::insert(&mut tx, &row).await?;
@@ -92,7 +96,7 @@ pub(crate) async fn poll(
     request: LinkPoll,
 ) -> Result<(LinkPolled, RateLimit), AppError> {
     let now = app.clock.now();
-    let ip = ip.to_string();
+    let ip = origin(ip).to_string();
     app.limits
         .link_guess_by_address
         .look(&ip, now.mono)
@@ -153,7 +157,9 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
         name,
         tags,
     };
-    let node = match store::nodes::find_by_key(&mut tx, &row.link.public_key).await? {
+    let known = store::nodes::find_by_key(&mut tx, &row.link.public_key).await?;
+    let is_new = known.is_none();
+    let node = match known {
         Some(known) => relink(app, &mut tx, caller, (draft, known.node)).await?,
         None => admit(app, &mut tx, caller, draft).await?,
     };
@@ -161,8 +167,14 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
     decide(app, &mut tx, &row, LinkStatus::Approved, decision).await?;
     record_approval(app, &mut tx, caller, (&row, &node)).await?;
     store::orgs::raise_generation(&mut tx, caller.org).await?;
-    tx.commit().await?;
-    app.admit_to_platform(caller.org, node.id).await?;
+    // Within the write: a revocation waits for it and so cannot be overtaken by the admission.
+    app.admit_to_platform(&mut tx, &node).await?;
+    if let Err(error) = tx.commit().await {
+        if is_new {
+            app.platform.expel(node.public_key).await;
+        }
+        return Err(error.into());
+    }
     app.hub.changed(caller.org);
     Ok(node)
 }

@@ -24,10 +24,11 @@ pub(crate) mod users;
 
 use std::time::Duration;
 
-use types::{DisplayText, NodeId, NodeStatus, OrgId};
+use api::nodes::Node;
+use types::DisplayText;
 use url::Url;
 
-pub(crate) use access::{Access, Actor, Caller};
+pub(crate) use access::{Access, Actor, Caller, Revocations};
 pub(crate) use error::{AppError, RateLimit};
 pub(crate) use page::{Page, Window};
 
@@ -38,7 +39,7 @@ use crate::limits::{Buckets, Quota};
 use crate::live::Watchers;
 use crate::orchestrator::Orchestrator;
 use crate::platform::Platform;
-use crate::store::{self, Store};
+use crate::store::{self, Conn, Store, Tx};
 
 /// Everything a request needs, shared by all of them.
 #[derive(Debug)]
@@ -50,6 +51,7 @@ pub(crate) struct App {
     pub(crate) orchestrator: Orchestrator,
     pub(crate) keys: ControlKeys,
     pub(crate) hub: Hub,
+    pub(crate) revocations: Revocations,
     pub(crate) limits: Limits,
     pub(crate) platform: Platform,
 }
@@ -59,31 +61,35 @@ impl App {
     pub(crate) async fn open(&self) -> Result<(), AppError> {
         let mut tx = self.store.write().await?;
         store::nodes::all_offline(&mut tx).await?;
-        let admitted = store::nodes::admitted(&mut tx).await?;
-        tx.commit().await?;
-        for row in admitted {
-            self.admit_to_platform(row.node.org_id, row.node.id).await?;
+        self.move_platform(&mut tx).await?;
+        for row in store::nodes::admitted(&mut tx).await? {
+            self.admit_to_platform(&mut tx, &row.node).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Notes where the platform's nodes are reached now. Netmaps name it: when it is elsewhere than before, they are new.
+    async fn move_platform(&self, conn: &mut Conn) -> Result<(), AppError> {
+        let endpoints = self.platform.endpoints();
+        for org in store::orgs::all(conn).await? {
+            let Some(own) = store::nodes::platform(conn, org.id).await? else {
+                continue;
+            };
+            if own.endpoints != endpoints {
+                store::nodes::set_endpoints(conn, own.node.id, &endpoints).await?;
+                store::orgs::raise_generation(conn, org.id).await?;
+            }
         }
         Ok(())
     }
 
-    /// Makes a node a peer of the platform's node, unless it was revoked meanwhile.
-    pub(crate) async fn admit_to_platform(&self, org: OrgId, id: NodeId) -> Result<(), AppError> {
-        let mut conn = self.store.read().await?;
-        let Some(own) = store::nodes::platform(&mut conn, org).await? else {
-            return Ok(());
-        };
-        let Some(row) = store::nodes::find(&mut conn, org, id).await? else {
-            return Ok(());
-        };
-        let node = row.node;
-        self.platform
-            .admit(node.public_key, node.mesh_ip6.into(), own.node.mesh_ip6.into())
-            .await;
-        // A revocation between the read and the admission would otherwise be undone by it.
-        let row = store::nodes::find(&mut conn, org, id).await?;
-        if row.is_none_or(|row| row.node.status == NodeStatus::Revoked) {
-            self.platform.expel(node.public_key).await;
+    /// Makes a node a peer of the platform's node. Within a write, so that no revocation comes in between.
+    pub(crate) async fn admit_to_platform(&self, tx: &mut Tx, node: &Node) -> Result<(), AppError> {
+        if let Some(own) = store::nodes::platform(tx, node.org_id).await? {
+            let own = own.node.mesh_ip6.into();
+            self.platform
+                .admit(node.public_key, node.mesh_ip6.into(), own)
+                .await;
         }
         Ok(())
     }

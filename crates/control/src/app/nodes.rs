@@ -98,6 +98,8 @@ pub(crate) async fn revoke(app: &App, caller: &Caller, id: NodeId) -> Result<Nod
     let mut tx = app.store.write().await?;
     let before = own(&mut tx, caller, id).await?;
     if !store::nodes::revoke(&mut tx, caller.org, id, app.clock.wall()).await? {
+        drop(tx);
+        shut_out(app, &before.node).await;
         return Ok(before.node);
     }
     let after = visible(&mut tx, caller, id).await?.node;
@@ -111,10 +113,15 @@ pub(crate) async fn revoke(app: &App, caller: &Caller, id: NodeId) -> Result<Nod
     record(app, &mut tx, caller, &after, change).await?;
     store::orgs::raise_generation(&mut tx, caller.org).await?;
     tx.commit().await?;
-    app.platform.expel(after.public_key).await;
-    app.hub.revoke(id).await;
+    shut_out(app, &after).await;
     app.hub.changed(caller.org);
     Ok(after)
+}
+
+/// Cuts what a revoked node still has open; nothing happens when it has nothing.
+async fn shut_out(app: &App, node: &Node) {
+    app.platform.expel(node.public_key).await;
+    app.hub.revoke(node.id).await;
 }
 
 /// What a change of a node is called in the audit log and the activity list.

@@ -79,7 +79,9 @@ async fn found(
     store::orgs::insert(conn, &org).await?;
     store::users::insert_member(conn, org.id, founder, Role::Admin, now).await?;
     let host = store::orgs::take_host_number(conn, org.id).await?;
-    store::nodes::insert(conn, &platform_node(app, &org, host)).await?;
+    let platform = platform_node(app, &org, host);
+    store::nodes::insert(conn, &platform).await?;
+    store::nodes::set_endpoints(conn, platform.id, &app.platform.endpoints()).await?;
     let new = NewKey {
         user: founder,
         name: first_key_name(),

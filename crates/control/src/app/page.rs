@@ -97,7 +97,8 @@ fn decode(cursor: &str) -> Option<(i64, String)> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     let (number, rest) = text.split_once(':')?;
-    Some((number.parse().ok()?, rest.to_owned()))
+    let plain = rest.bytes().all(|byte| byte.is_ascii_graphic());
+    plain.then_some((number.parse().ok()?, rest.to_owned()))
 }
 
 #[cfg(test)]
@@ -124,7 +125,7 @@ mod tests {
 
     #[test]
     fn rubbish_is_no_cursor() {
-        for cursor in ["", "*", "aGFsbG8", &"A".repeat(1000)] {
+        for cursor in ["", "*", "aGFsbG8", "MTphAGI", "MTpcMDEyMzQ1IA", &"A".repeat(1000)] {
             let query = PageQuery {
                 limit: None,
                 cursor: Some(cursor.to_owned()),

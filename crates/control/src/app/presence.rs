@@ -9,6 +9,7 @@ use types::{Netmap, NodeId, NodePublicKey, NodeStatus, OrgId, PathKind, PathReas
 
 use super::audit::Deed;
 use super::{Actor, App, AppError, audit, netmap};
+use crate::hub::Attendance;
 use crate::store;
 use crate::store::nodes::{Arrival, NodeRow};
 
@@ -56,11 +57,22 @@ pub(crate) async fn arrive(app: &App, before: &NodeRow, hello: &Hello) -> Result
     Ok(true)
 }
 
-/// Notes that a node was heard, or that its stream has ended.
-pub(crate) async fn seen(app: &App, id: NodeId, online: bool) -> Result<(), AppError> {
+/// Notes that a node was heard.
+pub(crate) async fn seen(app: &App, id: NodeId) -> Result<(), AppError> {
     let mut tx = app.store.write().await?;
-    store::nodes::seen(&mut tx, id, online, app.clock.wall()).await?;
+    store::nodes::seen(&mut tx, id, true, app.clock.wall()).await?;
     Ok(tx.commit().await?)
+}
+
+/// Notes that a node's stream has ended, unless a newer one took its place. That is asked within the write: the newer
+/// one's arrival is written before it or after it, never undone by it.
+pub(crate) async fn left(app: &App, id: NodeId, attendance: &Attendance) -> Result<(), AppError> {
+    let mut tx = app.store.write().await?;
+    if attendance.is_current() {
+        store::nodes::seen(&mut tx, id, false, app.clock.wall()).await?;
+        tx.commit().await?;
+    }
+    Ok(())
 }
 
 /// Takes where a node's mesh socket can be reached; the nodes that see it are told.

@@ -8,6 +8,7 @@ use types::SecretString;
 
 use super::access::{Credential, authenticate};
 use super::{App, AppError, Caller};
+use crate::door::origin;
 use crate::{secrets, store};
 
 /// How long a browser stays signed in.
@@ -26,7 +27,7 @@ pub(crate) async fn sign_in(app: &App, ip: IpAddr, key: &str) -> Result<SecretSt
     let now = app.clock.now();
     app.limits
         .sign_in
-        .take(&ip.to_string(), now.mono)
+        .take(&origin(ip).to_string(), now.mono)
         .map_err(AppError::rate_limited)?;
     let caller = authenticate(app, Some(key.trim()), ip).await?;
     let Credential::ApiKey(key) = caller.credential else {

@@ -1,6 +1,5 @@
 //! People: the caller, and the members of the caller's org.
 
-use api::Scope;
 use api::orgs::{CreateMember, CreatedMember, Me, Member, User};
 use api::page::PageQuery;
 use serde_json::{Map, json};
@@ -40,7 +39,8 @@ pub(crate) async fn members(
     Ok(window.cut(rows, |row| (row.created_at.unix_ms(), row.user_id.to_string())))
 }
 
-/// Makes a person, adds them to the caller's org and gives them a key.
+/// Makes a person, adds them to the caller's org and gives them a key with the scopes of the caller's credential: nobody
+/// hands on more than they hold.
 pub(crate) async fn create_member(
     app: &App,
     caller: &Caller,
@@ -58,7 +58,7 @@ pub(crate) async fn create_member(
     let new = NewKey {
         user: user.id,
         name: first_key_name(),
-        scopes: vec![Scope::All],
+        scopes: caller.scopes.clone(),
         is_test: false,
         now,
         expires_at: None,

@@ -2,13 +2,18 @@
 
 use std::sync::OnceLock;
 
+use api::ErrorEnvelope;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::{
+    Components, ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, ResponseBuilder,
+};
+use utoipa::{PartialSchema as _, ToSchema as _};
 use utoipa_axum::routes;
 
 use super::Routes;
+use super::routes::REFUSAL;
 use crate::app::Access;
 
 /// Every documentation page that the server carries.
@@ -29,7 +34,7 @@ pub(super) fn register(routes: Routes) -> Routes {
 
 /// This document.
 #[utoipa::path(get, path = "/v1/openapi.json", tag = "documents", operation_id = "getOpenApi",
-    responses((status = 200, description = "The OpenAPI 3.1 document.")))]
+    responses((status = 200, description = "The OpenAPI 3.1 document.", body = Object, content_type = "application/json")))]
 async fn openapi() -> Response {
     static TEXT: OnceLock<String> = OnceLock::new();
     let text = TEXT.get_or_init(document_text).as_str();
@@ -77,5 +82,21 @@ fn frame() -> OpenApi {
     components.add_security_scheme("bearer", bearer);
     let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
     components.add_security_scheme("apiKey", header);
+    describe_refusals(components);
     document
+}
+
+fn describe_refusals(components: &mut Components) {
+    let mut schemas = Vec::new();
+    ErrorEnvelope::schemas(&mut schemas);
+    schemas.push((ErrorEnvelope::name().into_owned(), ErrorEnvelope::schema()));
+    components.schemas.extend(schemas);
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name(ErrorEnvelope::name())))
+        .build();
+    let refusal = ResponseBuilder::new()
+        .description("A refusal: `error.code` says which, `error.message` what to do.")
+        .content("application/json", content)
+        .build();
+    components.responses.insert(REFUSAL.to_owned(), refusal.into());
 }

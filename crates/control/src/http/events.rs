@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use api::events::{AppendEvents, Appended, CLOSE_GONE, CLOSE_TOO_SLOW, Event, EventsQuery};
+use api::events::{AppendEvents, Appended, CLOSE_GONE, CLOSE_SIGNED_OUT, CLOSE_TOO_SLOW, Event, EventsQuery};
 use api::{APPEND_BODY_BYTES_MAX, Scope, Success};
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -21,7 +21,7 @@ use super::extract::{Body, Id, Params};
 use super::respond::Reply;
 use super::{Routes, Shared};
 use crate::app::events::{Follower, Next};
-use crate::app::{Access, AppError, Caller, events};
+use crate::app::{Access, AppError, Caller, access, events};
 
 /// How often an idle WebSocket is pinged (contract §6), and an idle event stream commented.
 const PING_EVERY: Duration = Duration::from_secs(20);
@@ -55,7 +55,8 @@ async fn list(
     if let Ok(upgrade) = upgrade {
         let follower = Follower::of_thread(&app, &caller, id, query.after).await?;
         let upgrade = upgrade.max_message_size(WATCHER_BYTES_MAX);
-        return Ok(upgrade.on_upgrade(|socket| watch(socket, follower)));
+        let ended = access::ended(app, caller);
+        return Ok(upgrade.on_upgrade(|socket| watch(socket, follower, ended)));
     }
     let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
     if accepts.is_some_and(|value| value.contains("text/event-stream")) {
@@ -99,7 +100,8 @@ pub(super) fn stream(follower: Follower) -> Response {
     Sse::new(frames).keep_alive(keep_alive).into_response()
 }
 
-async fn watch(mut socket: WebSocket, mut follower: Follower) {
+async fn watch(mut socket: WebSocket, mut follower: Follower, ended: impl Future<Output = ()>) {
+    let mut ended = std::pin::pin!(ended);
     let mut ping = tokio::time::interval(PING_EVERY);
     ping.reset();
     let close = loop {
@@ -116,6 +118,7 @@ async fn watch(mut socket: WebSocket, mut follower: Follower) {
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                 Some(Ok(_)) => continue,
             },
+            () = &mut ended => break (CLOSE_SIGNED_OUT, "the credential is revoked or has expired"),
             _ = ping.tick() => {
                 if send(&mut socket, Message::Ping(bytes::Bytes::new())).await.is_err() {
                     return;

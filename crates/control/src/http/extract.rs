@@ -1,13 +1,14 @@
 //! What handlers take from a request: the caller, the client's address, a bounded JSON body, a query, an id.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
 use api::{BODY_BYTES_MAX, ErrorCode};
 use axum::body::Body as RawBody;
-use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Query, RawPathParams, Request};
-use axum::http::header::CONTENT_LENGTH;
+use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
@@ -32,10 +33,10 @@ impl FromRequestParts<Shared> for Caller {
 pub(crate) struct ClientIp(pub(crate) IpAddr);
 
 impl ClientIp {
-    /// Reads it from where the server's listener has put it.
+    /// Reads it from where the server's door has put it.
     pub(crate) fn of(parts: &Parts) -> Self {
-        let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        Self(info.map_or(Ipv4Addr::UNSPECIFIED.into(), |info| info.0.ip().to_canonical()))
+        let known = parts.extensions.get().copied();
+        known.unwrap_or(Self(Ipv4Addr::UNSPECIFIED.into()))
     }
 }
 
@@ -54,9 +55,24 @@ impl<T: DeserializeOwned, const MAX: usize> FromRequest<Shared> for Body<T, MAX>
     type Rejection = AppError;
 
     async fn from_request(request: Request, _: &Shared) -> Result<Self, AppError> {
+        demand_json(request.headers())?;
         let bytes = read_body(request, MAX).await?;
         parse(&bytes).map(Self)
     }
+}
+
+/// A browser sends other types across sites without asking first. What names no type is no browser.
+fn demand_json(headers: &HeaderMap) -> Result<(), AppError> {
+    let Some(value) = headers.get(CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let kind = value.to_str().unwrap_or_default().split(';').next();
+    let kind = kind.unwrap_or_default().trim().to_ascii_lowercase();
+    if kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json")) {
+        return Ok(());
+    }
+    let message = "the body must be JSON: send Content-Type: application/json";
+    Err(AppError::new(ErrorCode::UnsupportedMediaType, message))
 }
 
 /// Reads a body of at most `max` bytes.
@@ -115,6 +131,12 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for Params<T> {
     type Rejection = AppError;
 
     async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, AppError> {
+        // Neither database engine takes it everywhere, and no parameter needs it.
+        if parts.uri.query().is_some_and(|query| query.contains("%00")) {
+            return Err(AppError::bad_request(
+                "a parameter must not contain the NUL character",
+            ));
+        }
         Query::try_from_uri(&parts.uri)
             .map(|Query(value)| Self(value))
             .map_err(|error| AppError::bad_request(error.body_text()))

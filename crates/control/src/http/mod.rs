@@ -27,6 +27,7 @@ use std::sync::Arc;
 use axum::Router;
 
 pub(crate) use documents::document_text;
+pub(crate) use extract::ClientIp;
 pub(crate) use routes::Routes;
 
 use crate::app::App;

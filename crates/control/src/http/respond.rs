@@ -33,12 +33,17 @@ pub(crate) async fn around(request: Request, next: Next) -> Response {
     let id = RequestId::from_random(secrets::bytes());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let changes = !matches!(method, Method::GET | Method::HEAD);
     let answered = REQUEST.scope(id, async {
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
         let answer = answer.unwrap_or_else(|_| AppError::internal().into_response());
         in_envelope(answer)
     });
-    let mut answer = answered.await;
+    let mut answer = if changes {
+        to_the_end(answered).await
+    } else {
+        answered.await
+    };
     log(id, &method, &path, answer.status());
     let headers = answer.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
@@ -49,6 +54,13 @@ pub(crate) async fn around(request: Request, next: Next) -> Response {
         .entry(CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
     answer
+}
+
+/// A client that hangs up drops the future of its request. What was committed must still be told to nodes: a request
+/// that changes something goes on without its client.
+async fn to_the_end(answered: impl Future<Output = Response> + Send + 'static) -> Response {
+    let done = tokio::spawn(answered).await;
+    done.unwrap_or_else(|_| AppError::internal().into_response())
 }
 
 fn log(id: RequestId, method: &Method, path: &str, status: StatusCode) {
@@ -160,5 +172,54 @@ impl<R: IntoResponse> IntoResponse for Limited<R> {
         let mut answer = self.1.into_response();
         limit_headers(&mut answer, self.0);
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn;
+    use axum::routing::{get, post};
+    use tokio::sync::Semaphore;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    /// Asks, hangs up while the handler waits, lets it go on; tells whether it came to its end.
+    async fn finishes(method: Method) -> bool {
+        let (entered, gate, done) = (Semaphore::new(0), Semaphore::new(0), Semaphore::new(0));
+        let (entered, gate, done) = (Arc::new(entered), Arc::new(gate), Arc::new(done));
+        let steps = (entered.clone(), gate.clone(), done.clone());
+        let handler = move || async move {
+            steps.0.add_permits(1);
+            steps.1.acquire().await.expect("open").forget();
+            steps.2.add_permits(1);
+        };
+        let router = Router::new()
+            .route("/", get(handler.clone()))
+            .route("/", post(handler))
+            .layer(from_fn(around));
+        let request = Request::builder().method(method).uri("/").body(Body::empty());
+        let request = request.expect("a request");
+        tokio::select! {
+            _ = router.oneshot(request) => unreachable!("the handler waits"),
+            entered = entered.acquire() => entered.expect("open").forget(),
+        }
+        gate.add_permits(1);
+        let ended = tokio::time::timeout(Duration::from_millis(200), done.acquire());
+        ended.await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_change_is_carried_through_when_its_client_hangs_up() {
+        assert!(finishes(Method::POST).await);
+        assert!(
+            !finishes(Method::GET).await,
+            "a reader that is gone costs nothing more"
+        );
     }
 }

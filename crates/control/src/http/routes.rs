@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, Method};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
+use futures_util::StreamExt as _;
 use utoipa::openapi::path::{Operation, PathItem, Paths};
-use utoipa::openapi::{OpenApi, RefOr, Schema, SecurityRequirement};
+use utoipa::openapi::{OpenApi, Ref, RefOr, Schema, SecurityRequirement};
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::extract::ClientIp;
 use super::{Shared, respond};
-use crate::app::{Access, AppError, access};
+use crate::app::{Access, AppError, Caller, access};
 
 /// A path and a method, as the router knows them.
 pub(crate) type RouteKey = (String, String);
@@ -48,6 +50,7 @@ impl Routes {
         for (path, mut item) in paths.paths {
             for (method, operation) in operations(&mut item) {
                 document_access(operation, access);
+                document_refusals(operation, (method, &path), access);
                 self.table.insert((path.clone(), method.to_owned()), access);
             }
             merge(&mut self.paths, path, item);
@@ -99,10 +102,25 @@ struct Guard {
 
 /// Lets a request through to its handler, with its caller, or refuses it.
 async fn authorise(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    match admit(&guard, request).await {
-        Ok(request) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
+    let request = match admit(&guard, request).await {
+        Ok(request) => request,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let caller = request.extensions().get::<Caller>().cloned();
+    let answer = next.run(request).await;
+    match caller {
+        Some(caller) if is_live(&answer) => until_ended(answer, access::ended(guard.app, caller)),
+        _ => answer,
     }
+}
+
+fn is_live(answer: &Response) -> bool {
+    answer.headers().get(CONTENT_TYPE) == Some(&HeaderValue::from_static("text/event-stream"))
+}
+
+/// Cuts a live stream when its reader's credential is good no more.
+fn until_ended(answer: Response, ended: impl Future<Output = ()> + Send + 'static) -> Response {
+    answer.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(ended))))
 }
 
 async fn admit(guard: &Guard, request: Request) -> Result<Request, AppError> {
@@ -189,5 +207,32 @@ fn document_access(operation: &mut Operation, access: Access) {
     if let Some(scope) = scope {
         let text = operation.description.take().unwrap_or_default();
         operation.description = Some(format!("{text}\n\n{scope}").trim().to_owned());
+    }
+}
+
+/// The name of the one shape that every refusal has.
+pub(super) const REFUSAL: &str = "Refusal";
+
+/// Writes into an operation which statuses its refusals have; `default` stands for those that any request may meet.
+fn document_refusals(operation: &mut Operation, (method, path): (&str, &str), access: Access) {
+    let links = path.contains("/devices/link/");
+    let changes = method != "GET";
+    let body = operation.request_body.is_some();
+    let statuses = [
+        ("400", path.starts_with("/v1/") && !path.ends_with(".json")),
+        ("401", access != Access::Open),
+        ("403", access != Access::Open),
+        ("404", changes || path.contains('{')),
+        ("409", changes),
+        ("410", changes && links),
+        ("413", body),
+        ("415", body),
+        ("429", links),
+        ("default", true),
+    ];
+    for (status, _) in statuses.into_iter().filter(|(_, applies)| *applies) {
+        let refusal = RefOr::Ref(Ref::from_response_name(REFUSAL));
+        let responses = &mut operation.responses.responses;
+        responses.entry(status.to_owned()).or_insert(refusal);
     }
 }

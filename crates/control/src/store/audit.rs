@@ -4,7 +4,7 @@ use api::audit::{ActorType, AuditEvent};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use sqlx::any::AnyRow;
-use types::{AuditId, OrgId, Timestamp};
+use types::{AuditId, OrgId, Timestamp, UserId};
 
 use super::row::{json_of, name_of};
 use super::{Conn, RowExt as _, StoreError};
@@ -24,11 +24,14 @@ pub(crate) struct AuditDraft {
     pub(crate) created_at: Timestamp,
 }
 
-macro_rules! select {
+macro_rules! visible {
     ($rest:literal $(,)?) => {
         concat!(
+            "WITH own AS (SELECT $2 AS id UNION SELECT id FROM api_keys WHERE org_id = $1 AND user_id = $2 ",
+            "UNION SELECT id FROM nodes WHERE org_id = $1 AND owner_user_id = $2) ",
             "SELECT org_id, sequence, id, actor_type, actor_id, action, target_type, target_id, ip, attributes, ",
-            "created_at, previous_hash, hash FROM audit ",
+            "created_at, previous_hash, hash FROM audit WHERE org_id = $1 ",
+            "AND ($2 = '' OR actor_id IN (SELECT id FROM own) OR target_id IN (SELECT id FROM own)) AND ",
             $rest
         )
     };
@@ -52,39 +55,38 @@ pub(crate) async fn append(conn: &mut Conn, draft: AuditDraft) -> Result<(), Sto
     Ok(())
 }
 
-/// Lists rows of an org with numbers below `before`, newest first.
+/// Lists rows of an org with numbers below `before`, newest first; with `visible_to`, only those where that person, or a
+/// key or a node of theirs, did something or had something done to it.
 pub(crate) async fn list(
     conn: &mut Conn,
     org: OrgId,
-    before: i64,
-    limit: i64,
+    visible_to: Option<UserId>,
+    (before, limit): (i64, i64),
 ) -> Result<Vec<AuditEvent>, StoreError> {
-    let rows = sqlx::query(select!(
-        "WHERE org_id = $1 AND sequence < $2 ORDER BY sequence DESC LIMIT $3"
-    ))
-    .bind(org.to_string())
-    .bind(before)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
+    let rows = sqlx::query(visible!("sequence < $3 ORDER BY sequence DESC LIMIT $4"))
+        .bind(org.to_string())
+        .bind(visible_to.map_or_else(String::new, |id| id.to_string()))
+        .bind(before)
+        .bind(limit)
+        .fetch_all(conn)
+        .await?;
     rows.iter().map(read).collect()
 }
 
-/// Lists rows of an org with numbers above `after`, oldest first.
+/// Lists rows of an org with numbers above `after`, oldest first; with `visible_to` as in [`list`].
 pub(crate) async fn export(
     conn: &mut Conn,
     org: OrgId,
-    after: i64,
-    limit: i64,
+    visible_to: Option<UserId>,
+    (after, limit): (i64, i64),
 ) -> Result<Vec<AuditEvent>, StoreError> {
-    let rows = sqlx::query(select!(
-        "WHERE org_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3"
-    ))
-    .bind(org.to_string())
-    .bind(after)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
+    let rows = sqlx::query(visible!("sequence > $3 ORDER BY sequence LIMIT $4"))
+        .bind(org.to_string())
+        .bind(visible_to.map_or_else(String::new, |id| id.to_string()))
+        .bind(after)
+        .bind(limit)
+        .fetch_all(conn)
+        .await?;
     rows.iter().map(read).collect()
 }
 

@@ -1,5 +1,7 @@
 //! Why the database did not do what it was asked.
 
+use std::path::PathBuf;
+
 /// A failed read or write. A failed write changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -26,6 +28,17 @@ pub(crate) enum StoreError {
         /// The newest that this program knows.
         known: i64,
     },
+    /// The database's file cannot be made or written.
+    #[error("cannot write {path}: {source}")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A text has a NUL character, which PostgreSQL cannot store.
+    #[error("a text has a NUL character")]
+    Nul,
     /// The address is neither `sqlite://…` nor `postgres://…`.
     #[error("the database address must start with sqlite:// or postgres://")]
     BadUrl,
@@ -36,6 +49,9 @@ pub(crate) enum StoreError {
 
 /// SQLite's `SQLITE_FULL`, and PostgreSQL's `disk_full`.
 const FULL_CODES: [&str; 2] = ["13", "53100"];
+
+/// PostgreSQL's `character_not_in_repertoire`: all that is sent is UTF-8, so it is the NUL.
+const NUL_CODE: &str = "22021";
 
 /// SQLite's `SQLITE_BUSY`.
 const BUSY_CODE: &str = "5";
@@ -50,6 +66,8 @@ impl From<sqlx::Error> for StoreError {
                     Self::Taken
                 } else if code.as_deref().is_some_and(|c| FULL_CODES.contains(&c)) {
                     Self::Full
+                } else if code.as_deref() == Some(NUL_CODE) {
+                    Self::Nul
                 } else if code.as_deref() == Some(BUSY_CODE) {
                     Self::Busy
                 } else {

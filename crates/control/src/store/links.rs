@@ -93,12 +93,38 @@ pub(crate) async fn sweep(conn: &mut Conn, now: Timestamp) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Counts the codes that are pending.
-pub(crate) async fn pending(conn: &mut Conn) -> Result<u64, StoreError> {
-    let row = sqlx::query("SELECT COUNT(*) AS links FROM links WHERE status = 'pending'")
+/// Counts the codes that wait for a decision.
+pub(crate) async fn pending(conn: &mut Conn, now: Timestamp) -> Result<u64, StoreError> {
+    let row = sqlx::query("SELECT COUNT(*) AS links FROM links WHERE status = 'pending' AND expires_at > $1")
+        .bind(now.unix_ms())
         .fetch_one(conn)
         .await?;
     row.count("links")
+}
+
+/// Ends the oldest pending code of the address that has most of them; `false` when no address has more than one, or
+/// `ip` itself has most.
+pub(crate) async fn crowd_out(conn: &mut Conn, ip: &str, now: Timestamp) -> Result<bool, StoreError> {
+    let row = sqlx::query(
+        "SELECT ip FROM links WHERE status = 'pending' AND expires_at > $1 \
+         GROUP BY ip HAVING COUNT(*) > 1 ORDER BY COUNT(*) DESC, ip LIMIT 1",
+    )
+    .bind(now.unix_ms())
+    .fetch_optional(&mut *conn)
+    .await?;
+    let crowd = row.map(|row| row.text("ip")).transpose()?;
+    let Some(crowd) = crowd.filter(|crowd| crowd != ip) else {
+        return Ok(false);
+    };
+    let done = sqlx::query(
+        "UPDATE links SET status = 'expired' WHERE code = (SELECT code FROM links WHERE ip = $1 \
+         AND status = 'pending' AND expires_at > $2 ORDER BY created_at, code LIMIT 1)",
+    )
+    .bind(crowd)
+    .bind(now.unix_ms())
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 fn read(row: &AnyRow) -> Result<LinkRow, StoreError> {

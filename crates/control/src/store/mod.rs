@@ -71,6 +71,7 @@ impl Store {
     pub(crate) async fn open_sqlite(data_dir: &Path, pages_max: Option<u32>) -> Result<Self, StoreError> {
         let path = std::path::absolute(data_dir.join("runmesh.db")).map_err(|_| StoreError::BadUrl)?;
         let file = Url::from_file_path(&path).map_err(|()| StoreError::BadUrl)?;
+        make_private(&path)?;
         let store = Self::open(&format!("sqlite://{}?mode=rwc", file.path())).await?;
         if let Some(pages) = pages_max {
             let mut writer = store.writers.acquire().await?;
@@ -148,6 +149,17 @@ impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut Conn {
         &mut self.0
     }
+}
+
+/// Makes the database's file before SQLite does: it holds keys of orgs, and SQLite gives its other files the same mode.
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::File::options();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.open(path).map(|_| ()).map_err(|source| StoreError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn pool(engine: Engine, connections: u32) -> AnyPoolOptions {

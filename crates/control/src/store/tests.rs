@@ -1,6 +1,7 @@
 //! What both engines must do alike: run on SQLite always, on PostgreSQL when `RUNMESH_TEST_POSTGRES_URL` is set.
 
 use api::audit::ActorType;
+use api::links::{Link, LinkStatus};
 use api::nodes::{Node, NodesQuery};
 use api::orgs::User;
 use api::{Role, Scope};
@@ -12,8 +13,9 @@ use types::{
 };
 
 use super::audit::AuditDraft;
+use super::links::LinkRow;
 use super::orgs::OrgRow;
-use super::{Store, StoreError, api_keys, audit, nodes, orgs, scratch, users};
+use super::{Store, StoreError, api_keys, audit, links, nodes, orgs, scratch, users};
 
 /// Every engine at hand, each with an empty database.
 async fn stores() -> Vec<(Store, tempfile::TempDir)> {
@@ -183,7 +185,9 @@ async fn writers_wait_for_each_other_and_the_log_has_no_gap() {
         });
         futures_util::future::join_all(writes).await;
         let mut conn = store.read().await.expect("a read");
-        let rows = audit::export(&mut conn, org.id, 0, 100).await.expect("read");
+        let rows = audit::export(&mut conn, org.id, None, (0, 100))
+            .await
+            .expect("read");
         let numbers: Vec<u64> = rows.iter().map(|row| row.sequence).collect();
         assert_eq!(numbers, (1..=15).collect::<Vec<_>>());
         for pair in rows.windows(2) {
@@ -250,4 +254,60 @@ async fn a_database_of_a_newer_program_is_left_alone() {
     store.close().await;
     let refused = Store::open_sqlite(dir.path(), None).await;
     assert!(matches!(refused, Err(StoreError::Newer { found: 999, .. })));
+}
+
+fn link(seed: u8, ip: &str, expires: i64) -> LinkRow {
+    let key = NodePrivateKey::from_random([seed; 32]).public();
+    let link = Link {
+        code: format!("CODE{seed:02}"),
+        status: LinkStatus::Pending,
+        public_key: key,
+        device_label: None,
+        os: None,
+        app_version: None,
+        hostname: None,
+        ip: ip.to_owned(),
+        match_number: "07".to_owned(),
+        created_at: at(i64::from(seed)),
+        expires_at: at(expires),
+    };
+    LinkRow {
+        link,
+        client_metadata: Map::new(),
+        node: None,
+    }
+}
+
+#[tokio::test]
+async fn whoever_crowds_the_waiting_room_makes_room_for_others() {
+    for (store, _dir) in stores().await {
+        let mut tx = store.write().await.expect("a write");
+        for (seed, ip, expires) in [
+            (1, "a", 5),
+            (2, "a", 100),
+            (3, "a", 100),
+            (4, "b", 100),
+            (5, "b", 5),
+        ] {
+            links::insert(&mut tx, &link(seed, ip, expires))
+                .await
+                .expect("stored");
+        }
+        // Those whose time is over wait for nothing.
+        assert_eq!(links::pending(&mut tx, at(10)).await.expect("counted"), 3);
+        assert!(
+            !links::crowd_out(&mut tx, "a", at(10)).await.expect("asked"),
+            "not for itself"
+        );
+        assert!(links::crowd_out(&mut tx, "c", at(10)).await.expect("asked"));
+        let oldest = links::find(&mut tx, "CODE02")
+            .await
+            .expect("read")
+            .expect("known");
+        assert_eq!(oldest.link.status, LinkStatus::Expired);
+        assert!(
+            !links::crowd_out(&mut tx, "c", at(10)).await.expect("asked"),
+            "one each is no crowd"
+        );
+    }
 }

@@ -5,7 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use control::clock::Clock;
-use control::{ServeConfig, Server, serve};
+use control::{ServeConfig, Server, Tuning, serve_with};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -57,22 +57,31 @@ pub(crate) fn config(dir: &TempDir, clock: &Clock) -> ServeConfig {
         mesh_listen: "127.0.0.1:0".parse().expect("address"),
         public_url: None,
         org_name: "home".parse().expect("name"),
+        trusted_proxies: Vec::new(),
         clock: clock.clone(),
     }
 }
 
 impl Fixture {
     pub(crate) async fn start() -> Self {
+        Self::start_with(Tuning::default(), |_| {}).await
+    }
+
+    /// Starts a server after `change` of how.
+    pub(crate) async fn start_with(tuning: Tuning, change: impl FnOnce(&mut ServeConfig)) -> Self {
         let dir = TempDir::new().expect("temporary directory");
         let clock = Clock::system();
         let mut config = config(&dir, &clock);
+        change(&mut config);
         if let Ok(url) = std::env::var("RUNMESH_TEST_POSTGRES_URL") {
             let database = control::scratch_database(&url)
                 .await
                 .expect("a PostgreSQL server");
             config.database_url = Some(database);
         }
-        let server = serve(config.clone()).await.expect("the server starts");
+        let server = serve_with(config.clone(), tuning)
+            .await
+            .expect("the server starts");
         let admin = server
             .admin_key
             .as_ref()

@@ -49,6 +49,9 @@ pub(crate) struct ServeArgs {
         hide_env_values = true
     )]
     database_url: Option<String>,
+    /// A proxy before this server whose X-Forwarded-For is believed, such as 10.0.0.1/32; may be given again
+    #[arg(long = "trusted-proxy", value_name = "CIDR")]
+    trusted_proxies: Vec<String>,
 }
 
 const FIELDS: [Column; 3] = [("url", "/url"), ("api key", "/apiKey"), ("data", "/dataDir")];
@@ -69,6 +72,10 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
     } else {
         DEFAULT_MESH_PORT
     };
+    let trusted = args.trusted_proxies.iter().map(|text| {
+        let block = text.parse();
+        block.map_err(|error| hinted(format!("`{text}` {error}"), "write it like 10.0.0.1/32"))
+    });
     let config = ServeConfig {
         data_dir: args.data_dir.clone(),
         database_url: args.database_url,
@@ -81,6 +88,7 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
             .org
             .parse()
             .with_context(|| format!("the org's name `{}`", args.org))?,
+        trusted_proxies: trusted.collect::<Result<_>>()?,
         clock: Clock::system(),
     };
     // Taken before anything is opened, so that a signal during the start is not lost.
