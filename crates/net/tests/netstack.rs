@@ -482,6 +482,51 @@ fn connections_and_half_open_ones_are_limited() {
 }
 
 #[test]
+fn every_one_of_many_busy_connections_has_its_turn() {
+    let mut pair = Pair::new(StackConfig::default());
+    let conns: Vec<(ConnId, ConnId)> = (0..200).map(|_| pair.open(true)).collect();
+    for (near, _) in &conns {
+        assert!(pair.stacks[0].write(*near, &[1; 100_000], pair.now) > 0);
+    }
+    // A sender that is never idle: one batch, and whatever answer it gets, again and again.
+    let mut sent = std::collections::BTreeMap::new();
+    for _ in 0..40 {
+        let mut out = Packets::default();
+        pair.stacks[0].egress(pair.now, &mut out);
+        assert!(out.len() < 1000, "{} packets are no batch", out.len());
+        let mut answers = Packets::default();
+        for index in 0..out.len() {
+            let header = Header::parse(out.packet(index)).expect("whole");
+            *sent.entry(header.segment.expect("tcp").source).or_insert(0_usize) += 1;
+            pair.stacks[1].ingress((&header, out.packet(index)), &mut admits, pair.now, &mut answers);
+        }
+        for (_, far) in &conns {
+            pair.stacks[1].read(*far, &mut |bytes| bytes.len());
+        }
+        pair.now = pair.now + Duration::from_millis(20);
+        let mut has_more = true;
+        while has_more {
+            for index in 0..answers.len() {
+                let (packet, mut none) = (answers.packet(index), Packets::default());
+                let header = Header::parse(packet).expect("whole");
+                pair.stacks[0].ingress((&header, packet), &mut admits, pair.now, &mut none);
+            }
+            answers.clear();
+            has_more = pair.stacks[1].egress(pair.now, &mut answers) || !answers.is_empty();
+        }
+        for (near, _) in &conns {
+            pair.stacks[0].write(*near, &[1; 100_000], pair.now);
+        }
+    }
+    let (least, most) = (sent.values().min().copied(), sent.values().max().copied());
+    assert_eq!(sent.len(), conns.len(), "least {least:?}, most {most:?}");
+    assert!(
+        most <= least.map(|least| 2 * least + 4),
+        "least {least:?}, most {most:?}"
+    );
+}
+
+#[test]
 fn losing_an_own_address_resets_its_connections() {
     let mut pair = Pair::new(StackConfig::default());
     let (near, _) = pair.open(true);

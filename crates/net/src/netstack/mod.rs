@@ -157,7 +157,8 @@ pub trait NetStack: Send {
         out: &mut Packets,
     );
 
-    /// Lets connections time out and writes packets that are due, up to a full batch; returns whether more are due.
+    /// Lets connections time out and writes packets that are due, each connection in its turn, until the batch is full;
+    /// returns whether more may be due. A batch that just was not full may get one packet more of every connection.
     fn egress(&mut self, now: Monotonic, out: &mut Packets) -> bool;
 
     /// Returns when [`NetStack::egress`] is due next if nothing else happens.

@@ -243,19 +243,16 @@ impl NetStack for SmolStack {
     fn egress(&mut self, now: Monotonic, out: &mut Packets) -> bool {
         self.expire(now);
         let mut link = Link::new(self.config.mtu, None, Some(out));
-        loop {
+        let mut has_more = true;
+        // In each round every connection sends one packet at most, so that none is left out.
+        while has_more && !link.is_full() {
             let result = self
                 .interface
                 .poll_egress(instant(now), &mut link, &mut self.sockets);
-            if link.is_full() {
-                return true;
-            }
-            if result == PollResult::None {
-                break;
-            }
+            has_more = result != PollResult::None;
         }
         self.reap();
-        false
+        has_more
     }
 
     fn next_deadline(&mut self, now: Monotonic) -> Option<Monotonic> {
