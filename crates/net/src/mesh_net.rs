@@ -106,10 +106,12 @@ pub struct NetCounters {
     pub packets_misdirected: u64,
     /// Dropped: an IP fragment.
     pub packets_fragmented: u64,
-    /// Dropped: the headers are not in order.
+    /// Dropped: the headers are not in order, or IPv6 extension headers hide what they carry.
     pub packets_malformed: u64,
     /// Sends that the operating system refused.
     pub sends_refused: u64,
+    /// Receives that the operating system refused.
+    pub receives_refused: u64,
     /// Connections cut because the listener's queue was full or the listener gone.
     pub accepts_refused: u64,
     /// Received batches dropped because they made the tunnel panic: each is a defect.

@@ -98,21 +98,35 @@ impl UdpSocket {
     /// Sends what lies in `bytes` from `offset` on, as datagrams of `segment_len` bytes (the last may be shorter).
     ///
     /// `offset` is moved over what was sent or dropped, so that a blocked send can go on where it stopped.
-    pub fn send(&self, to: SocketAddr, bytes: &[u8], segment_len: usize, offset: &mut usize) -> SendOutcome {
+    pub fn send(
+        &mut self,
+        to: SocketAddr,
+        bytes: &[u8],
+        segment_len: usize,
+        offset: &mut usize,
+    ) -> SendOutcome {
         let destination = self.in_our_family(to);
         let segment_len = segment_len.max(1);
-        let mut outcome = SendOutcome::Sent;
+        let (mut outcome, mut is_singly) = (SendOutcome::Sent, false);
         while *offset < bytes.len() {
-            let segments = self.state.max_gso_segments();
+            let available = self.state.max_gso_segments();
+            let segments = if is_singly { 1 } else { available };
             let left = &bytes[*offset..];
             let chunk = &left[..left.len().min(segment_len.saturating_mul(segments))];
             match self.send_once(destination, chunk, segment_len) {
                 Ok(()) => *offset += chunk.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return SendOutcome::Blocked,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The state has switched segmentation off by itself; the same bytes now go one by one.
-                Err(_) if self.state.max_gso_segments() < segments => {}
                 Err(error) => {
+                    let has_switched_off = self.state.max_gso_segments() < available;
+                    if has_switched_off && error.raw_os_error() == Some(libc::EINVAL) {
+                        self.renew_state();
+                    }
+                    // The same bytes now go one by one.
+                    if has_switched_off && chunk.len() > segment_len {
+                        is_singly = true;
+                        continue;
+                    }
                     tracing::debug!(%error, to = %to, "datagram not sent");
                     *offset += chunk.len();
                     outcome = SendOutcome::Dropped;
@@ -124,19 +138,17 @@ impl UdpSocket {
 
     /// Takes what has arrived, at most half a mebibyte, and hands each batch to `take`. Returns whether more may wait.
     ///
-    /// Never fails: an error that the system reports here is about an earlier send (ICMP), not about the socket.
-    pub fn receive(&self, buffer: &mut ReceiveBuffer, mut take: impl FnMut(Batch<'_>)) -> bool {
+    /// An error that the system reports here is about an earlier send (ICMP) and gone with the report, but for a socket that
+    /// is beyond help, which reports one every time.
+    pub fn receive(&self, buffer: &mut ReceiveBuffer, mut take: impl FnMut(Batch<'_>)) -> io::Result<bool> {
         let mut slices = buffer.bytes.chunks_exact_mut(RECEIVE_BYTES).map(IoSliceMut::new);
         let mut slices: [IoSliceMut<'_>; RECEIVE_BATCHES] =
             std::array::from_fn(|_| slices.next().expect("the buffer holds every batch"));
         let socket = UdpSockRef::from(&self.socket);
         let count = match self.state.recv(socket, &mut slices, &mut buffer.meta) {
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            Err(error) => {
-                tracing::debug!(%error, "receive reported an error");
-                return true;
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
         };
         for (slice, meta) in slices.iter_mut().zip(&buffer.meta[..count]) {
             if meta.len > 0 {
@@ -147,7 +159,16 @@ impl UdpSocket {
                 });
             }
         }
-        count == RECEIVE_BATCHES
+        Ok(count == RECEIVE_BATCHES)
+    }
+
+    /// Takes back what the batch layer concluded from an EINVAL: that the system cannot do what it did before. The cause is a
+    /// single destination (a path below the segment's length, port 0), and all others need not suffer for it.
+    fn renew_state(&mut self) {
+        if let Ok(state) = UdpSocketState::new(UdpSockRef::from(&self.socket)) {
+            self.state = state;
+            allow_fragments(&self.socket, self.local);
+        }
     }
 
     fn send_once(&self, destination: SocketAddr, chunk: &[u8], segment_len: usize) -> io::Result<()> {
@@ -230,18 +251,19 @@ mod tests {
         while all.len() < bytes {
             let mut fds = [PollFd::new(socket, PollFlags::IN)];
             assert_eq!(poll(&mut fds, Some(&guard)).expect("poll"), 1, "no datagram came");
-            socket.receive(&mut buffer, |batch| {
+            let received = socket.receive(&mut buffer, |batch| {
                 source = batch.source;
                 lens.extend(batch.bytes.chunks(batch.segment_len).map(<[u8]>::len));
                 all.extend_from_slice(batch.bytes);
             });
+            received.expect("receives");
         }
         (all, lens, source)
     }
 
     #[test]
     fn a_batch_arrives_as_the_datagrams_it_is_made_of() {
-        let [near, far] =
+        let [mut near, far] =
             [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0".parse().expect("address")).expect("binds"));
         let sent: Vec<u8> = (0..1000_u32 * 40 + 17).map(|index| (index / 7) as u8).collect();
         let mut offset = 0;
@@ -260,10 +282,10 @@ mod tests {
 
     #[test]
     fn a_socket_for_all_addresses_speaks_ipv4_and_names_it_so() {
-        let Ok(dual) = UdpSocket::bind("[::]:0".parse().expect("address")) else {
+        let Ok(mut dual) = UdpSocket::bind("[::]:0".parse().expect("address")) else {
             return;
         };
-        let v4 = UdpSocket::bind("127.0.0.1:0".parse().expect("address")).expect("binds");
+        let mut v4 = UdpSocket::bind("127.0.0.1:0".parse().expect("address")).expect("binds");
         let mut offset = 0;
         assert_eq!(
             dual.send(v4.local_addr(), b"to v4", 5, &mut offset),
@@ -279,10 +301,23 @@ mod tests {
 
     #[test]
     fn what_the_system_refuses_is_dropped_and_not_tried_for_ever() {
-        let socket = UdpSocket::bind("127.0.0.1:0".parse().expect("address")).expect("binds");
+        let mut socket = UdpSocket::bind("127.0.0.1:0".parse().expect("address")).expect("binds");
         let mut offset = 0;
         let too_long = vec![0; 65_535];
         let outcome = socket.send(socket.local_addr(), &too_long, too_long.len(), &mut offset);
         assert_eq!((outcome, offset), (SendOutcome::Dropped, too_long.len()));
+    }
+
+    #[test]
+    fn a_destination_that_cannot_be_does_not_slow_down_the_others() {
+        let mut socket = UdpSocket::bind("127.0.0.1:0".parse().expect("address")).expect("binds");
+        let before = socket.has_segmentation();
+        for len in [100, 1000] {
+            let mut offset = 0;
+            let nowhere = "127.0.0.1:0".parse().expect("address");
+            let outcome = socket.send(nowhere, &vec![0; len], 100, &mut offset);
+            assert_eq!((outcome, offset), (SendOutcome::Dropped, len));
+            assert_eq!(socket.has_segmentation(), before);
+        }
     }
 }

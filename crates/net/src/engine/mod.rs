@@ -10,6 +10,7 @@ mod peers;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use mesh::tunnel::{Received, Transmit, Tunnel, TunnelEvent};
 use rustix::event::{PollFd, PollFlags};
@@ -31,6 +32,16 @@ const RECEIVES_PER_TURN: usize = 4;
 
 /// How many batches of one peer go out in one turn before the others have theirs.
 const BATCHES_PER_TURN: usize = 8;
+
+/// How many batches go out in one turn before the socket is asked again: about 8 MiB, some 10 ms of sealing.
+const BATCHES_PER_TURN_IN_ALL: usize = 64;
+
+/// How often in a row the socket may fail to receive before it is left alone for a while: a broken one reports that there
+/// is something to read, and fails, for ever.
+const RECEIVE_FAILURES_MAX: u32 = 16;
+
+/// How long it is left alone.
+const SOCKET_REST: Duration = Duration::from_secs(1);
 
 /// The parts of an engine that are made before its thread is.
 pub(crate) struct Parts {
@@ -63,6 +74,11 @@ pub(crate) struct Engine {
     blocked: Option<(Transmit, usize)>,
     /// A limit of this turn was reached: the next one must not wait.
     has_more: bool,
+    batches_left: usize,
+    /// Receives that failed since the last that did not.
+    receive_failures: u32,
+    /// Until when the socket is left alone.
+    resting: Option<Monotonic>,
 }
 
 struct Stopping {
@@ -89,6 +105,9 @@ impl Engine {
             replies: Vec::new(),
             blocked: None,
             has_more: false,
+            batches_left: 0,
+            receive_failures: 0,
+            resting: None,
         }
     }
 
@@ -139,10 +158,12 @@ impl Engine {
             if is_held_up {
                 interest |= PollFlags::OUT;
             }
-            let fds = [
-                PollFd::new(&self.socket, interest),
-                PollFd::new(&self.doorbell.bell, PollFlags::IN),
-            ];
+            let bell = PollFd::new(&self.doorbell.bell, PollFlags::IN);
+            let fds = match self.resting {
+                // A broken socket would end the wait even if nothing were asked of it.
+                Some(_) => [bell.clone(), bell],
+                None => [PollFd::new(&self.socket, interest), bell],
+            };
             self.alarm.wait(fds, until);
         }
         self.doorbell.bell.silence();
@@ -157,10 +178,17 @@ impl Engine {
             None
         };
         let stopping = self.stopping.as_ref().map(|stopping| stopping.by);
-        [tunnel, peers, stopping].into_iter().flatten().min()
+        [tunnel, peers, stopping, self.resting]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn receive(&mut self, now: Now) {
+        if self.resting.is_some_and(|until| now.mono < until) {
+            return;
+        }
+        self.resting = None;
         for _ in 0..RECEIVES_PER_TURN {
             let (tunnel, replies) = (&mut self.tunnel, &mut self.replies);
             let mut sink = Ingress::new(&mut self.peers, &mut self.out, replies, now);
@@ -181,11 +209,27 @@ impl Engine {
             self.peers.counters.batches_broken += panics;
             self.seal_replies(now);
             self.transmit();
-            if !may_have_more {
-                return;
+            match may_have_more {
+                Ok(true) => self.receive_failures = 0,
+                Ok(false) => {
+                    self.receive_failures = 0;
+                    return;
+                }
+                Err(error) => return self.note_receive_failure(&error, now),
             }
         }
         self.has_more = true;
+    }
+
+    fn note_receive_failure(&mut self, error: &std::io::Error, now: Now) {
+        tracing::debug!(%error, "receiving failed");
+        self.peers.counters.receives_refused += 1;
+        self.receive_failures += 1;
+        if self.receive_failures == RECEIVE_FAILURES_MAX {
+            tracing::warn!(%error, "the socket keeps failing and is left alone for a second");
+            self.resting = Some(now.mono + SOCKET_REST);
+            self.receive_failures = 0;
+        }
     }
 
     /// Seals what the stacks answered at once while they took in a batch, each run of packets to its peer.
@@ -213,11 +257,16 @@ impl Engine {
     }
 
     fn serve_peers(&mut self, now: Now) {
-        for key in self.peers.take_dirty() {
-            if self.blocked.is_some() {
-                self.peers.mark_dirty(&key);
-                continue;
+        self.batches_left = BATCHES_PER_TURN_IN_ALL;
+        for _ in 0..self.peers.dirty_count() {
+            // Who is left over comes first in the next turn.
+            if self.blocked.is_some() || self.batches_left == 0 {
+                self.has_more |= self.blocked.is_none();
+                return;
             }
+            let Some(key) = self.peers.pop_dirty() else {
+                return;
+            };
             let Some(mut peer) = self.peers.take_out(&key) else {
                 continue;
             };
@@ -255,6 +304,7 @@ impl Engine {
             seal(&mut self.tunnel, key, (&self.out, 0, self.out.len()), now);
             self.out.clear();
             self.transmit();
+            self.batches_left = self.batches_left.saturating_sub(1);
             if !has_more {
                 return false;
             }

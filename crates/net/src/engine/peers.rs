@@ -1,6 +1,6 @@
 //! All peers of an engine: who wants attention, who is due when, and the way in for decrypted packets.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,7 +21,8 @@ pub(crate) struct Peers {
     pub(super) map: HashMap<NodePublicKey, Peer>,
     pub(super) listeners: BTreeMap<u16, mpsc::Sender<MeshStream>>,
     pub(super) counters: NetCounters,
-    dirty: Vec<NodePublicKey>,
+    /// Each once; whoever waits longest is served first.
+    dirty: VecDeque<NodePublicKey>,
     deadlines: BTreeSet<(Monotonic, NodePublicKey)>,
     config: StackConfig,
     doorbell: Arc<Doorbell>,
@@ -33,7 +34,7 @@ impl Peers {
             map: HashMap::new(),
             listeners: BTreeMap::new(),
             counters: NetCounters::default(),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             deadlines: BTreeSet::new(),
             config,
             doorbell,
@@ -88,7 +89,7 @@ impl Peers {
         if let Some(peer) = self.map.get_mut(key)
             && !std::mem::replace(&mut peer.is_dirty, true)
         {
-            self.dirty.push(*key);
+            self.dirty.push_back(*key);
         }
     }
 
@@ -102,14 +103,16 @@ impl Peers {
         }
     }
 
-    pub(super) fn take_dirty(&mut self) -> Vec<NodePublicKey> {
-        let dirty = std::mem::take(&mut self.dirty);
-        for key in &dirty {
-            if let Some(peer) = self.map.get_mut(key) {
-                peer.is_dirty = false;
-            }
+    pub(super) fn dirty_count(&self) -> usize {
+        self.dirty.len()
+    }
+
+    pub(super) fn pop_dirty(&mut self) -> Option<NodePublicKey> {
+        let key = self.dirty.pop_front()?;
+        if let Some(peer) = self.map.get_mut(&key) {
+            peer.is_dirty = false;
         }
-        dirty
+        Some(key)
     }
 
     pub(super) fn touch_stream(&mut self, (key, conn): StreamId) {
@@ -258,7 +261,7 @@ impl PacketSink for Ingress<'_> {
         let counters = &mut self.peers.counters;
         let header = match Header::parse(packet) {
             Ok(header) => header,
-            Err(HeaderError::Malformed) => return counters.packets_malformed += 1,
+            Err(HeaderError::Malformed | HeaderError::Extended) => return counters.packets_malformed += 1,
             Err(HeaderError::Fragment) => return counters.packets_fragmented += 1,
         };
         let Some(peer) = self.peers.map.get_mut(from) else {
@@ -282,7 +285,30 @@ impl PacketSink for Ingress<'_> {
             self.replies.push((*from, self.out.len()));
         }
         if !std::mem::replace(&mut peer.is_dirty, true) {
-            self.peers.dirty.push(*from);
+            self.peers.dirty.push_back(*from);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use types::NodePrivateKey;
+
+    use super::*;
+
+    #[test]
+    fn who_is_marked_twice_has_one_turn_and_who_comes_again_is_last() {
+        let doorbell = Arc::new(Doorbell::new().expect("doorbell"));
+        let mut peers = Peers::new(StackConfig::default(), doorbell);
+        let keys = [1, 2, 3].map(|byte| NodePrivateKey::from_random([byte; 32]).public());
+        for key in &keys {
+            peers.upsert(*key, Vec::new(), &[]);
+            peers.mark_dirty(key);
+        }
+        assert_eq!((peers.dirty_count(), peers.pop_dirty()), (3, Some(keys[0])));
+        peers.mark_dirty(&keys[0]);
+        let rest: Vec<_> = std::iter::from_fn(|| peers.pop_dirty()).collect();
+        assert_eq!(rest, [keys[1], keys[2], keys[0]]);
+        assert!(!peers.has_dirty());
     }
 }

@@ -11,7 +11,7 @@ pub struct Header {
     pub source: IpAddr,
     /// For whom it is.
     pub destination: IpAddr,
-    /// Its TCP segment, unless it carries something else or hides it behind extension headers.
+    /// Its TCP segment, unless it carries something else.
     pub segment: Option<Segment>,
 }
 
@@ -35,6 +35,9 @@ pub enum HeaderError {
     /// It is a piece of a larger packet; inside the tunnel nobody needs to make those.
     #[error("is an IP fragment")]
     Fragment,
+    /// It has IPv6 extension headers: nobody needs those inside the tunnel, and a segment behind them would not be seen here.
+    #[error("has IPv6 extension headers")]
+    Extended,
 }
 
 impl Header {
@@ -64,6 +67,7 @@ impl Header {
         let (source, destination) = (packet.src_addr().into(), packet.dst_addr().into());
         match packet.next_header() {
             IpProtocol::Ipv6Frag => Err(HeaderError::Fragment),
+            IpProtocol::HopByHop | IpProtocol::Ipv6Route | IpProtocol::Ipv6Opts => Err(HeaderError::Extended),
             protocol => Self::with_payload(source, destination, protocol, packet.payload()),
         }
     }
@@ -125,6 +129,26 @@ mod tests {
             packet[33] = flags;
             let header = Header::parse(&packet).expect("well-formed");
             assert!(!header.segment.expect("tcp").is_opening, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn no_segment_hides_behind_extension_headers() {
+        for (next, expected) in [
+            (0, Err(HeaderError::Extended)),
+            (43, Err(HeaderError::Extended)),
+            (60, Err(HeaderError::Extended)),
+            (44, Err(HeaderError::Fragment)),
+            (58, Ok(None)),
+            (59, Ok(None)),
+        ] {
+            let mut packet = vec![0; 40 + 8 + 20];
+            packet[0] = 0x60;
+            packet[5] = 28;
+            packet[6] = next;
+            packet[40] = 6;
+            let parsed = Header::parse(&packet).map(|header| header.segment);
+            assert_eq!(parsed, expected, "{next}");
         }
     }
 

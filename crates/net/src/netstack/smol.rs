@@ -159,8 +159,8 @@ impl SmolStack {
 
     /// Notes what a packet may have changed.
     fn touch_after(&mut self, segment: Option<&Segment>, now: Monotonic) {
+        // Anything else, ICMP for one, changes no connection.
         let Some(segment) = segment else {
-            self.touched.extend(self.conns.keys().copied());
             return;
         };
         let pair = (segment.destination, segment.source);
