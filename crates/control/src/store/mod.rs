@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::pool::PoolConnection;
-use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, Connection as _, Transaction};
 use url::Url;
 
 pub(crate) use error::StoreError;
@@ -173,6 +173,8 @@ fn pool(engine: Engine, connections: u32) -> AnyPoolOptions {
     options
         .idle_timeout(None)
         .max_lifetime(None)
+        // A full disk ends a transaction behind the driver's back; such a connection could never begin another.
+        .before_acquire(|conn, _| Box::pin(async move { Ok(!conn.is_in_transaction()) }))
         .after_connect(|conn, _| {
             Box::pin(async move {
                 sqlx::raw_sql(SQLITE_PRAGMAS).execute(conn).await?;

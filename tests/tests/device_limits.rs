@@ -1,0 +1,80 @@
+//! What a device's own limits and policy do to runs, with real processes.
+
+use std::fs;
+
+use e2e::processes::text;
+use e2e::world::{AGENT, World, check_events};
+use node::LocalClient;
+use node::local_api::StartRun;
+use node::local_client::LocalClientError;
+
+#[test]
+fn a_queue_that_comes_at_once_is_worked_off_within_the_limit() {
+    let mut world = World::start("ls at-work-* 2>/dev/null; touch at-work-$$; sleep 0.3; rm at-work-$$")
+        .expect("a world");
+    drop(world.device.take());
+    let runs: Vec<_> = (0..6)
+        .map(|n| world.dispatch(&n.to_string()).expect("queued"))
+        .collect();
+    world.start_device().expect("it starts");
+    for run in &runs {
+        let run_id = text(run, "runId");
+        let run = world
+            .wait_for_run(run_id, |status| status == "completed")
+            .expect("completed");
+        let events = world.events(text(&run, "threadId")).expect("events");
+        check_events(&events, run_id).expect("a whole thread");
+        let result = events
+            .iter()
+            .find(|event| text(event, "type") == "tool_result")
+            .expect("a result");
+        let others = result["payload"]["content"]
+            .as_str()
+            .expect("text")
+            .lines()
+            .count();
+        assert!(others <= 1, "at most two at once: {result}");
+    }
+}
+
+#[test]
+fn an_app_on_the_device_is_told_why_its_run_is_refused() {
+    let world = World::start("cat").expect("a world");
+    let policy = world.state_dir().join("policy.toml");
+    let text_of_policy = fs::read_to_string(&policy).expect("there");
+    let closed = text_of_policy.replace("type = \"command\"", "enabled = false\ntype = \"command\"");
+    fs::write(&policy, closed.replace("default_runner", "# default_runner")).expect("written");
+    let request = StartRun {
+        agent: AGENT.parse().expect("a slug"),
+        prompt: "hello".to_owned(),
+        thread_id: None,
+        idempotency_key: None,
+    };
+    let local = LocalClient::new(&world.state_dir());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    match runtime.block_on(local.start_run(&request)) {
+        Err(LocalClientError::Refused(error)) => {
+            assert_eq!(error.code, "forbidden");
+            assert!(
+                error.message.contains("is not enabled on this device"),
+                "{}",
+                error.message
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    let runs = world.api.call(&["runs"]).expect("runs");
+    let run = runs
+        .as_array()
+        .and_then(|runs| runs.first())
+        .or_else(|| runs["data"].as_array()?.first());
+    let run_id = text(run.expect("it was registered"), "runId").to_owned();
+    let run = world
+        .wait_for_run(&run_id, |status| status == "failed")
+        .expect("failed");
+    assert_eq!(text(&run, "reason"), "policy");
+    assert!(
+        text(&run, "message").contains("is not enabled on this device"),
+        "{run}"
+    );
+}
