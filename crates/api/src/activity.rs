@@ -175,6 +175,7 @@ pub struct ActivityQuery {
     pub until: Option<Timestamp>,
     /// How many rows: 1 to 100, default 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1)]
     pub limit: Option<u32>,
     /// The `nextCursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]

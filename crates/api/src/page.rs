@@ -21,6 +21,7 @@ pub const CURSOR_LEN_MAX: usize = 512;
 pub struct PageQuery {
     /// How many rows: 1 to 100, default 50; more is cut to the cap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1)]
     pub limit: Option<u32>,
     /// The `nextCursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]

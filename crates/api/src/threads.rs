@@ -192,6 +192,7 @@ pub struct ThreadsQuery {
     pub agent: Option<String>,
     /// How many rows: 1 to 100, default 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1)]
     pub limit: Option<u32>,
     /// The `nextCursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -215,6 +216,7 @@ impl ThreadsQuery {
 pub struct ThreadQuery {
     /// How many messages and tool calls at most: 1 to 500, default 500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1)]
     pub limit: Option<u32>,
     /// `all_rollouts`: not only the active one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -62,7 +62,7 @@ pub struct Tuning {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The data directory cannot be made or written.
-    #[error("cannot use the data directory {path}: {source}")]
+    #[error("cannot use the data directory {path}")]
     DataDir {
         /// Which one.
         path: PathBuf,
@@ -82,7 +82,7 @@ pub enum ServeError {
     #[error("cannot start the platform's mesh node: {0}")]
     Mesh(String),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// Which one.
         address: SocketAddr,

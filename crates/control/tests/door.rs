@@ -5,6 +5,7 @@ mod support;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use control::clock::Clock;
 use control::{ServeError, Tuning, serve};
 use reqwest::Method;
 use serde_json::json;
@@ -143,4 +144,25 @@ async fn the_database_is_for_its_owner_alone_in_whatever_directory() {
         let mode = entry.metadata().expect("a file").permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{:?}", entry.file_name());
     }
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_used_is_refused_with_its_reason() {
+    let dir = tempfile::TempDir::new().expect("temporary directory");
+    std::fs::write(
+        dir.path().join("runmesh.db"),
+        "no database at all, but long enough to be read as one",
+    )
+    .expect("written");
+    let mut config = support::config(&dir, &Clock::system());
+    config.data_dir = dir.path().to_owned();
+    let refused = serve(config.clone()).await.err().expect("refused").to_string();
+    assert!(refused.contains("file is not a database"), "{refused}");
+    config.data_dir = dir.path().join("other");
+    config.database_url = Some("postgres://somebody:password@127.0.0.1:1/runmesh".to_owned());
+    let refused = serve(config).await.err().expect("refused").to_string();
+    assert!(
+        refused.contains("onnection refused") && !refused.contains("password"),
+        "{refused}"
+    );
 }

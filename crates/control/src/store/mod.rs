@@ -89,6 +89,7 @@ impl Store {
             Some("postgres" | "postgresql") => Engine::Postgres,
             _ => return Err(StoreError::BadUrl),
         };
+        probe(engine, url).await?;
         let writers = pool(engine, 1).connect(url).await?;
         let readers = pool(engine, READERS_MAX).connect_lazy(url)?;
         let store = Self {
@@ -149,6 +150,19 @@ impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut Conn {
         &mut self.0
     }
+}
+
+/// Connects once, since a pool tries again until its patience ends and then tells nothing of the reason.
+async fn probe(engine: Engine, url: &str) -> Result<(), StoreError> {
+    let probing = async {
+        let mut conn = AnyConnection::connect(url).await?;
+        if engine == Engine::Sqlite {
+            sqlx::raw_sql(SQLITE_PRAGMAS).execute(&mut conn).await?;
+        }
+        conn.close().await
+    };
+    let probed = tokio::time::timeout(ACQUIRE_TIMEOUT, probing).await;
+    Ok(probed.map_err(|_| StoreError::Busy)??)
 }
 
 /// Makes the database's file before SQLite does: it holds keys of orgs, and SQLite gives its other files the same mode.
