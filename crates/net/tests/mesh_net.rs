@@ -231,6 +231,26 @@ async fn an_unknown_port_is_refused_at_once_and_bad_addresses_are_named() {
 }
 
 #[tokio::test]
+async fn connects_that_were_given_up_make_room_for_others() {
+    let (a, b) = (Node::start_limited(1, 4), Node::start(2));
+    a.mesh.upsert_peer(b.as_peer(), a.locals()).await;
+    // Without an address of its own b drops every SYN.
+    b.mesh.upsert_peer(a.as_peer(), Vec::new()).await;
+    let connect = || a.mesh.connect(b.public(), b.v6_port(PORT));
+    guarded(async {
+        for _ in 0..20 {
+            let given_up = tokio::time::timeout(Duration::from_millis(5), connect()).await;
+            assert!(given_up.is_err(), "nothing answers yet");
+        }
+        b.mesh.upsert_peer(a.as_peer(), b.locals()).await;
+        serve_echo(&b).await;
+        let stream = connect().await.expect("connects");
+        assert_eq!(stream.peer(), b.public());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_port_has_one_listener_and_is_free_when_that_is_dropped() {
     let node = Node::start(1);
     let first = node.mesh.listen(PORT).await.expect("listens");

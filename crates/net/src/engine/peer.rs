@@ -162,6 +162,17 @@ impl Peer {
         self.stack.as_ref().is_none_or(|stack| stack.is_quiet())
     }
 
+    /// Cuts connections that nobody waits for any more: the caller gave up before its time was over.
+    pub(crate) fn abandon(&mut self) {
+        let is_abandoned = |flow: &Flow| matches!(flow, Flow::Connecting(reply) if reply.is_closed());
+        for conn in self.flows.keys().copied().collect::<Vec<_>>() {
+            if self.flows.get(&conn).is_some_and(is_abandoned) {
+                self.flows.remove(&conn);
+                self.abort(conn);
+            }
+        }
+    }
+
     /// Notes that a connection was begun, whose answer will say whether the session works.
     pub(crate) fn await_answer(&mut self, now: Monotonic) {
         self.waiting_since.get_or_insert(now);

@@ -143,6 +143,7 @@ impl Peers {
         let Some(local) = peer.local_towards(remote) else {
             return Err((ConnectError::NoLocalAddress, reply));
         };
+        peer.abandon();
         peer.stack(self.config, now.mono);
         match peer.guarded(|stack| stack.connect(local, remote, now.mono + timeout)) {
             Some(Ok(conn)) => {

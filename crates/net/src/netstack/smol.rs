@@ -99,7 +99,7 @@ impl SmolStack {
         }
     }
 
-    /// Makes room by forgetting connections that only wait out their last acknowledgement.
+    /// Makes room by forgetting connections that only wait out their last acknowledgement, or to say their last word.
     fn has_room(&mut self) -> bool {
         if self.conns.len() >= self.config.connections_max {
             self.remove_where(|conn, socket| {

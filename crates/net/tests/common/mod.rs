@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh::tunnel::{PeerConfig, TunnelEvent};
+use net::netstack::StackConfig;
 use net::{MeshNet, MeshNetConfig, random};
 use sha2::{Digest as _, Sha256};
 use tokio::net::UdpSocket;
@@ -46,6 +47,20 @@ impl Node {
             v4: Ipv4Addr::new(100, 64, 0, number).into(),
             v6: v6(number),
         }
+    }
+
+    /// A mesh whose peers may have so many connections each.
+    pub(crate) fn start_limited(number: u8, connections_max: usize) -> Self {
+        let mut node = Self::start(number);
+        let private_key = NodePrivateKey::from_random(random::bytes());
+        node.key = private_key.public();
+        let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        let stack = StackConfig {
+            connections_max,
+            ..StackConfig::default()
+        };
+        node.mesh = MeshNet::start_with(MeshNetConfig { private_key, listen }, stack).expect("starts");
+        node
     }
 
     pub(crate) fn public(&self) -> NodePublicKey {
