@@ -318,3 +318,123 @@ fn wake(waker: Option<Waker>) {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use types::NodePrivateKey;
+
+    use super::*;
+
+    /// A task that counts how often it was woken.
+    #[derive(Default)]
+    struct Task(AtomicUsize);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Task {
+        fn woken(&self) -> usize {
+            self.0.swap(0, Ordering::Relaxed)
+        }
+    }
+
+    fn stream() -> (MeshStream, Arc<Doorbell>) {
+        let doorbell = Arc::new(Doorbell::new().expect("doorbell"));
+        let key = NodePrivateKey::from_random([1; 32]).public();
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let core = StreamCore::new((key, ConnId(0)), doorbell.clone());
+        (MeshStream::new(core, key, (nowhere, nowhere)), doorbell)
+    }
+
+    fn read(stream: &mut MeshStream, task: &Arc<Task>, len: usize) -> Poll<io::Result<usize>> {
+        let waker = Waker::from(task.clone());
+        let mut bytes = vec![0; len];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let polled = Pin::new(stream).poll_read(&mut Context::from_waker(&waker), &mut buffer);
+        polled.map_ok(|()| buffer.filled().len())
+    }
+
+    fn write(stream: &mut MeshStream, task: &Arc<Task>, len: usize) -> Poll<io::Result<usize>> {
+        let waker = Waker::from(task.clone());
+        Pin::new(stream).poll_write(&mut Context::from_waker(&waker), &vec![0; len])
+    }
+
+    fn fill(core: &StreamCore, count: usize) {
+        core.receive(false, |room, ring| {
+            ring.extend(std::iter::repeat_n(7, count.min(room)));
+            false
+        });
+    }
+
+    #[test]
+    fn a_reader_and_a_writer_in_different_tasks_are_woken_each_for_its_own() {
+        let (mut stream, _) = stream();
+        let (reader, writer) = (Arc::new(Task::default()), Arc::new(Task::default()));
+        assert!(read(&mut stream, &reader, 10).is_pending());
+        assert!(matches!(
+            write(&mut stream, &writer, 2 * RING_BYTES),
+            Poll::Ready(Ok(RING_BYTES))
+        ));
+        assert!(write(&mut stream, &writer, 1).is_pending());
+        let core = stream.core.clone();
+        core.send(|_| 10);
+        assert_eq!(
+            (reader.woken(), writer.woken()),
+            (0, 0),
+            "room for a few bytes is worth no wake-up"
+        );
+        core.send(|bytes| bytes.len());
+        assert_eq!((reader.woken(), writer.woken()), (0, 1));
+        fill(&core, 1);
+        assert_eq!((reader.woken(), writer.woken()), (1, 0));
+        assert!(matches!(read(&mut stream, &reader, 10), Poll::Ready(Ok(1))));
+
+        assert!(read(&mut stream, &reader, 10).is_pending());
+        assert!(matches!(
+            write(&mut stream, &writer, RING_BYTES),
+            Poll::Ready(Ok(_))
+        ));
+        assert!(write(&mut stream, &writer, 1).is_pending());
+        core.fail(StreamFailure::Reset, false);
+        assert_eq!((reader.woken(), writer.woken()), (1, 1));
+        assert!(matches!(read(&mut stream, &reader, 10), Poll::Ready(Err(_))));
+        assert!(matches!(write(&mut stream, &writer, 1), Poll::Ready(Err(_))));
+    }
+
+    #[test]
+    fn the_engine_is_told_of_room_and_of_every_change_after_its_last_visit() {
+        let (mut stream, doorbell) = stream();
+        let task = Arc::new(Task::default());
+        let mut announced = Vec::new();
+        let mut told = |core: &StreamCore| {
+            announced.clear();
+            doorbell.collect(&mut announced);
+            core.begin_visit();
+            announced.len()
+        };
+        let core = stream.core.clone();
+        fill(&core, 2 * RING_BYTES);
+        assert!(matches!(read(&mut stream, &task, 10), Poll::Ready(Ok(10))));
+        assert_eq!(told(&core), 0, "not for a little room");
+        assert!(matches!(
+            read(&mut stream, &task, RING_BYTES / 2),
+            Poll::Ready(Ok(_))
+        ));
+        assert_eq!(told(&core), 1);
+        for _ in 0..3 {
+            assert!(matches!(write(&mut stream, &task, 1), Poll::Ready(Ok(1))));
+        }
+        assert_eq!(told(&core), 1, "once for all that came before the visit");
+        assert!(matches!(write(&mut stream, &task, 1), Poll::Ready(Ok(1))));
+        assert_eq!(told(&core), 1, "and again for what came after");
+        drop(stream);
+        assert_eq!(told(&core), 1);
+        assert!(core.send(|bytes| bytes.len()).is_dropped);
+    }
+}
