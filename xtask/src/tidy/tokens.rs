@@ -1,5 +1,8 @@
 //! Rules on single words of the source: where SQL, HTTP shapes, unsafe code and printing may stand.
 
+use syn::spanned::Spanned as _;
+use syn::visit::Visit;
+
 use super::Finding;
 use super::source::Source;
 
@@ -58,16 +61,33 @@ fn check_sql(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-/// Shapes of HTTP bodies are declared in `api` only.
+/// Shapes of HTTP bodies are declared in `api` only; to put them together into a document is another matter.
 fn check_shapes(source: &Source) -> Vec<Finding> {
-    let elsewhere = source.product_crate().is_some_and(|name| name != "api");
-    let found = source.tokens.iter().filter(|t| elsewhere && t.text == "ToSchema");
-    found
-        .map(|t| {
-            let message = "a shape of the HTTP contract outside `api`: declare it there, convert here";
-            source.finding(t.line, "http-shape", message.to_owned())
-        })
-        .collect()
+    if source.product_crate().is_none_or(|name| name == "api") {
+        return Vec::new();
+    }
+    let mut derives = Derives { lines: Vec::new() };
+    derives.visit_file(&source.tree);
+    let message = "a shape of the HTTP contract outside `api`: declare it there, convert here";
+    let findings = derives
+        .lines
+        .iter()
+        .map(|line| source.finding(*line, "http-shape", message.to_owned()));
+    findings.collect()
+}
+
+/// The lines at which a schema is derived.
+struct Derives {
+    lines: Vec<usize>,
+}
+
+impl<'a> Visit<'a> for Derives {
+    fn visit_attribute(&mut self, attribute: &'a syn::Attribute) {
+        let derived = attribute.meta.require_list().map(|list| list.tokens.to_string());
+        if attribute.path().is_ident("derive") && derived.is_ok_and(|names| names.contains("ToSchema")) {
+            self.lines.push(attribute.span().start().line);
+        }
+    }
 }
 
 /// Unsafe code stands in `net` only.
@@ -84,7 +104,7 @@ fn check_unsafe(source: &Source) -> Vec<Finding> {
 
 /// Libraries do not print, and nobody leaves a debugging macro behind.
 fn check_macros(source: &Source) -> Vec<Finding> {
-    let is_test = source.path.starts_with("crates/") && source.product_crate().is_none();
+    let is_test = source.path.contains("/tests/") || source.path.ends_with("/tests.rs");
     let may_print = is_test || within(source, &PRINTERS);
     let mut findings = Vec::new();
     for pair in source.tokens.windows(2).filter(|pair| pair[1].text == "!") {
@@ -142,6 +162,7 @@ mod tests {
     fn http_shapes_stand_in_the_api_only() {
         let shape = "#[derive(ToSchema)] struct A;";
         check("crates/api/src/a.rs", shape, None);
+        check("crates/control/src/http/a.rs", "use utoipa::ToSchema as _;", None);
         check("crates/control/src/http/a.rs", shape, Some("http-shape"));
     }
 
