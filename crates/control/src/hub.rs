@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use api::nodes::Node;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use types::{NodeId, OrgId};
+use types::{NodeId, OrgId, UserId};
 
 /// How long a revocation waits for the node's control stream to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -20,7 +21,8 @@ pub(crate) struct Hub(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    orgs: BTreeMap<OrgId, watch::Sender<u64>>,
+    /// By org and owner: who sees the same nodes.
+    circles: BTreeMap<(OrgId, Option<UserId>), watch::Sender<u64>>,
     streams: BTreeMap<NodeId, Ends>,
     next: u64,
 }
@@ -39,24 +41,28 @@ pub(crate) struct Attendance {
     hub: Hub,
     node: NodeId,
     ends: Ends,
-    /// Changes whenever the org's netmaps may have.
+    /// Changes whenever the node's netmap may have.
     pub(crate) changes: watch::Receiver<u64>,
 }
 
 impl Hub {
-    /// Says that netmaps of the org may have changed.
-    pub(crate) fn changed(&self, org: OrgId) {
+    /// Says that a node has changed: the netmaps of those that see it may have, which by the default policy are the nodes
+    /// of its owner. In an org of thousands all others are left alone.
+    pub(crate) fn changed(&self, node: &Node) {
+        let circle = (node.org_id, node.owner_user_id);
         let mut inner = self.lock();
-        if let Some(sender) = inner.orgs.get(&org) {
+        if let Some(sender) = inner.circles.get(&circle) {
             sender.send_modify(|n| *n = n.wrapping_add(1));
             if sender.receiver_count() == 0 {
-                inner.orgs.remove(&org);
+                inner.circles.remove(&circle);
             }
         }
     }
 
     /// Takes a node's stream in; an older one of the same node is told to end.
-    pub(crate) fn attend(&self, org: OrgId, node: NodeId) -> Attendance {
+    pub(crate) fn attend(&self, node: &Node) -> Attendance {
+        let circle = (node.org_id, node.owner_user_id);
+        let node = node.id;
         let mut inner = self.lock();
         inner.next += 1;
         let ends = Ends {
@@ -68,7 +74,7 @@ impl Hub {
         if let Some(older) = inner.streams.insert(node, ends.clone()) {
             older.replaced.cancel();
         }
-        let changes = inner.orgs.entry(org).or_insert_with(|| watch::channel(0).0);
+        let changes = inner.circles.entry(circle).or_insert_with(|| watch::channel(0).0);
         Attendance {
             hub: self.clone(),
             node,

@@ -79,7 +79,7 @@ pub(crate) async fn run(app: Shared, socket: WebSocket) {
             return;
         }
     };
-    let attendance = app.hub.attend(row.node.org_id, row.node.id);
+    let attendance = app.hub.attend(&row.node);
     let end = attend(&app, &mut link, &attendance, (&row, &hello)).await;
     tracing::info!(node = %row.node.id, %end, "a control stream ended");
     if matches!(end, End::Revoked) {

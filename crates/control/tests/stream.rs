@@ -367,3 +367,92 @@ async fn the_platform_is_reached_over_the_mesh_until_the_node_is_revoked() {
     let again = net.connect_within(map.peers[0].public_key, remote, wait).await;
     assert!(again.is_err());
 }
+
+/// Run by hand: `cargo test -p control --test stream -- --ignored --nocapture thousands`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures, and asserts nothing about time"]
+async fn one_change_in_an_org_of_thousands() {
+    let count =
+        |name: &str, default: u16| std::env::var(name).map_or(default, |n| n.parse().expect("a number"));
+    let (owners, each) = (count("OWNERS", 100), count("EACH", 20));
+    let proxy = vec!["127.0.0.1/32".parse().expect("a block")];
+    let fixture = Fixture::start_with(control::Tuning::default(), |config| {
+        config.trusted_proxies = proxy
+    })
+    .await;
+    let mut streams = Vec::new();
+    let mut last = String::new();
+    for owner in 0..owners {
+        let person = if owner == 0 {
+            fixture.admin.clone()
+        } else {
+            second_member(&fixture).await
+        };
+        for n in 0..each {
+            let mut seed = [7; 32];
+            seed[..2].copy_from_slice(&(owner * each + n).to_be_bytes());
+            let key = NodePrivateKey::from_random(seed);
+            let body = json!({"publicKey": key.public()});
+            let from = format!("10.{}.{}.1", owner, n % 250);
+            let start = fixture
+                .http
+                .post(fixture.url("/v1/runmesh/devices/link/start"))
+                .json(&body);
+            let started = support::answer(start.header("x-forwarded-for", from)).await;
+            let body = Some(json!({"code": started.data(201)["code"]}));
+            let path = "/v1/runmesh/devices/link/approve";
+            let approved = fixture.call(Some(&person), Method::POST, path, body).await;
+            let id = approved.data(200)["node"]["id"].as_str().expect("id").to_owned();
+            let config = fixture
+                .get(&format!("/v1/runmesh/nodes/{id}/config"))
+                .await
+                .data(200)
+                .clone();
+            let device = Device { key, id, config };
+            let mut stream = device.handshake(7).await.expect("an answer");
+            let FromNode::Hello(mut hello) = hello(1, None) else {
+                unreachable!()
+            };
+            hello.endpoints.clear();
+            stream.send(&FromNode::Hello(hello)).await;
+            last = device.id;
+            streams.push(stream);
+        }
+    }
+    let mut seen = Vec::new();
+    for mut stream in streams {
+        seen.push(tokio::spawn(async move {
+            loop {
+                match stream.next().await {
+                    Some(ToNode::Netmap(map))
+                        if map.peers.iter().any(|peer| peer.name.as_str() == "changed") =>
+                    {
+                        break;
+                    }
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+        }));
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let begin = std::time::Instant::now();
+    let path = format!("/v1/runmesh/nodes/{last}");
+    let body = Some(json!({"name": "changed"}));
+    fixture
+        .call(Some(&fixture.admin), Method::PATCH, &path, body)
+        .await
+        .data(200);
+    let answered = begin.elapsed();
+    while seen.iter().filter(|task| task.is_finished()).count() < usize::from(each) - 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(begin.elapsed() < Duration::from_secs(60), "told only some");
+    }
+    println!(
+        "{owners} owners of {each} nodes: answered {answered:?}, all told {:?}",
+        begin.elapsed()
+    );
+    for task in seen {
+        task.abort();
+    }
+}

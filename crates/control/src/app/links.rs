@@ -175,7 +175,7 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
         }
         return Err(error.into());
     }
-    app.hub.changed(caller.org);
+    app.hub.changed(&node);
     Ok(node)
 }
 

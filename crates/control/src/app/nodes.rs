@@ -88,7 +88,7 @@ pub(crate) async fn rename(
     record(app, &mut tx, caller, &after, change).await?;
     store::orgs::raise_generation(&mut tx, caller.org).await?;
     tx.commit().await?;
-    app.hub.changed(caller.org);
+    app.hub.changed(&after);
     Ok(after)
 }
 
@@ -114,7 +114,7 @@ pub(crate) async fn revoke(app: &App, caller: &Caller, id: NodeId) -> Result<Nod
     store::orgs::raise_generation(&mut tx, caller.org).await?;
     tx.commit().await?;
     shut_out(app, &after).await;
-    app.hub.changed(caller.org);
+    app.hub.changed(&after);
     Ok(after)
 }
 
