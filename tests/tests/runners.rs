@@ -71,6 +71,7 @@ struct Bench {
     stop: watch::Sender<Option<Stop>>,
     thread: Thread,
     resume: Option<String>,
+    asked: Asked,
 }
 
 impl Bench {
@@ -91,6 +92,7 @@ impl Bench {
             stop: watch::Sender::new(None),
             thread: Thread::default(),
             resume: None,
+            asked: Asked::default(),
         }
     }
 
@@ -118,7 +120,7 @@ impl Bench {
         };
         let job = Job {
             run_id: self.run_id,
-            asked: Asked::default(),
+            asked: self.asked.clone(),
             prompt: prompt.to_owned(),
             system_prompt: None,
             permit,
@@ -452,5 +454,31 @@ async fn goose_goes_on_with_the_session_of_an_earlier_run() {
         said,
         [json!({ "text": "second" })],
         "the replay is not told twice"
+    );
+}
+
+#[tokio::test]
+async fn goose_works_with_what_was_said_before_and_what_it_cannot_be_told_is_named() {
+    let Some((mut bench, _model)) = goose().await else {
+        return;
+    };
+    bench.asked = Asked {
+        model: Some("no-such-model".to_owned()),
+        temperature: Some(0.5),
+        history: Some("Earlier: User: my name is Ada.".to_owned()),
+        ..Asked::default()
+    };
+    let outcome = bench.run("say: hello").await;
+    assert_eq!(
+        outcome.ending.status,
+        RunStatus::Completed,
+        "{:?}",
+        outcome.ending
+    );
+    assert_eq!(
+        outcome.ending.details["notApplied"],
+        json!(["temperature", "model"]),
+        "{:?}",
+        outcome.ending
     );
 }

@@ -9,7 +9,7 @@
 //! | `run_started` | `runner`, `attempt`, `folder` |
 //! | `assistant_message` | `text`, `messageId` |
 //! | `tool_call` | `toolCallId`, `title`, `kind`, `status`, `input`; said again with the same id it replaces what it names |
-//! | `tool_result` | `toolCallId`, `status` (`completed`, `failed`), `output` |
+//! | `tool_result` | `toolCallId`, `status` (`completed`, `failed`, `interrupted`), `content` with `truncated` and `bytes`, `rawOutput`; others say `output` |
 //! | `run_completed` | `status` (`completed`, `failed`, `cancelled`, `expired`, `lost`), `reason`, `message`, `result`, `usage`, `iterations` |
 //! | `compaction_started` | nothing |
 //! | `compaction_completed` | `summary`, `rolloutId` of the new rollout |
@@ -135,7 +135,7 @@ impl Folded {
             }),
             EventType::ToolResult => self.upsert_tool(event, |tool| {
                 set(&mut tool.status, text(&event.payload, "status"));
-                set(&mut tool.output, field(&event.payload, "output"));
+                set(&mut tool.output, output(&event.payload));
             }),
             EventType::RunStarted => self.mark_run(event, Some(Activity::Running)),
             EventType::RunCompleted => self.mark_run(event, None),
@@ -202,6 +202,16 @@ fn set<T>(slot: &mut Option<T>, value: Option<T>) {
 
 fn field(payload: &Value, name: &str) -> Option<Value> {
     payload.get(name).filter(|value| !value.is_null()).cloned()
+}
+
+/// What a tool returned: callers of the API say `output`, our runners `content` (text) or, without any, `rawOutput`.
+fn output(payload: &Value) -> Option<Value> {
+    let content = field(payload, "content");
+    let is_said = |value: &Value| value.as_str() != Some("");
+    field(payload, "output")
+        .or_else(|| content.clone().filter(is_said))
+        .or_else(|| field(payload, "rawOutput"))
+        .or(content)
 }
 
 fn text(payload: &Value, name: &str) -> Option<String> {
@@ -291,6 +301,23 @@ mod tests {
         assert_eq!(folded.messages.len(), 1);
         assert_eq!(folded.messages[0].text, "");
         assert_eq!(folded.tool_calls.len(), 1);
+    }
+
+    #[test]
+    fn the_output_of_a_tool_is_found_wherever_its_runner_put_it() {
+        for (payload, expected) in [
+            (json!({ "output": [1], "content": "x" }), json!([1])),
+            (json!({ "content": "x", "rawOutput": {} }), json!("x")),
+            (
+                json!({ "content": "", "rawOutput": { "a": 1 } }),
+                json!({ "a": 1 }),
+            ),
+            (json!({ "content": "" }), json!("")),
+            (json!({ "status": "failed" }), Value::Null),
+        ] {
+            let folded = fold(&[(EventType::ToolResult, payload)]);
+            assert_eq!(folded.tool_calls[0].output.clone().unwrap_or_default(), expected);
+        }
     }
 
     #[test]

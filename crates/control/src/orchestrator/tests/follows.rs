@@ -96,12 +96,24 @@ async fn a_run_can_be_streamed_from_its_request_to_its_end() {
         live_type: LiveType::AssistantMessageDelta,
         payload: json!({ "text": "hel" }),
     };
-    sidecar.send(&delta).await;
-    sidecar.send(&ToOrchestrator::Ping).await;
-    sidecar.receive().await;
-    sidecar.end(held, "completed");
-    sidecar.flush(held.0).await;
-    let frames = read_stream(answer, |_| false).await;
+    let (seen, shown) = tokio::sync::oneshot::channel();
+    let mut seen = Some(seen);
+    let reading = read_stream(answer, move |frame| {
+        if frame["type"] == "assistant_message_delta" {
+            seen.take().map(|seen| seen.send(()));
+        }
+        false
+    });
+    let working = async {
+        sidecar.send(&delta).await;
+        sidecar.send(&ToOrchestrator::Ping).await;
+        sidecar.receive().await;
+        // Whoever reads only after the end sees the end without what was shown on the way.
+        shown.await.expect("the delta is shown");
+        sidecar.end(held, "completed");
+        sidecar.flush(held.0).await;
+    };
+    let (frames, ()) = tokio::join!(reading, working);
     let kinds = types_of(&frames);
     let durable: Vec<&str> = kinds
         .iter()

@@ -275,3 +275,42 @@ async fn a_busy_device_is_asked_again_as_soon_as_it_has_room() {
     bench.until(&first, "completed").await;
     assert_eq!(sidecar.accept().await.0, run_id, "at once, not after its wait");
 }
+
+#[tokio::test]
+async fn the_backlog_of_one_device_does_not_keep_another_waiting() {
+    let bench = Bench::start().await;
+    let mut busy = Sidecar::connected(&bench).await;
+    bench.run(json!({})).await;
+    let held = busy.accept().await;
+    busy.start(held);
+    for _ in 0..60 {
+        let drafts = (0..100).map(|_| said(&"x".repeat(2000))).collect();
+        let write = busy.journal.append(held.0, held.1, drafts).expect("under way");
+        busy.journal.commit(write);
+    }
+    let node = bench.link(2).await;
+    bench.agent("other", node).await;
+    let mut other = Sidecar::new(node);
+    other.connect(&bench).await;
+    bench.run(json!({ "agent": "other" })).await;
+    let small = other.accept().await;
+    other.start(small);
+    let backlog = async {
+        busy.flush(held.0).await;
+        Instant::now()
+    };
+    let trickle = async {
+        let mut slowest = Duration::ZERO;
+        for n in 0..10 {
+            other.say(small, &n.to_string());
+            let begun = Instant::now();
+            other.flush(small.0).await;
+            slowest = slowest.max(begun.elapsed());
+        }
+        (slowest, Instant::now())
+    };
+    let (drained, (slowest, done)) = tokio::join!(backlog, trickle);
+    eprintln!("the slowest of ten appends beside a backlog of 6000 events: {slowest:?}");
+    assert!(done < drained, "the small run was done first");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+}
