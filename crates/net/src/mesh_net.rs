@@ -114,7 +114,7 @@ pub struct NetCounters {
     pub receives_refused: u64,
     /// Connections cut because the listener's queue was full or the listener gone.
     pub accepts_refused: u64,
-    /// Received batches dropped because they made the tunnel panic: each is a defect.
+    /// Batches received or to send, and rounds of timers, given up because they made the tunnel panic: each is a defect.
     pub batches_broken: u64,
     /// Stacks thrown away with their streams because they panicked: each is a defect.
     pub stacks_broken: u64,

@@ -7,6 +7,7 @@ pub(crate) mod command;
 mod peer;
 mod peers;
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -192,21 +193,16 @@ impl Engine {
         for _ in 0..RECEIVES_PER_TURN {
             let (tunnel, replies) = (&mut self.tunnel, &mut self.replies);
             let mut sink = Ingress::new(&mut self.peers, &mut self.out, replies, now);
-            let mut panics = 0;
+            let mut broken = 0;
             let may_have_more = self.socket.receive(&mut self.received, |batch| {
                 let received = Received {
                     source: batch.source,
                     bytes: batch.bytes,
                     segment_len: batch.segment_len,
                 };
-                // What one peer sent must not end the loop for all: the rest of its batch is lost, no more.
-                let take = AssertUnwindSafe(|| tunnel.handle_received(received, &mut sink, now));
-                if catch_unwind(take).is_err() {
-                    tracing::error!(source = %batch.source, "a received batch made the tunnel panic");
-                    panics += 1;
-                }
+                broken += contained(|| tunnel.handle_received(received, &mut sink, now));
             });
-            self.peers.counters.batches_broken += panics;
+            self.peers.counters.batches_broken += broken;
             self.seal_replies(now);
             self.transmit();
             match may_have_more {
@@ -236,10 +232,26 @@ impl Engine {
     fn seal_replies(&mut self, now: Now) {
         let mut first = 0;
         for (key, end) in std::mem::take(&mut self.replies) {
-            seal(&mut self.tunnel, &key, (&self.out, first, end), now);
+            self.seal(&key, first..end, now);
             first = end;
         }
         self.out.clear();
+    }
+
+    /// Seals these of the packets written for a peer.
+    fn seal(&mut self, to: &NodePublicKey, packets: Range<usize>, now: Now) {
+        let (tunnel, out) = (&mut self.tunnel, &self.out);
+        for first in packets.clone().step_by(BATCH_PACKETS) {
+            let count = (packets.end - first).min(BATCH_PACKETS);
+            let mut batch: [&[u8]; BATCH_PACKETS] = [&[]; BATCH_PACKETS];
+            for (slot, index) in batch.iter_mut().zip(first..first + count) {
+                *slot = out.packet(index);
+            }
+            self.peers.counters.batches_broken += contained(|| {
+                // The only error is that the peer was removed, and then nobody waits for these packets.
+                let _ = tunnel.send_packets(to, &batch[..count], now);
+            });
+        }
     }
 
     fn visit_streams(&mut self) {
@@ -251,7 +263,8 @@ impl Engine {
 
     fn fire_timers(&mut self, now: Now) {
         if self.tunnel.poll_timeout().is_some_and(|(at, _)| at <= now.mono) {
-            self.tunnel.handle_timeout(now);
+            let tunnel = &mut self.tunnel;
+            self.peers.counters.batches_broken += contained(|| tunnel.handle_timeout(now));
         }
         self.peers.mark_due(now.mono);
     }
@@ -301,7 +314,7 @@ impl Engine {
     fn send_due(&mut self, key: &NodePublicKey, peer: &mut Peer, now: Now) -> bool {
         for _ in 0..BATCHES_PER_TURN {
             let has_more = peer.egress(now.mono, &mut self.out);
-            seal(&mut self.tunnel, key, (&self.out, 0, self.out.len()), now);
+            self.seal(key, 0..self.out.len(), now);
             self.out.clear();
             self.transmit();
             self.batches_left = self.batches_left.saturating_sub(1);
@@ -360,16 +373,12 @@ impl Engine {
     }
 }
 
-fn seal(tunnel: &mut Tunnel, to: &NodePublicKey, packets: (&Packets, usize, usize), now: Now) {
-    let (packets, mut first, end) = packets;
-    while first < end {
-        let count = (end - first).min(BATCH_PACKETS);
-        let mut batch: [&[u8]; BATCH_PACKETS] = [&[]; BATCH_PACKETS];
-        for (slot, index) in batch.iter_mut().zip(first..first + count) {
-            *slot = packets.packet(index);
-        }
-        // The only error is that the peer was removed, and then nobody waits for these packets.
-        let _ = tunnel.send_packets(to, &batch[..count], now);
-        first += count;
+/// Calls into the tunnel; returns how many panics that made. What goes wrong with one peer must not end the loop for all:
+/// the rest of this batch is lost, no more.
+fn contained(call: impl FnOnce()) -> u64 {
+    let outcome = catch_unwind(AssertUnwindSafe(call));
+    if outcome.is_err() {
+        tracing::error!("the tunnel panicked");
     }
+    u64::from(outcome.is_err())
 }

@@ -218,6 +218,13 @@ impl Peer {
     }
 }
 
+impl Drop for Peer {
+    /// However a peer goes, with its engine or by a panic: nobody may wait for it for ever.
+    fn drop(&mut self) {
+        self.fail_all(ConnectError::Stopped, false);
+    }
+}
+
 impl From<ConnFailure> for StreamFailure {
     fn from(failure: ConnFailure) -> Self {
         match failure {
@@ -314,6 +321,26 @@ mod tests {
         peer.stack(StackConfig::default(), Monotonic::ZERO);
         assert!(!peer.egress(Monotonic::ZERO, &mut Packets::default()));
         assert!(peer.stack.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_dropped_fails_its_streams_and_connects() {
+        use tokio::io::AsyncReadExt as _;
+
+        let key = NodePrivateKey::from_random([1; 32]).public();
+        let mut peer = Peer::new(key);
+        let doorbell = Arc::new(crate::stream::Doorbell::new().expect("doorbell"));
+        let core = StreamCore::new((key, ConnId(1)), doorbell);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut stream = MeshStream::new(core.clone(), key, (nowhere, nowhere));
+        let (reply, answer) = oneshot::channel();
+        peer.flows.insert(ConnId(1), Flow::Open(core));
+        peer.flows.insert(ConnId(2), Flow::Connecting(reply));
+        drop(peer);
+        let error = stream.read(&mut [0]).await.expect_err("failed");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
+        let refused = answer.await.expect("an answer");
+        assert_eq!(refused.expect_err("failed"), ConnectError::Stopped);
     }
 
     #[test]

@@ -224,14 +224,6 @@ impl Peers {
     }
 }
 
-impl Drop for Peers {
-    fn drop(&mut self) {
-        for peer in self.map.values_mut() {
-            peer.fail_all(ConnectError::Stopped, false);
-        }
-    }
-}
-
 /// The way from the tunnel into the stacks.
 pub(super) struct Ingress<'a> {
     peers: &'a mut Peers,
