@@ -123,9 +123,10 @@ async fn connect_all(
     }
     let (begun, mut half, mut longest) = (Instant::now(), None, Duration::ZERO);
     loop {
-        let is_busy = clients
-            .iter_mut()
-            .fold(false, |busy, client| client.turn(&clock) || busy);
+        let mut is_busy = false;
+        for client in &mut clients {
+            is_busy |= client.turn(&clock);
+        }
         let asked = Instant::now();
         let counters = platform.counters().await.tunnel;
         longest = longest.max(asked.elapsed());
