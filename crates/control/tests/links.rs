@@ -298,3 +298,34 @@ async fn names_are_labels_and_unique() {
     let node = fixture.post(APPROVE, json!({"code": two})).await;
     assert_eq!(node.data(200)["node"]["name"], "ada-2");
 }
+
+#[tokio::test]
+async fn devices_of_one_name_are_counted_and_then_numbered_by_lot() {
+    let proxy = vec!["127.0.0.1/32".parse().expect("a block")];
+    let fixture = Fixture::start_with(control::Tuning::default(), |config| {
+        config.trusted_proxies = proxy
+    })
+    .await;
+    let mut names = std::collections::BTreeSet::new();
+    for seed in 1..=25_u8 {
+        let post = fixture
+            .http
+            .post(fixture.url(START))
+            .header("x-forwarded-for", format!("192.0.2.{seed}"));
+        let started = support::answer(post.json(&json!({"publicKey": key(seed), "hostname": "pi"}))).await;
+        let approved = fixture
+            .post(APPROVE, json!({"code": started.data(201)["code"]}))
+            .await;
+        names.insert(
+            approved.data(200)["node"]["name"]
+                .as_str()
+                .expect("a name")
+                .to_owned(),
+        );
+    }
+    assert_eq!(names.len(), 25);
+    assert!(
+        names.contains("pi") && names.contains("pi-20") && !names.contains("pi-21"),
+        "{names:?}"
+    );
+}

@@ -46,8 +46,8 @@ const DRAWS_MAX: u32 = 8;
 /// The most tags of a node.
 const TAGS_MAX: usize = 16;
 
-/// How many names are tried beside the nearest one.
-const NAMES_MAX: u32 = 1000;
+/// Up to which number devices of the same name are counted; later ones get a drawn number.
+const NUMBERED_MAX: u32 = 20;
 
 /// Makes a code for a device's key; a pending one of the same key ends.
 pub(crate) async fn start(
@@ -455,7 +455,10 @@ async fn free_name(
     if !store::nodes::name_taken(conn, org, &nearest).await? {
         return Ok(nearest);
     }
-    for number in 2..NAMES_MAX {
+    // Where many share a name, counting up would ask for each of them.
+    let drawn = || 1000 + u32::from(u16::from_be_bytes(secrets::bytes()));
+    let numbers = (2..=NUMBERED_MAX).chain((0..DRAWS_MAX).map(|_| drawn()));
+    for number in numbers {
         let name = nearest.numbered(number);
         if !store::nodes::name_taken(conn, org, &name).await? {
             return Ok(name);
