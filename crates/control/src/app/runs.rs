@@ -1,12 +1,13 @@
 //! Runs: started by a caller or by the bound device, found, listed, stopped. How they fare is `orchestrator`'s business.
 
+mod conversation;
+
 use std::time::Duration;
 
 use api::ErrorCode;
 use api::agents::Agent;
 use api::runs::{
-    IDEMPOTENCY_KEY_LEN_MAX, PROMPT_BYTES_MAX, Run, RunConfig, RunMessage, RunOrigin, RunReceipt, RunsQuery,
-    StartRun, WAIT_S_MAX,
+    IDEMPOTENCY_KEY_LEN_MAX, Run, RunConfig, RunOrigin, RunReceipt, RunsQuery, StartRun, WAIT_S_MAX,
 };
 use runs::dispatch::{Input, Phase, QUEUE_TTL, RunState};
 use runs::journal::OPEN_RUNS_MAX;
@@ -19,6 +20,7 @@ use types::{
     ThreadId, UserId,
 };
 
+use self::conversation::{Conversation, check_prompt, conversation, joined};
 use super::audit::Deed;
 use super::{Actor, App, AppError, Caller, Page, Window, agents, audit};
 use crate::live::Notice;
@@ -31,9 +33,6 @@ use crate::store::{self, Conn, StoreError};
 
 /// The most runs that may wait for one device.
 const QUEUE_MAX: u64 = 1000;
-
-/// The most messages of a conversation that a run is started with.
-const MESSAGES_MAX: usize = 200;
 
 /// How long an idempotency key is remembered.
 const KEY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -60,14 +59,6 @@ struct NewRun<'a> {
     config: RunConfig,
     metadata: Option<Map<String, Value>>,
     origin: RunOrigin,
-}
-
-/// What is asked, and what was said before it.
-#[derive(Clone, PartialEq, Debug, Default)]
-struct Conversation {
-    prompt: String,
-    system: Option<String>,
-    earlier: Vec<EventDraft>,
 }
 
 /// Starts a run, or finds the one that the same key has started. Returns it as it stands after the commit.
@@ -494,82 +485,6 @@ async fn shown(conn: &mut Conn, caller: &Caller, run: RunRow) -> Result<Run, App
         started_at: run.started_at,
         completed_at: run.completed_at,
     })
-}
-
-fn conversation(request: &StartRun) -> Result<Conversation, AppError> {
-    let asked = match (&request.prompt, &request.messages) {
-        (Some(prompt), None) => Conversation {
-            prompt: prompt.clone(),
-            ..Conversation::default()
-        },
-        (None, Some(messages)) => of_messages(messages)?,
-        _ => {
-            return Err(AppError::bad_request(
-                "exactly one of prompt and messages is required",
-            ));
-        }
-    };
-    check_prompt(&asked.prompt)?;
-    if request.thread_id.is_some() && !asked.earlier.is_empty() {
-        let message =
-            "a thread knows what was said in it: with threadId, messages may hold only what is asked now";
-        return Err(AppError::bad_request(message));
-    }
-    Ok(asked)
-}
-
-/// The last message is what is asked; those before it begin the thread; those of role system belong to the system prompt.
-fn of_messages(messages: &[RunMessage]) -> Result<Conversation, AppError> {
-    let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
-    if messages.len() > MESSAGES_MAX || bytes > PROMPT_BYTES_MAX {
-        let message = format!("messages must be at most {MESSAGES_MAX}, and {PROMPT_BYTES_MAX} bytes in all");
-        return Err(AppError::bad_request(message));
-    }
-    let Some((last, before)) = messages.split_last().filter(|(last, _)| last.role == "user") else {
-        return Err(AppError::bad_request("messages must end with one of role user"));
-    };
-    let mut asked = Conversation {
-        prompt: last.content.clone(),
-        ..Conversation::default()
-    };
-    for (at, message) in before.iter().enumerate() {
-        let event_type = match message.role.as_str() {
-            "user" => EventType::UserMessage,
-            "assistant" => EventType::AssistantMessage,
-            "system" => {
-                asked.system = joined(asked.system, Some(message.content.clone()));
-                continue;
-            }
-            _ => {
-                let message = format!("messages[{at}].role must be user, assistant or system");
-                return Err(AppError::bad_request(message));
-            }
-        };
-        asked.earlier.push(EventDraft {
-            event_type,
-            payload: json!({ "text": message.content }),
-            client_event_id: None,
-        });
-    }
-    Ok(asked)
-}
-
-fn joined(one: Option<String>, other: Option<String>) -> Option<String> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(format!("{one}\n\n{other}")),
-        (one, other) => one.or(other),
-    }
-}
-
-fn check_prompt(prompt: &str) -> Result<(), AppError> {
-    if prompt.trim().is_empty() {
-        return Err(AppError::bad_request("prompt must not be empty"));
-    }
-    if prompt.len() > PROMPT_BYTES_MAX {
-        let message = format!("prompt must be at most {PROMPT_BYTES_MAX} bytes");
-        return Err(AppError::bad_request(message));
-    }
-    Ok(())
 }
 
 fn check_config(config: RunConfig) -> Result<RunConfig, AppError> {
