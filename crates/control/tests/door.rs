@@ -117,7 +117,7 @@ async fn one_address_holds_a_bounded_number_of_connections() {
 async fn a_data_directory_is_for_one_server() {
     let fixture = Fixture::start().await;
     let second = serve(fixture.config.clone()).await;
-    let error = second.err().expect("refused");
+    let error = second.expect_err("refused");
     assert!(matches!(error, ServeError::InUse { .. }), "{error}");
     assert!(
         error.to_string().contains("another control plane runs on"),
@@ -156,11 +156,11 @@ async fn a_database_that_cannot_be_used_is_refused_with_its_reason() {
     .expect("written");
     let mut config = support::config(&dir, &Clock::system());
     config.data_dir = dir.path().to_owned();
-    let refused = serve(config.clone()).await.err().expect("refused").to_string();
+    let refused = serve(config.clone()).await.expect_err("refused").to_string();
     assert!(refused.contains("file is not a database"), "{refused}");
     config.data_dir = dir.path().join("other");
     config.database_url = Some("postgres://somebody:password@127.0.0.1:1/runmesh".to_owned());
-    let refused = serve(config).await.err().expect("refused").to_string();
+    let refused = serve(config).await.expect_err("refused").to_string();
     assert!(
         refused.contains("onnection refused") && !refused.contains("password"),
         "{refused}"
