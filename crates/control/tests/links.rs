@@ -329,3 +329,43 @@ async fn devices_of_one_name_are_counted_and_then_numbered_by_lot() {
         "{names:?}"
     );
 }
+
+#[tokio::test]
+async fn an_approval_and_a_denial_at_once_have_one_winner() {
+    let fixture = Fixture::start().await;
+    for seed in 1..=8 {
+        let code = code(&start(&fixture, seed).await);
+        let body = json!({"code": code});
+        let (approved, denied) = tokio::join!(fixture.post(APPROVE, body.clone()), fixture.post(DENY, body));
+        let statuses = [approved.status.as_u16(), denied.status.as_u16()];
+        assert!(statuses == [200, 409] || statuses == [409, 200], "{statuses:?}");
+        let polled = poll(&fixture, &code, seed).await;
+        let expected = if statuses[0] == 200 { "approved" } else { "denied" };
+        assert_eq!(polled.data(200)["status"], expected);
+    }
+}
+
+#[tokio::test]
+async fn of_two_nodes_that_take_one_name_at_once_one_gets_it() {
+    let fixture = Fixture::start().await;
+    let mut ids = Vec::new();
+    for seed in 1..=4 {
+        let body = json!({"code": code(&start(&fixture, seed).await)});
+        let approved = fixture.post(APPROVE, body).await;
+        ids.push(approved.data(200)["node"]["id"].as_str().expect("id").to_owned());
+    }
+    let renames = ids.iter().map(|id| {
+        let path = format!("/v1/runmesh/nodes/{id}");
+        let fixture = &fixture;
+        async move {
+            let body = Some(json!({"name": "same"}));
+            let answer = fixture
+                .call(Some(&fixture.admin), Method::PATCH, &path, body)
+                .await;
+            answer.status.as_u16()
+        }
+    });
+    let mut statuses = futures_util::future::join_all(renames).await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 409, 409, 409]);
+}
