@@ -104,12 +104,7 @@ pub(crate) async fn snapshot(
 ) -> Result<ThreadSnapshot, AppError> {
     let mut conn = app.store.read().await?;
     let (row, sight) = seen(&mut conn, caller, id).await?;
-    if let Some(name) = &query.agent {
-        let agent = agents::by_name(&mut conn, caller, name).await?;
-        if row.thread.agent_id != Some(agent.id) {
-            return Err(AppError::not_found("thread"));
-        }
-    }
+    demand_agent(&mut conn, caller, &row, query.agent.as_deref()).await?;
     let limit = match query.limit {
         Some(0) => return Err(AppError::bad_request("limit must be at least 1")),
         Some(limit) => (limit as usize).min(KEPT_MAX),
@@ -175,9 +170,15 @@ pub(crate) async fn patch(
 }
 
 /// Deletes a thread with its events, rollouts and runs; what a device still does for it is stopped.
-pub(crate) async fn delete(app: &App, caller: &Caller, id: ThreadId) -> Result<(), AppError> {
+pub(crate) async fn delete(
+    app: &App,
+    caller: &Caller,
+    id: ThreadId,
+    agent: Option<&str>,
+) -> Result<(), AppError> {
     let mut dispatch = DispatchTx::begin(app).await?;
-    seen(&mut dispatch.tx, caller, id).await?;
+    let (row, _) = seen(&mut dispatch.tx, caller, id).await?;
+    demand_agent(&mut dispatch.tx, caller, &row, agent).await?;
     for mut run in store::runs::open_of_thread(&mut dispatch.tx, id).await? {
         dispatch.advance(&mut run, Input::Cancel).await?;
         let refused = ToSidecar::AppendRefused {
@@ -290,6 +291,22 @@ impl Place {
             rollout: thread.active_rollout_id,
             run: None,
         }
+    }
+}
+
+/// On the agent-scoped paths a thread of another agent is none at all.
+async fn demand_agent(
+    conn: &mut Conn,
+    caller: &Caller,
+    row: &ThreadRow,
+    agent: Option<&str>,
+) -> Result<(), AppError> {
+    let Some(name) = agent else { return Ok(()) };
+    let agent = agents::by_name(conn, caller, name).await?;
+    if row.thread.agent_id == Some(agent.id) {
+        Ok(())
+    } else {
+        Err(AppError::not_found("thread"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Routes of runs, and the agent-scoped paths of their threads.
 
 use api::runs::{Run, RunReceipt, RunsQuery, StartRun};
-use api::threads::{Thread, ThreadQuery, ThreadSnapshot, ThreadsQuery};
+use api::threads::{AgentQuery, Thread, ThreadQuery, ThreadSnapshot, ThreadsQuery};
 use api::{IDEMPOTENCY_KEY_HEADER, Scope, Success};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -146,12 +146,13 @@ async fn thread_of_agent(
 
 /// Delete a thread of an agent.
 #[utoipa::path(delete, path = "/v1/run/threads/{id}", tag = "runs", operation_id = "deleteThreadOfAgent",
-    params(("id" = String, Path)), responses((status = 204)))]
+    params(("id" = String, Path), AgentQuery), responses((status = 204)))]
 async fn delete_thread_of_agent(
     State(app): State<Shared>,
     caller: Caller,
     Id(id): Id<ThreadId>,
+    Params(query): Params<AgentQuery>,
 ) -> Result<StatusCode, AppError> {
-    threads::delete(&app, &caller, id).await?;
+    threads::delete(&app, &caller, id, query.agent.as_deref()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -71,7 +71,7 @@ async fn delete(
     caller: Caller,
     Id(id): Id<ThreadId>,
 ) -> Result<StatusCode, AppError> {
-    threads::delete(&app, &caller, id).await?;
+    threads::delete(&app, &caller, id, None).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

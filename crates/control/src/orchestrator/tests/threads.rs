@@ -191,6 +191,25 @@ async fn a_thread_is_renamed_put_away_and_deleted() {
 }
 
 #[tokio::test]
+async fn on_the_paths_of_an_agent_threads_of_other_agents_are_none() {
+    let bench = Bench::start().await;
+    let thread = thread(&bench).await;
+    bench.agent("another", bench.node).await;
+    let path = |agent: &str| format!("/v1/run/threads/{thread}?agent={agent}");
+    for agent in ["another", "nobody"] {
+        for method in [Method::GET, Method::DELETE] {
+            let answer = bench.call(&bench.admin, method, &path(agent), None).await;
+            answer.refused(404, "not_found");
+        }
+    }
+    let own = path("code-on-my-mac");
+    assert_eq!(bench.get(&own).await.status, 200);
+    let deleted = bench.call(&bench.admin, Method::DELETE, &own, None).await;
+    assert_eq!(deleted.status, 204);
+    bench.get(&own).await.refused(404, "not_found");
+}
+
+#[tokio::test]
 async fn a_thread_is_there_for_its_owner_and_without_its_content_for_an_admin() {
     let bench = Bench::start().await;
     let grace = member(&bench, "member").await;

@@ -1,17 +1,23 @@
-//! Measures dispatch, linking and idle memory with real processes: `cargo run -p e2e --bin measure [-- RUNS]`.
+//! Measures linking, dispatch and idle memory with real processes: `cargo run --release -p bench --bin dispatch [-- RUNS]`.
 //!
-//! `RUNMESH_BIN` names another build of the program, such as a release build. Runs follow one another, so what is
-//! measured is latency, not throughput.
+//! The program measured is the one that `RUNMESH_BIN` names, or a development build made now. Links and runs
+//! follow one another, so what is measured is latency, not throughput.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use api::client::Client;
+use api::links::{LinkApprove, LinkPoll, LinkStart};
 use e2e::processes::text;
 use e2e::times::unix_ms;
 use e2e::world::{DEVICE, SOON, World};
+use types::{NodePrivateKey, SecretString};
 
 /// How long both processes are left alone before their memory is read.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// How many devices are linked one after the other: as many as one address may start at once, less one for the world's.
+const LINKS: usize = 8;
 
 fn main() -> Result<()> {
     let runs: usize = match std::env::args().nth(1) {
@@ -26,7 +32,14 @@ fn main() -> Result<()> {
         begun.elapsed().as_millis()
     );
     println!("memory after linking: {}", memory(&world)?);
+    measure_dispatch(&world, runs)?;
+    std::thread::sleep(IDLE);
+    println!("memory after these runs: {}", memory(&world)?);
+    measure_links(&world)?;
+    measure_restart_and_revocation(&mut world)
+}
 
+fn measure_dispatch(world: &World, runs: usize) -> Result<()> {
     let mut dispatch = Vec::with_capacity(runs);
     let mut whole = Vec::with_capacity(runs);
     for _ in 0..runs {
@@ -42,9 +55,50 @@ fn main() -> Result<()> {
         quantiles(&mut dispatch)
     );
     println!("  accepted by the API to completed: {}", quantiles(&mut whole));
-    std::thread::sleep(IDLE);
-    println!("memory after these runs: {}", memory(&world)?);
+    Ok(())
+}
 
+/// Start, approve and the poll that brings the config, as one client sees them: the server's time and the loopback's.
+fn measure_links(world: &World) -> Result<()> {
+    let client = Client::new(&world.api.url, Some(SecretString::new(world.api.key.clone())))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut totals = Vec::with_capacity(LINKS);
+    for _ in 0..LINKS {
+        totals.push(runtime.block_on(link(&client))?);
+    }
+    totals.sort_unstable();
+    let ms = |total: Duration| total.as_secs_f64() * 1000.0;
+    println!(
+        "link start, approve and the poll that brings the config, {LINKS} links: median {:.1} ms, most {:.1} ms",
+        ms(totals[LINKS / 2]),
+        ms(totals[LINKS - 1])
+    );
+    Ok(())
+}
+
+async fn link(client: &Client) -> Result<Duration> {
+    let public_key = NodePrivateKey::from_random(net::random::bytes())
+        .public()
+        .to_string();
+    let begun = Instant::now();
+    let request = LinkStart {
+        public_key: public_key.clone(),
+        ..LinkStart::default()
+    };
+    let code = client.link_start(&request).await?.code;
+    let request = LinkApprove {
+        code: code.clone(),
+        ..LinkApprove::default()
+    };
+    client.link_approve(&request).await?;
+    let polled = client.link_poll(&LinkPoll { code, public_key }).await?;
+    ensure!(polled.config.is_some(), "the poll brought no config");
+    Ok(begun.elapsed())
+}
+
+fn measure_restart_and_revocation(world: &mut World) -> Result<()> {
     let away = Instant::now();
     world.device = None;
     world.start_device()?;
