@@ -65,6 +65,11 @@ impl<'a> DispatchTx<'a> {
         for effect in step.effects {
             self.effect(run, effect).await?;
         }
+        if let Input::Stored { started: true, .. } = input {
+            // One batch may bring the start and the end, and overtake the answer to the offer.
+            run.accepted_at = run.accepted_at.or(Some(self.now));
+            run.started_at = run.started_at.or(Some(self.now));
+        }
         self.note_phase(run, before).await?;
         store::runs::save(&mut self.tx, run).await
     }
@@ -203,11 +208,7 @@ impl<'a> DispatchTx<'a> {
         match run.state.phase {
             Phase::Queued | Phase::Offered => {}
             Phase::Accepted => run.accepted_at = run.accepted_at.or(Some(self.now)),
-            Phase::Running => {
-                run.accepted_at = run.accepted_at.or(Some(self.now));
-                run.started_at = Some(self.now);
-                self.tell(run, "agent.run.started", Severity::Info).await?;
-            }
+            Phase::Running => self.tell(run, "agent.run.started", Severity::Info).await?,
             Phase::Ended(status) => {
                 run.completed_at = Some(self.now);
                 if matches!(before, Phase::Accepted | Phase::Running) {

@@ -464,3 +464,18 @@ async fn a_session_that_speaks_nonsense_is_closed_and_unknown_messages_are_skipp
     stream.write_all(&[0xff; 64]).await.expect("writes");
     assert_eq!(sidecar.try_receive().await, None);
 }
+
+#[tokio::test]
+async fn a_run_whose_events_come_in_one_batch_before_its_answer_has_all_its_times() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.run(json!({})).await;
+    let held = sidecar.journal_offer().await;
+    sidecar.start(held);
+    sidecar.end(held, "completed");
+    sidecar.flush(held.0).await;
+    let done = bench.until(&run, "completed").await;
+    for time in ["acceptedAt", "startedAt", "completedAt"] {
+        assert!(done[time].is_string(), "{time}: {done}");
+    }
+}
