@@ -292,7 +292,7 @@ async fn a_revoked_node_is_told_cut_off_and_sent_away_for_ever() {
 }
 
 #[tokio::test]
-async fn the_path_to_the_platform_is_kept() {
+async fn the_path_to_the_platform_is_shown_while_the_node_is_there() {
     let fixture = Fixture::start().await;
     let device = link(&fixture, 1).await;
     let mut stream = device.open(None).await;
@@ -308,6 +308,13 @@ async fn the_path_to_the_platform_is_kept() {
     assert_eq!(
         (&shown["path"], &shown["pathReason"]),
         (&json!("direct"), &json!("endpoint_answered"))
+    );
+    drop(stream);
+    until(&fixture, &device.id, "status", json!("offline")).await;
+    let shown = node(&fixture, &device.id).await;
+    assert_eq!(
+        (&shown["path"], &shown["pathReason"]),
+        (&json!(null), &json!(null))
     );
 }
 

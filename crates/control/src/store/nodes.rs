@@ -266,12 +266,15 @@ pub(crate) async fn seen(
     online: bool,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE nodes SET last_seen_at = $1, online = $2 WHERE id = $3 AND revoked_at IS NULL")
-        .bind(now.unix_ms())
-        .bind(i64::from(online))
-        .bind(id.to_string())
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "UPDATE nodes SET last_seen_at = $1, online = $2, path = CASE WHEN $2 = 0 THEN NULL ELSE path END, \
+         path_reason = CASE WHEN $2 = 0 THEN NULL ELSE path_reason END WHERE id = $3 AND revoked_at IS NULL",
+    )
+    .bind(now.unix_ms())
+    .bind(i64::from(online))
+    .bind(id.to_string())
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
@@ -307,7 +310,9 @@ pub(crate) async fn set_path(
 
 /// Writes that nobody is connected, as it is when the control plane has just started; the platform's own nodes are.
 pub(crate) async fn all_offline(conn: &mut Conn) -> Result<(), StoreError> {
-    sqlx::query("UPDATE nodes SET online = 0 WHERE kind <> 'platform' AND online = 1")
+    sqlx::query(
+        "UPDATE nodes SET online = 0, path = NULL, path_reason = NULL WHERE kind <> 'platform' AND online = 1",
+    )
         .execute(conn)
         .await?;
     Ok(())
