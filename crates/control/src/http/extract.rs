@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::{BODY_BYTES_MAX, ErrorCode};
 use axum::body::Body as RawBody;
-use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
+use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Query, RawPathParams, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
@@ -58,6 +58,20 @@ impl<T: DeserializeOwned, const MAX: usize> FromRequest<Shared> for Body<T, MAX>
         demand_json(request.headers())?;
         let bytes = read_body(request, MAX).await?;
         parse(&bytes).map(Self)
+    }
+}
+
+/// Where a body may be missing: an empty one is none.
+impl<T: DeserializeOwned, const MAX: usize> OptionalFromRequest<Shared> for Body<T, MAX> {
+    type Rejection = AppError;
+
+    async fn from_request(request: Request, _: &Shared) -> Result<Option<Self>, AppError> {
+        demand_json(request.headers())?;
+        let bytes = read_body(request, MAX).await?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        parse(&bytes).map(|value| Some(Self(value)))
     }
 }
 

@@ -77,14 +77,15 @@ async fn delete(
 
 /// Begin a new rollout.
 #[utoipa::path(post, path = "/v1/threads/{id}/compact", tag = "threads", operation_id = "compactThread",
-    params(("id" = String, Path)), request_body = CompactThread,
+    params(("id" = String, Path)), request_body = Option<CompactThread>,
     responses((status = 200, body = Success<Compacted>)))]
 async fn compact(
     State(app): State<Shared>,
     caller: Caller,
     Id(id): Id<ThreadId>,
-    Body(request): Body<CompactThread>,
+    request: Option<Body<CompactThread>>,
 ) -> Result<Reply<Compacted>, AppError> {
+    let request = request.map(|Body(request)| request).unwrap_or_default();
     threads::compact(&app, &caller, id, request).await.map(Reply::ok)
 }
 
