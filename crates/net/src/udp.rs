@@ -122,8 +122,10 @@ impl UdpSocket {
                     if has_switched_off && error.raw_os_error() == Some(libc::EINVAL) {
                         self.renew_state();
                     }
+                    // A segment above the path's MTU is refused although it would be let through alone, in fragments.
+                    let is_above_mtu = error.raw_os_error() == Some(libc::EMSGSIZE);
                     // The same bytes now go one by one.
-                    if has_switched_off && chunk.len() > segment_len {
+                    if (has_switched_off || is_above_mtu) && chunk.len() > segment_len {
                         is_singly = true;
                         continue;
                     }
