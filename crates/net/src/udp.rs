@@ -2,7 +2,7 @@
 //! one datagram a call where not. Knows nothing of what the datagrams mean.
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
@@ -233,9 +233,15 @@ fn allow_ipv6_fragments(socket: &Socket) {
 #[cfg(not(target_os = "linux"))]
 fn allow_fragments(_socket: &Socket, _listen: SocketAddr) {}
 
-/// Writes an IPv4 sender seen on a dual-stack socket as IPv4, so that one sender has one name.
+/// Writes an IPv4 sender seen on a dual-stack socket as IPv4, so that one sender has one name. The scope of a link-local
+/// sender stays: without it no answer reaches it.
 fn plain(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address {
+        SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_none() => {
+            SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into()
+        }
+        _ => SocketAddr::new(address.ip().to_canonical(), address.port()),
+    }
 }
 
 #[cfg(test)]
@@ -299,6 +305,18 @@ mod tests {
         assert_eq!(v4.send(source, b"back", 4, &mut offset), SendOutcome::Sent);
         let (bytes, _, source) = receive_all(&dual, 4);
         assert_eq!((bytes.as_slice(), source), (b"back".as_slice(), v4.local_addr()));
+    }
+
+    #[test]
+    fn one_sender_has_one_name_and_a_link_local_one_its_scope() {
+        for (seen, name) in [
+            ("[::ffff:192.0.2.1]:7", "192.0.2.1:7"),
+            ("192.0.2.1:7", "192.0.2.1:7"),
+            ("[2001:db8::1]:7", "[2001:db8::1]:7"),
+            ("[fe80::1%3]:7", "[fe80::1%3]:7"),
+        ] {
+            assert_eq!(plain(seen.parse().expect("address")).to_string(), name);
+        }
     }
 
     #[test]
