@@ -2,7 +2,7 @@
 //! one datagram a call where not. Knows nothing of what the datagrams mean.
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
@@ -64,8 +64,15 @@ impl Default for ReceiveBuffer {
 }
 
 impl UdpSocket {
-    /// Binds to `listen`; port 0 takes a free one. `[::]` takes IPv4 as well.
+    /// Binds to `listen`; port 0 takes a free one. `[::]` takes IPv4 as well, and IPv4 alone on a system without IPv6.
     pub fn bind(listen: SocketAddr) -> io::Result<Self> {
+        Self::bind_to(listen).or_else(|error| match without_ipv6(listen, &error) {
+            Some(instead) => Self::bind_to(instead),
+            None => Err(error),
+        })
+    }
+
+    fn bind_to(listen: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
         if listen.is_ipv6() {
             socket.set_only_v6(listen.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
@@ -233,6 +240,13 @@ fn allow_ipv6_fragments(socket: &Socket) {
 #[cfg(not(target_os = "linux"))]
 fn allow_fragments(_socket: &Socket, _listen: SocketAddr) {}
 
+/// Returns where to bind when `listen` asks for every address and the system has no IPv6.
+fn without_ipv6(listen: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
+    let asks_for_all = listen.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    (asks_for_all && error.raw_os_error() == Some(libc::EAFNOSUPPORT))
+        .then(|| (Ipv4Addr::UNSPECIFIED, listen.port()).into())
+}
+
 /// Writes an IPv4 sender seen on a dual-stack socket as IPv4, so that one sender has one name. The scope of a link-local
 /// sender stays: without it no answer reaches it.
 fn plain(address: SocketAddr) -> SocketAddr {
@@ -317,6 +331,19 @@ mod tests {
         ] {
             assert_eq!(plain(seen.parse().expect("address")).to_string(), name);
         }
+    }
+
+    #[test]
+    fn only_a_socket_for_all_addresses_does_without_ipv6() {
+        let missing = io::Error::from_raw_os_error(libc::EAFNOSUPPORT);
+        let taken = io::Error::from_raw_os_error(libc::EADDRINUSE);
+        let all: SocketAddr = "[::]:7".parse().expect("address");
+        assert_eq!(
+            without_ipv6(all, &missing),
+            Some("0.0.0.0:7".parse().expect("address"))
+        );
+        assert_eq!(without_ipv6(all, &taken), None);
+        assert_eq!(without_ipv6("[::1]:7".parse().expect("address"), &missing), None);
     }
 
     #[test]
