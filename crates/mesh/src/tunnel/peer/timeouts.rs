@@ -21,7 +21,7 @@ impl Peer {
         match timer {
             Timer::RetransmitHandshake => self.retransmit(shared, now),
             Timer::PassiveKeepalive => {
-                let owes_another = self.owes_another_keepalive;
+                let owes_another = std::mem::take(&mut self.owes_another_keepalive);
                 self.send_keepalive(shared, now);
                 if owes_another {
                     self.timers
@@ -29,7 +29,14 @@ impl Peer {
                 }
             }
             Timer::Unanswered => self.start_handshake(shared, now),
-            Timer::PersistentKeepalive => self.send_keepalive(shared, now),
+            Timer::PersistentKeepalive => {
+                self.send_keepalive(shared, now);
+                // Nothing is sent while a handshake is under way, and what the timer is for goes on after that.
+                if let Some(span) = self.persistent_keepalive {
+                    self.timers
+                        .arm_if_idle(Timer::PersistentKeepalive, now.mono + span);
+                }
+            }
             Timer::SessionExpiry => self.expire(shared, now),
             Timer::EraseKeys => shared.free_indices(self.sessions.erase()),
         }

@@ -165,6 +165,24 @@ fn a_persistent_keepalive_opens_the_path_and_keeps_it_open() {
 }
 
 #[test]
+fn a_persistent_keepalive_outlives_handshakes_without_an_answer_however_short_it_is() {
+    for span in [1, 3, 5, 25] {
+        let (mut a, mut b) = pair();
+        let mut config = b.config_for();
+        config.persistent_keepalive = Some(span * SECOND);
+        a.tunnel.upsert_peer(config, start());
+        // Nobody is there for ten minutes; then the peer is, and has nothing to say of its own.
+        let end = start() + 600 * SECOND;
+        while let Some((due, _)) = a.tunnel.poll_timeout().filter(|(due, _)| *due <= end.mono) {
+            a.tunnel.handle_timeout(start() + due.since(start().mono));
+            a.transmits();
+        }
+        pass(&mut a, &mut b, end, 35 * SECOND);
+        assert!(b.status_of(&a).has_session, "{span}");
+    }
+}
+
+#[test]
 fn a_session_is_renewed_after_two_minutes_of_sending() {
     let (mut a, mut b) = connected();
     for second in 1..=500 {
