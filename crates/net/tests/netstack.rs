@@ -7,6 +7,8 @@ use net::netstack::{
     Admission, ConnFailure, ConnId, ConnStatus, Header, NetStack, OpenError, Packets, ReadOutcome, SmolStack,
     StackConfig,
 };
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr};
 use types::Monotonic;
 
 const PORT: u16 = 7420;
@@ -229,27 +231,43 @@ fn bytes_survive_loss_doubling_and_disorder() {
     );
 }
 
+/// Writes an IPv4 packet from the first side to the second.
+fn ip4_packet(next_header: IpProtocol, payload: &[u8]) -> Vec<u8> {
+    let repr = Ipv4Repr {
+        src_addr: Ipv4Addr::new(100, 64, 0, 1),
+        dst_addr: Ipv4Addr::new(100, 64, 0, 2),
+        next_header,
+        payload_len: payload.len(),
+        hop_limit: 64,
+    };
+    let mut packet = vec![0; repr.buffer_len()];
+    let checksums = ChecksumCapabilities::default();
+    repr.emit(&mut Ipv4Packet::new_unchecked(&mut packet[..]), &checksums);
+    [packet.as_slice(), payload].concat()
+}
+
+#[test]
+fn a_udp_packet_is_told_that_nobody_takes_it() {
+    let packet = ip4_packet(IpProtocol::Udp, &[0x12, 0x34, 0x1c, 0xfc, 0, 8, 0, 0]);
+    let mut pair = Pair::new(StackConfig::default());
+    let header = Header::parse(&packet).expect("whole");
+    let mut out = Packets::default();
+    pair.stacks[1].ingress((&header, &packet), &mut admits, pair.now, &mut out);
+    // ICMP's destination unreachable, and of its codes that of the port, which programs take for a refusal.
+    assert_eq!(out.packet(0)[20..22], [3, 3]);
+}
+
 #[test]
 fn an_echo_request_is_answered() {
-    use smoltcp::phy::ChecksumCapabilities;
-    use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr};
     let ping = Icmpv4Repr::EchoRequest {
         ident: 7,
         seq_no: 1,
         data: b"are you there",
     };
-    let repr = Ipv4Repr {
-        src_addr: Ipv4Addr::new(100, 64, 0, 1),
-        dst_addr: Ipv4Addr::new(100, 64, 0, 2),
-        next_header: IpProtocol::Icmp,
-        payload_len: ping.buffer_len(),
-        hop_limit: 64,
-    };
-    let mut packet = vec![0; repr.buffer_len() + ping.buffer_len()];
+    let mut payload = vec![0; ping.buffer_len()];
     let checksums = ChecksumCapabilities::default();
-    repr.emit(&mut Ipv4Packet::new_unchecked(&mut packet[..]), &checksums);
-    ping.emit(&mut Icmpv4Packet::new_unchecked(&mut packet[20..]), &checksums);
-
+    ping.emit(&mut Icmpv4Packet::new_unchecked(&mut payload[..]), &checksums);
+    let packet = ip4_packet(IpProtocol::Icmp, &payload);
     let mut pair = Pair::new(StackConfig::default());
     let mut out = Packets::default();
     let header = Header::parse(&packet).expect("whole");
