@@ -239,6 +239,8 @@ fn check_runner(name: &str, file: RunnerFile) -> Result<Option<RunnerPolicy>, St
     let runner_type = file.runner_type.or(known.as_ref().map(|known| known.runner_type));
     let program = file.program.or(known.as_ref().map(|known| known.program.clone()));
     let missing = |key| format!("runners.{name}: {key} is missing ({name} is not built in)");
+    let mut env = known.as_ref().map(|known| known.env.clone()).unwrap_or_default();
+    env.extend(file.env);
     let runner = RunnerPolicy {
         name: name.to_owned(),
         runner_type: runner_type.ok_or_else(|| missing("type"))?,
@@ -247,7 +249,7 @@ fn check_runner(name: &str, file: RunnerFile) -> Result<Option<RunnerPolicy>, St
             .args
             .or(known.as_ref().map(|known| known.args.clone()))
             .unwrap_or_default(),
-        env: file.env,
+        env,
         env_pass: file
             .env_pass
             .or(known.map(|known| known.env_pass))
@@ -346,6 +348,17 @@ mod tests {
                 .expect("valid")
                 .runners
                 .is_empty()
+        );
+        assert_eq!(
+            goose.env["GOOSE_MODE"], "approve",
+            "it asks before it uses a tool"
+        );
+        let policy = parsed("[runners.goose]\nenv = { GOOSE_MODE = \"chat\", X = \"1\" }").expect("valid");
+        let env = &policy.runners["goose"].env;
+        assert_eq!(
+            (env["GOOSE_MODE"].as_str(), env["X"].as_str()),
+            ("chat", "1"),
+            "the owner's word wins"
         );
         let error = parsed("[runners.mine]\ntype = \"command\"").expect_err("no program");
         assert!(error.contains("program is missing"), "{error}");
