@@ -5,20 +5,23 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use agent_client_protocol_schema::ProtocolVersion;
 use agent_client_protocol_schema::v1::{
-    ClientCapabilities, Implementation, InitializeRequest, PermissionOption, PermissionOptionKind,
-    RequestPermissionOutcome, RequestPermissionRequest, RequestPermissionResponse, SelectedPermissionOutcome,
-    SessionNotification, SessionUpdate,
+    ClientCapabilities, Implementation, InitializeRequest, RequestPermissionRequest, SessionNotification,
+    SessionUpdate,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use types::{EventType, LiveType};
+use types::LiveType;
 
+use super::acp_message::Message;
+use super::acp_questions::{Answered, Question, Questions, cancel};
+use super::acp_rpc::{Incoming, Reader, is_ours, write_error, write_line, write_result};
 use super::acp_tools::{TooManyCalls, Tools, block_text};
 use super::asked::Asked;
-use super::bounded::{HeadTail, Lines, TextStream, printable, raw};
+use super::bounded::{HeadTail, TextStream, printable, raw};
 use super::{Capabilities, Ending, Output, Phase, Produced, ProgramExit, Runner};
 
 /// The longest line an agent may write, in bytes.
@@ -27,11 +30,9 @@ pub const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The most lines that are no JSON-RPC before the agent counts as broken; some print a banner first.
 pub const GARBAGE_LINES_MAX: usize = 100;
 
-/// One `assistant_message` holds at most this many bytes; a longer answer becomes several.
-pub const MESSAGE_BYTES_MAX: usize = 96 * 1024;
-
-/// The most permission requests that may wait for an answer at once.
-const PERMISSIONS_MAX: usize = 64;
+/// After a session was loaded: some agents replay it only after they said that it is loaded, and what comes after the prompt
+/// would be taken for the answer. So the prompt waits until the agent is silent.
+const REPLAY_SILENCE: Duration = Duration::from_millis(200);
 
 /// How many kinds of updates without an event of their own are kept for `run_completed`.
 const KEPT_UPDATES_MAX: usize = 4;
@@ -57,17 +58,19 @@ pub struct AcpRunner {
     resume: Option<String>,
     session: Option<String>,
     can_resume: bool,
+    /// It goes on with sessions without replaying them.
+    resumes_silently: bool,
+    /// What the agent said of the session that it loaded, until it is silent.
+    loaded: Option<Value>,
     next_id: i64,
     waiting: Option<(i64, Call)>,
-    lines: Lines,
+    reader: Reader,
     garbage_lines: usize,
     stderr: TextStream,
     stderr_kept: HeadTail,
-    message: String,
-    message_id: Option<String>,
-    answer: String,
+    message: Message,
     tools: Tools,
-    permissions: BTreeMap<u64, OpenPermission>,
+    questions: Questions,
     kept_updates: BTreeMap<String, Value>,
     /// Requests to the model that are certain: words after the result of a tool need another one.
     turns: u32,
@@ -76,13 +79,8 @@ pub struct AcpRunner {
     cancel_asked: bool,
     permission_denied: bool,
     ended: bool,
-}
-
-#[derive(Debug)]
-struct OpenPermission {
-    rpc_id: Value,
-    tool_call_id: String,
-    options: Vec<PermissionOption>,
+    /// The agent has answered the prompt. What it still says before it goes belongs to the turn.
+    turn_over: bool,
 }
 
 impl AcpRunner {
@@ -98,23 +96,24 @@ impl AcpRunner {
             resume: None,
             session: None,
             can_resume: false,
+            resumes_silently: false,
+            loaded: None,
             next_id: 0,
             waiting: None,
-            lines: Lines::new(LINE_BYTES_MAX),
+            reader: Reader::new(LINE_BYTES_MAX),
             garbage_lines: 0,
             stderr: TextStream::default(),
             stderr_kept: HeadTail::default(),
-            message: String::new(),
-            message_id: None,
-            answer: String::new(),
+            message: Message::default(),
             tools: Tools::default(),
-            permissions: BTreeMap::new(),
+            questions: Questions::default(),
             kept_updates: BTreeMap::new(),
             turns: 0,
             spoken_after: 0,
             cancel_asked: false,
             permission_denied: false,
             ended: false,
+            turn_over: false,
         }
     }
 
@@ -171,32 +170,21 @@ impl AcpRunner {
         self.end(ending, out);
     }
 
-    fn line(&mut self, line: &[u8], out: &mut Output) {
-        if line.is_empty() || self.ended {
-            return;
-        }
-        let Ok(Value::Object(mut message)) = serde_json::from_slice(line) else {
-            self.garbage_lines += 1;
-            if self.garbage_lines > GARBAGE_LINES_MAX {
-                let begin = printable(&String::from_utf8_lossy(&line[..line.len().min(200)]), 100);
-                let text = format!("The agent does not speak the Agent Client Protocol; it wrote: {begin}");
-                self.fail("protocol_error", text, out);
+    fn incoming(&mut self, said: Incoming, out: &mut Output) {
+        match said {
+            Incoming::Notification { method, params } => self.notification(&method, params, out),
+            // Nobody reads our answers any more.
+            _ if self.ended => {}
+            Incoming::Request { id, method, params } => self.request(&method, id, params, out),
+            Incoming::Answer { id, result } => self.answered(&id, result, out),
+            Incoming::Garbage(begin) => {
+                self.garbage_lines += 1;
+                if self.garbage_lines > GARBAGE_LINES_MAX {
+                    let text =
+                        format!("The agent does not speak the Agent Client Protocol; it wrote: {begin}");
+                    self.fail("protocol_error", text, out);
+                }
             }
-            return;
-        };
-        let id = message.remove("id");
-        let params = message.remove("params").unwrap_or(Value::Null);
-        match (message.remove("method"), id) {
-            (Some(Value::String(method)), Some(id)) => self.request(&method, id, params, out),
-            (Some(Value::String(method)), None) => self.notification(&method, params, out),
-            (_, Some(id)) => {
-                let result = match message.remove("error") {
-                    Some(error) if !error.is_null() => Err(error),
-                    _ => Ok(message.remove("result").unwrap_or(Value::Null)),
-                };
-                self.answered(&id, result, out);
-            }
-            _ => self.garbage_lines += 1,
         }
     }
 
@@ -204,7 +192,9 @@ impl AcpRunner {
         let Some((expected, call)) = self.waiting else {
             return;
         };
-        if id.as_i64() != Some(expected) {
+        // An error for nothing in particular is one for whatever it could not read, which is what we asked.
+        let is_for_this = is_ours(id, expected) || (id.is_null() && result.is_err());
+        if !is_for_this {
             return;
         }
         self.waiting = None;
@@ -214,7 +204,7 @@ impl AcpRunner {
                 self.session = self.resume.take();
                 self.system_prompt = None;
                 self.asked.history = None;
-                self.set_model(&result, out);
+                self.continued(result, out);
             }
             // A session that the agent has forgotten is no reason not to do the work.
             (Call::ContinueSession, Err(_)) => {
@@ -240,38 +230,43 @@ impl AcpRunner {
     }
 
     fn request(&mut self, method: &str, id: Value, params: Value, out: &mut Output) {
-        if method == "session/request_permission" {
-            match serde_json::from_value::<RequestPermissionRequest>(params) {
-                Ok(request) => self.permission_requested(request, id, out),
-                Err(_) => write_error(&id, -32602, "cannot be read", out),
+        match method {
+            "session/request_permission" => {
+                match serde_json::from_value::<RequestPermissionRequest>(params) {
+                    Ok(request) => self.permission_requested(request, id, out),
+                    Err(_) => write_error(&id, -32602, "cannot be read", out),
+                }
             }
-        } else {
-            write_error(&id, -32601, "not offered by this client", out);
+            "session/update" => {
+                self.notification(method, params, out);
+                write_result(&id, Value::Null, out);
+            }
+            _ => write_error(&id, -32601, "not offered by this client", out),
         }
     }
 
     fn permission_requested(&mut self, request: RequestPermissionRequest, rpc_id: Value, out: &mut Output) {
+        if self.phase() != Phase::Working {
+            // Outside a turn there is nothing that a tool could be needed for.
+            cancel(&rpc_id, out);
+            return;
+        }
         let tool_call_id = request.tool_call.tool_call_id.to_string();
         let title = request.tool_call.fields.title.clone();
-        self.flush_message(out);
-        if self.tools.updated(request.tool_call, out) == Err(TooManyCalls) {
+        self.message.flush(out);
+        if self.tools.asked(request.tool_call, out) == Err(TooManyCalls) {
             self.too_many_calls(out);
             return;
         }
-        if self.permissions.len() >= PERMISSIONS_MAX {
+        let question = Question {
+            rpc_id: rpc_id.clone(),
+            tool_call_id,
+            options: request.options,
+        };
+        let Some(number) = self.questions.ask(question) else {
             write_error(&rpc_id, -32603, "too many open requests", out);
             return;
-        }
-        let number = u64::try_from(self.next_id).unwrap_or(0);
-        self.next_id += 1;
-        self.permissions.insert(
-            number,
-            OpenPermission {
-                rpc_id,
-                tool_call_id,
-                options: request.options,
-            },
-        );
+        };
         out.produced.push(Produced::Permission {
             request: number,
             title: printable(&title.unwrap_or_default(), 200),
@@ -280,7 +275,8 @@ impl AcpRunner {
 
     fn notification(&mut self, method: &str, params: Value, out: &mut Output) {
         // What comes before the prompt is the replay of an old session or talk about it.
-        if method != "session/update" || !matches!(self.waiting, Some((_, Call::Prompt))) {
+        let in_turn = self.turn_over || self.phase() == Phase::Working;
+        if method != "session/update" || !in_turn {
             return;
         }
         if params.get("sessionId").and_then(Value::as_str) != self.session.as_deref() {
@@ -299,14 +295,14 @@ impl AcpRunner {
                     return;
                 }
                 let id = chunk.message_id.map(|id| id.to_string());
-                self.say(&block_text(&chunk.content), id, out);
+                self.message.say(&block_text(&chunk.content), id, out);
                 Ok(())
             }
             SessionUpdate::AgentThoughtChunk(chunk) => {
                 if self.is_turn_too_many(out) {
                     return;
                 }
-                self.flush_message(out);
+                self.message.flush(out);
                 out.delta(
                     LiveType::AssistantThinkingDelta,
                     None,
@@ -315,11 +311,11 @@ impl AcpRunner {
                 Ok(())
             }
             SessionUpdate::ToolCall(call) => {
-                self.flush_message(out);
+                self.message.flush(out);
                 self.tools.announced(call, out)
             }
             SessionUpdate::ToolCallUpdate(update) => {
-                self.flush_message(out);
+                self.message.flush(out);
                 self.tools.updated(update, out)
             }
             // Our own words, said back; and what only a user interface needs.
@@ -340,6 +336,9 @@ impl AcpRunner {
 
     /// The agent speaks: counts the requests to the model that this needs, and ends the run beyond its limit.
     fn is_turn_too_many(&mut self, out: &mut Output) -> bool {
+        if self.ended {
+            return false;
+        }
         let finished = self.tools.finished();
         if self.turns == 0 || finished > self.spoken_after {
             self.turns += 1;
@@ -380,31 +379,6 @@ impl AcpRunner {
             self.kept_updates.insert(kind, update);
         }
     }
-
-    fn say(&mut self, text: &str, message_id: Option<String>, out: &mut Output) {
-        if message_id != self.message_id {
-            self.flush_message(out);
-            self.message_id = message_id;
-        }
-        out.delta(LiveType::AssistantMessageDelta, None, text);
-        let mut rest = text;
-        while self.message.len() + rest.len() > MESSAGE_BYTES_MAX {
-            let (fits, after) =
-                rest.split_at(rest.floor_char_boundary(MESSAGE_BYTES_MAX - self.message.len()));
-            self.message.push_str(fits);
-            self.flush_message(out);
-            rest = after;
-        }
-        self.message.push_str(rest);
-    }
-
-    fn flush_message(&mut self, out: &mut Output) {
-        let text = std::mem::take(&mut self.message);
-        if !text.trim().is_empty() {
-            out.event(EventType::AssistantMessage, json!({ "text": text }));
-            self.answer = text;
-        }
-    }
 }
 
 impl Runner for AcpRunner {
@@ -440,45 +414,41 @@ impl Runner for AcpRunner {
         self.send_prompt(out);
     }
 
+    fn wants_silence(&self) -> Option<Duration> {
+        self.loaded.as_ref().map(|_| REPLAY_SILENCE)
+    }
+
+    fn silence(&mut self, out: &mut Output) {
+        if let Some(result) = self.loaded.take() {
+            self.set_model(&result, out);
+        }
+    }
+
     fn cancel(&mut self, out: &mut Output) {
         self.cancel_asked = true;
         let Some(session) = &self.session else { return };
         let message =
             json!({ "jsonrpc": "2.0", "method": "session/cancel", "params": { "sessionId": session } });
         write_line(&message, out);
-        // The protocol asks that open questions are answered so, or the agent might wait for them.
-        for open in std::mem::take(&mut self.permissions).into_values() {
-            write_permission(&open.rpc_id, RequestPermissionOutcome::Cancelled, out);
-        }
+        self.questions.cancel_all(out);
     }
 
     fn permission(&mut self, request: u64, allow: bool, out: &mut Output) {
-        let Some(open) = self.permissions.remove(&request) else {
+        let Some(Answered {
+            tool_call_id,
+            allowed,
+        }) = self.questions.answer(request, allow, out)
+        else {
             return;
-        };
-        // By kind, never by position: agents list them in different orders.
-        let kind = if allow {
-            PermissionOptionKind::AllowOnce
-        } else {
-            PermissionOptionKind::RejectOnce
-        };
-        let chosen = open.options.into_iter().find(|option| option.kind == kind);
-        let allowed = allow && chosen.is_some();
-        let outcome = match chosen {
-            Some(option) => {
-                RequestPermissionOutcome::Selected(SelectedPermissionOutcome::new(option.option_id))
-            }
-            None => RequestPermissionOutcome::Cancelled,
         };
         self.permission_denied |= !allowed;
         let answer = if allowed { "allowed" } else { "rejected" };
-        self.tools.permitted(&open.tool_call_id, answer, out);
-        write_permission(&open.rpc_id, outcome, out);
+        self.tools.permitted(&tool_call_id, answer, out);
     }
 
     fn stdout(&mut self, bytes: &[u8], out: &mut Output) {
-        match self.lines.push(bytes) {
-            Ok(lines) => lines.iter().for_each(|line| self.line(line, out)),
+        match self.reader.push(bytes) {
+            Ok(said) => said.into_iter().for_each(|one| self.incoming(one, out)),
             Err(error) => {
                 let text = format!("The agent does not keep to its protocol: {error}.");
                 self.fail("output_limit", text, out);
@@ -506,24 +476,9 @@ impl Runner for AcpRunner {
     }
 
     fn flush(&mut self, out: &mut Output) {
-        self.flush_message(out);
+        self.message.flush(out);
         self.tools.flush(out);
     }
-}
-
-fn write_line(message: &Value, out: &mut Output) {
-    out.stdin.extend_from_slice(message.to_string().as_bytes());
-    out.stdin.push(b'\n');
-}
-
-fn write_error(id: &Value, code: i64, message: &str, out: &mut Output) {
-    let error = json!({ "code": code, "message": message });
-    write_line(&json!({ "jsonrpc": "2.0", "id": id, "error": error }), out);
-}
-
-fn write_permission(id: &Value, outcome: RequestPermissionOutcome, out: &mut Output) {
-    let result = RequestPermissionResponse::new(outcome);
-    write_line(&json!({ "jsonrpc": "2.0", "id": id, "result": result }), out);
 }
 
 #[path = "acp_session.rs"]

@@ -66,11 +66,11 @@ impl AcpRunner {
             ));
         }
         let capabilities = result.agent_capabilities;
-        let can_continue = capabilities.session_capabilities.resume.is_some();
-        self.can_resume = can_continue || capabilities.load_session;
+        self.resumes_silently = capabilities.session_capabilities.resume.is_some();
+        self.can_resume = self.resumes_silently || capabilities.load_session;
         match self.resume.clone() {
             // Resuming says nothing twice; loading replays the whole history, which is dropped until it answers.
-            Some(session) if can_continue => {
+            Some(session) if self.resumes_silently => {
                 let params = ResumeSessionRequest::new(session, self.folder.clone());
                 self.call(Call::ContinueSession, "session/resume", params, out);
             }
@@ -79,6 +79,15 @@ impl AcpRunner {
                 self.call(Call::ContinueSession, "session/load", params, out);
             }
             _ => self.open_session(out),
+        }
+    }
+
+    /// The agent goes on with the earlier session.
+    pub(super) fn continued(&mut self, result: Value, out: &mut Output) {
+        if self.resumes_silently {
+            self.set_model(&result, out);
+        } else {
+            self.loaded = Some(result);
         }
     }
 
@@ -118,6 +127,7 @@ impl AcpRunner {
 
     pub(super) fn turn_ended(&mut self, result: &Value, out: &mut Output) {
         self.flush(out);
+        self.turn_over = true;
         let stop = result.get("stopReason").and_then(Value::as_str).unwrap_or("");
         let ending = match stop {
             "end_turn" => Ending::completed(),
@@ -145,8 +155,9 @@ impl AcpRunner {
         if let Some(usage) = result.get("usage").filter(|usage| usage.is_object()) {
             ending = ending.with("usage", raw(usage));
         }
-        if ending.status == RunStatus::Completed && !self.answer.is_empty() {
-            ending = ending.with("result", std::mem::take(&mut self.answer));
+        let answer = self.message.take_last();
+        if ending.status == RunStatus::Completed && !answer.is_empty() {
+            ending = ending.with("result", answer);
         }
         self.end(ending, out);
     }

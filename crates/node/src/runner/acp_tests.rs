@@ -1,5 +1,7 @@
 //! The ACP runner against scripted agents: every trap that a real agent was seen to lay.
 
+use types::EventType;
+
 use super::*;
 
 struct Talk {
@@ -223,6 +225,11 @@ fn a_resumed_session_is_not_told_twice_and_a_forgotten_one_is_opened_anew() {
     assert_eq!(talk.sent()[1]["method"], "session/load");
     talk.updates(message("an old answer"));
     talk.says(&json!({ "id": 1, "result": {} }));
+    talk.updates(message("another one, after the session was said to be loaded"));
+    assert_eq!((talk.sent().len(), talk.runner.phase()), (0, Phase::Opening));
+    assert!(talk.runner.wants_silence().is_some());
+    talk.runner.silence(&mut talk.out);
+    assert_eq!(talk.runner.wants_silence(), None);
     let sent = talk.sent();
     assert_eq!(
         sent[0]["params"]["prompt"],
@@ -288,19 +295,6 @@ fn requests_we_do_not_offer_are_refused() {
     let params = json!({ "sessionId": "s1", "path": "/etc/passwd" });
     talk.says(&json!({ "id": 9, "method": "fs/read_text_file", "params": params }));
     assert_eq!(talk.sent()[0]["error"]["code"], -32601);
-}
-
-#[test]
-fn a_long_answer_becomes_several_messages() {
-    let mut talk = Talk::prompted();
-    talk.updates(message(&"é".repeat(MESSAGE_BYTES_MAX)));
-    talk.says(&json!({ "id": 2, "result": { "stopReason": "end_turn" } }));
-    let texts: Vec<usize> = talk
-        .events()
-        .iter()
-        .map(|(_, p)| p["text"].as_str().map_or(0, str::len))
-        .collect();
-    assert_eq!(texts, [MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX]);
 }
 
 #[test]
@@ -397,6 +391,7 @@ fn a_resumed_session_is_not_told_its_history() {
         &json!({ "id": 0, "result": { "protocolVersion": 1, "agentCapabilities": { "loadSession": true } } }),
     );
     talk.says(&json!({ "id": 1, "result": {} }));
+    talk.runner.silence(&mut talk.out);
     let sent = talk.sent();
     assert_eq!(texts(sent.last().expect("prompted")), ["hello"]);
 }
@@ -469,5 +464,111 @@ fn an_agent_that_breaks_off_after_a_no_was_not_cancelled() {
     assert_eq!(
         (&ending["status"], &ending["reason"]),
         (&json!("failed"), &json!("permission_denied"))
+    );
+}
+
+fn done(id: &str, text: &str) -> Value {
+    json!({ "sessionUpdate": "tool_call_update", "toolCallId": id, "status": "completed",
+        "content": [{ "type": "content", "content": { "type": "text", "text": text } }] })
+}
+
+#[test]
+fn an_id_that_is_used_again_is_another_call() {
+    let mut talk = Talk::prompted();
+    let begin =
+        json!({ "sessionUpdate": "tool_call", "toolCallId": "t", "title": "ls", "status": "in_progress" });
+    for text in ["one", "two"] {
+        talk.updates(begin.clone());
+        talk.updates(begin.clone());
+        talk.updates(done("t", text));
+        talk.updates(done("t", "late and not wanted"));
+    }
+    talk.says(&json!({ "id": 2, "result": { "stopReason": "end_turn" } }));
+    let shown: Vec<_> = talk
+        .events()
+        .iter()
+        .map(|(kind, payload)| (*kind, payload["toolCallId"].clone(), payload["content"].clone()))
+        .collect();
+    use EventType::{ToolCall, ToolResult};
+    let (none, second) = (Value::Null, json!("t#2"));
+    assert_eq!(
+        shown,
+        [
+            (ToolCall, json!("t"), none.clone()),
+            (ToolResult, json!("t"), json!("one")),
+            (ToolCall, second.clone(), none),
+            (ToolResult, second, json!("two")),
+        ]
+    );
+}
+
+#[test]
+fn an_agent_that_asks_after_it_began_has_its_answer_in_the_result() {
+    let mut talk = Talk::prompted();
+    talk.updates(
+        json!({ "sessionUpdate": "tool_call", "toolCallId": "t", "title": "rm", "status": "in_progress" }),
+    );
+    let options = json!([{ "optionId": "n", "name": "No", "kind": "reject_once" }]);
+    let params = json!({ "sessionId": "s1", "toolCall": { "toolCallId": "t" }, "options": options });
+    talk.says(&json!({ "id": 9, "method": "session/request_permission", "params": params }));
+    let Some(Produced::Permission { request, .. }) = talk.out.produced.last().cloned() else {
+        panic!("no permission asked");
+    };
+    talk.runner.permission(request, false, &mut talk.out);
+    talk.updates(json!({ "sessionUpdate": "tool_call_update", "toolCallId": "t", "status": "failed" }));
+    let events = talk.events();
+    assert_eq!(
+        (events[0].0, events[0].1.get("permission")),
+        (EventType::ToolCall, None)
+    );
+    assert_eq!(
+        (events[1].0, &events[1].1["permission"]),
+        (EventType::ToolResult, &json!("rejected"))
+    );
+}
+
+#[test]
+fn what_is_said_after_the_answer_is_stored_too() {
+    let mut talk = Talk::prompted();
+    talk.says(&json!({ "id": 2, "result": { "stopReason": "end_turn" } }));
+    assert_eq!(talk.ending()["status"], "completed");
+    talk.updates(json!({ "sessionUpdate": "tool_call", "toolCallId": "t", "title": "ls" }));
+    talk.updates(done("t", "a b"));
+    talk.updates(message("Late."));
+    talk.says(&json!({ "id": 5, "method": "session/request_permission", "params": {} }));
+    talk.runner.flush(&mut talk.out);
+    let kinds: Vec<EventType> = talk.events().iter().map(|(kind, _)| *kind).collect();
+    use EventType::{AssistantMessage, ToolCall, ToolResult};
+    assert_eq!(kinds, [ToolCall, ToolResult, AssistantMessage]);
+    assert_eq!(
+        (talk.sent().len(), &talk.out.ending),
+        (0, &None),
+        "nothing is asked or ended again"
+    );
+}
+
+#[test]
+fn nothing_is_allowed_outside_a_turn() {
+    let mut talk = Talk::begin(None);
+    talk.sent();
+    let options = json!([{ "optionId": "y", "name": "Yes", "kind": "allow_once" }]);
+    let params = json!({ "sessionId": "s1", "toolCall": { "toolCallId": "t" }, "options": options });
+    talk.says(&json!({ "id": 9, "method": "session/request_permission", "params": params }));
+    assert_eq!(talk.sent()[0]["result"]["outcome"]["outcome"], "cancelled");
+    assert_eq!(talk.events(), []);
+}
+
+#[test]
+fn an_error_for_nothing_in_particular_is_one_for_what_was_asked() {
+    let mut talk = Talk::begin(None);
+    talk.says(
+        &json!({ "id": null, "error": { "code": -32700, "message": "Parse error", "data": { "at": 7 } } }),
+    );
+    let ending = talk.ending();
+    assert_eq!(ending["reason"], "agent_error");
+    let message = ending["message"].as_str().expect("text");
+    assert!(
+        message.contains("Parse error") && message.contains("\"at\":7"),
+        "{message}"
     );
 }

@@ -23,12 +23,16 @@ const ID_LEN_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Tools {
+    /// By the agent's own id, the newest call of that id.
     calls: BTreeMap<String, Call>,
+    total: usize,
     finished: usize,
 }
 
 #[derive(Debug, Default)]
 struct Call {
+    /// Its id in the thread: the agent's, with a number behind it when the agent uses one again.
+    shown_id: String,
     title: String,
     /// What goes into `tool_call`, until it went.
     announced: Option<Map<String, Value>>,
@@ -46,12 +50,23 @@ struct Call {
 pub(super) struct TooManyCalls;
 
 impl Tools {
+    /// Takes a call that the agent tells of; one that is over is told of anew when its id is used again.
     pub(super) fn announced(&mut self, call: ToolCall, out: &mut Output) -> Result<(), TooManyCalls> {
-        self.updated(call.into(), out)
+        let begins = matches!(call.status, ToolCallStatus::Pending | ToolCallStatus::InProgress);
+        self.take(call.into(), begins, out)
     }
 
-    /// Takes whatever is said of a call, known or not.
+    /// Takes a call that the agent asks about: it is not over, whatever was said before.
+    pub(super) fn asked(&mut self, update: ToolCallUpdate, out: &mut Output) -> Result<(), TooManyCalls> {
+        self.take(update, true, out)
+    }
+
+    /// Takes whatever else is said of a call, known or not.
     pub(super) fn updated(&mut self, update: ToolCallUpdate, out: &mut Output) -> Result<(), TooManyCalls> {
+        self.take(update, false, out)
+    }
+
+    fn take(&mut self, update: ToolCallUpdate, begins: bool, out: &mut Output) -> Result<(), TooManyCalls> {
         let ToolCallUpdate {
             tool_call_id,
             fields,
@@ -59,31 +74,38 @@ impl Tools {
             ..
         } = update;
         let id = tool_call_id.0;
-        let is_new = !self.calls.contains_key(&*id);
-        if id.len() > ID_LEN_MAX || (is_new && self.calls.len() >= CALLS_MAX) {
+        let known = self.calls.get(&*id);
+        let is_new = known.is_none_or(|call| call.finished && begins);
+        if id.len() > ID_LEN_MAX || (is_new && self.total >= CALLS_MAX) {
             return Err(TooManyCalls);
         }
-        let call = self.calls.entry(id.to_string()).or_default();
-        if call.finished {
-            return Ok(());
-        }
-        call.take_description(&fields, is_new);
         if is_new {
-            let started = json!({ "toolCallId": &*id, "title": call.title });
+            self.total += 1;
+            let is_again = known.is_some();
+            let shown_id = if is_again {
+                format!("{id}#{}", self.total)
+            } else {
+                id.to_string()
+            };
+            self.calls.insert(id.to_string(), Call::new(shown_id));
+        }
+        let Some(call) = self.calls.get_mut(&*id).filter(|call| !call.finished) else {
+            return Ok(());
+        };
+        call.take_description(&fields);
+        if is_new {
+            let started = json!({ "toolCallId": call.shown_id, "title": call.title });
             out.produced
                 .push(Produced::Live(LiveType::ToolCallStarted, started));
         }
-        call.take_output(&id, &fields, meta.as_ref(), out);
-        self.finished += usize::from(matches!(
-            fields.status,
-            Some(ToolCallStatus::Completed | ToolCallStatus::Failed)
-        ));
+        call.take_output(&fields, meta.as_ref(), out);
         match fields.status {
-            Some(ToolCallStatus::Completed) => call.finish(&id, "completed", out),
-            Some(ToolCallStatus::Failed) => call.finish(&id, "failed", out),
-            Some(ToolCallStatus::InProgress) => call.announce(&id, out),
+            Some(ToolCallStatus::Completed) => call.finish("completed", out),
+            Some(ToolCallStatus::Failed) => call.finish("failed", out),
+            Some(ToolCallStatus::InProgress) => call.announce(out),
             _ => {}
         }
+        self.finished += usize::from(call.finished);
         Ok(())
     }
 
@@ -94,31 +116,32 @@ impl Tools {
 
     /// Notes what the agent was answered when it asked for this call.
     pub(super) fn permitted(&mut self, id: &str, answer: &'static str, out: &mut Output) {
-        if let Some(call) = self.calls.get_mut(id)
-            && !call.finished
-        {
+        if let Some(call) = self.calls.get_mut(id).filter(|call| !call.finished) {
             call.permission = Some(answer);
-            call.announce(id, out);
+            call.announce(out);
         }
     }
 
     /// The turn is over: what was not finished never will be.
     pub(super) fn flush(&mut self, out: &mut Output) {
-        for (id, call) in &mut self.calls {
-            if !call.finished {
-                call.finish(id, "interrupted", out);
-            }
+        for call in self.calls.values_mut().filter(|call| !call.finished) {
+            call.finish("interrupted", out);
         }
     }
 }
 
 impl Call {
-    fn take_description(&mut self, fields: &ToolCallUpdateFields, is_new: bool) {
+    fn new(shown_id: String) -> Self {
+        Self {
+            shown_id,
+            announced: Some(Map::new()),
+            ..Self::default()
+        }
+    }
+
+    fn take_description(&mut self, fields: &ToolCallUpdateFields) {
         if let Some(title) = &fields.title {
             self.title = printable(title, TITLE_CHARS_MAX);
-        }
-        if is_new {
-            self.announced = Some(Map::new());
         }
         let Some(call) = &mut self.announced else { return };
         let mut set = |key: &str, value: Option<Value>| {
@@ -142,13 +165,8 @@ impl Call {
         );
     }
 
-    fn take_output(
-        &mut self,
-        id: &str,
-        fields: &ToolCallUpdateFields,
-        meta: Option<&Meta>,
-        out: &mut Output,
-    ) {
+    fn take_output(&mut self, fields: &ToolCallUpdateFields, meta: Option<&Meta>, out: &mut Output) {
+        let id = &self.shown_id;
         if let Some(value) = &fields.raw_output {
             self.raw_output = Some(raw(value));
         }
@@ -164,11 +182,11 @@ impl Call {
         }
     }
 
-    fn announce(&mut self, id: &str, out: &mut Output) {
+    fn announce(&mut self, out: &mut Output) {
         let Some(mut call) = self.announced.take() else {
             return;
         };
-        call.insert("toolCallId".to_owned(), id.into());
+        call.insert("toolCallId".to_owned(), self.shown_id.as_str().into());
         call.insert("title".to_owned(), self.title.as_str().into());
         if let Some(answer) = self.permission {
             call.insert("permission".to_owned(), answer.into());
@@ -176,26 +194,30 @@ impl Call {
         out.event(EventType::ToolCall, Value::Object(call));
     }
 
-    fn finish(&mut self, id: &str, status: &'static str, out: &mut Output) {
-        self.announce(id, out);
+    fn finish(&mut self, status: &'static str, out: &mut Output) {
+        self.announce(out);
         self.finished = true;
         let mut content = std::mem::take(&mut self.streamed);
         if content.total() == 0 {
             content.push(&std::mem::take(&mut self.shown));
         }
         let mut result = json!({
-            "toolCallId": id,
+            "toolCallId": self.shown_id,
             "title": self.title,
             "status": status,
             "content": content.text(),
             "truncated": content.is_truncated(),
             "bytes": content.total(),
         });
+        // Some agents begin a call before they ask about it; so the answer stands here as well.
+        if let Some(answer) = self.permission {
+            result["permission"] = answer.into();
+        }
         if let Some(raw_output) = self.raw_output.take().filter(|_| content.total() == 0) {
             result["rawOutput"] = raw_output;
         }
         out.event(EventType::ToolResult, result);
-        let completed = json!({ "toolCallId": id, "status": status });
+        let completed = json!({ "toolCallId": self.shown_id, "status": status });
         out.produced
             .push(Produced::Live(LiveType::ToolCallCompleted, completed));
     }

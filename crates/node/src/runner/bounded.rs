@@ -40,8 +40,16 @@ impl Lines {
         }
     }
 
-    /// Takes bytes; returns the lines that are whole now, without their line breaks.
+    /// Takes bytes; returns the lines that are whole now, without their line breaks. A line that is too long is forgotten.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, LineTooLong> {
+        let cut = self.cut(bytes);
+        if cut.is_err() {
+            *self = Self::new(self.limit);
+        }
+        cut
+    }
+
+    fn cut(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, LineTooLong> {
         self.buffer.extend_from_slice(bytes);
         let mut lines = Vec::new();
         let mut start = 0;
@@ -192,6 +200,10 @@ mod tests {
         assert_eq!(lines.push(b"ef\n").expect("short"), [b"def".to_vec()]);
         assert_eq!(lines.push(b"0123456789").expect("just fits").len(), 0);
         assert_eq!(lines.push(b"0"), Err(LineTooLong(10)));
+        assert_eq!(
+            lines.push(b"and on\n").expect("short again"),
+            [b"and on".to_vec()]
+        );
         assert_eq!(Lines::new(10).push(b"01234567890\n"), Err(LineTooLong(10)));
     }
 

@@ -6,37 +6,27 @@ use std::time::Duration;
 use net::clock::Clock;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use types::event::APPEND_EVENTS_MAX;
-use types::{EventDraft, RunStatus};
+use types::RunStatus;
 
 use super::acp::AcpRunner;
 use super::coalescer::Coalescer;
 use super::command::CommandRunner;
+use super::event_queue::EventQueue;
 use super::executor::{Job, Outcome, Sink, SinkError, Stop};
 use super::process::{Pipes, Program};
 use super::{Ending, Output, Phase, Produced, ProgramExit, Runner};
-use crate::journal_keeper::json_len;
 use crate::policy::{Permissions, RunnerType};
-
-/// So many events may wait for the journal before the program is no longer read from.
-const EVENTS_WAITING_MAX: usize = 256;
 
 /// So many bytes may wait for the program to read them.
 const STDIN_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// One append to the journal is at most this large, unless one event alone is larger.
-const APPEND_BYTES: usize = 1024 * 1024;
 
 /// What is read from a pipe at once, in bytes.
 const READ_BYTES: usize = 32 * 1024;
 
 /// From SIGKILL until pipes that are still held open are given up.
 const KILL_GRACE: Duration = Duration::from_secs(1);
-
-/// Between two attempts to write events to a journal that cannot be written.
-const UNWRITABLE_RETRY: Duration = Duration::from_secs(1);
 
 /// No timer waits longer than this: a program that is silent for an hour costs one wake-up.
 const TIMER_MAX: Duration = Duration::from_secs(3600);
@@ -55,8 +45,6 @@ enum Stage {
     Killed,
 }
 
-type Appending = Option<oneshot::Receiver<Result<(), SinkError>>>;
-
 pub(super) struct Execution<'a> {
     job: Job,
     runner: Box<dyn Runner>,
@@ -67,11 +55,12 @@ pub(super) struct Execution<'a> {
     to_stdin: VecDeque<u8>,
     close_stdin: bool,
     sink: &'a dyn Sink,
-    events: VecDeque<EventDraft>,
-    appending: Appending,
+    events: EventQueue<'a>,
     coalescer: Coalescer,
     clock: Clock,
     started: Instant,
+    /// When the program last wrote something.
+    last_read: Instant,
     stage: Stage,
     stage_due: Option<Instant>,
     exit: Option<ProgramExit>,
@@ -95,11 +84,11 @@ impl<'a> Execution<'a> {
             to_stdin: VecDeque::new(),
             close_stdin: false,
             sink,
-            events: VecDeque::new(),
-            appending: None,
+            events: EventQueue::new(sink),
             coalescer: Coalescer::default(),
             clock: Clock::new(),
             started: Instant::now(),
+            last_read: Instant::now(),
             stage: Stage::Running,
             stage_due: None,
             exit: None,
@@ -117,7 +106,7 @@ impl<'a> Execution<'a> {
         let mut stderr_buffer = vec![0; READ_BYTES];
         let mut stop_open = true;
         while !self.is_over() {
-            let reading = self.events.len() < EVENTS_WAITING_MAX;
+            let reading = self.events.has_room();
             let writing = self.stdin.is_some() && (self.close_stdin || !self.to_stdin.is_empty());
             let due = self.next_due();
             tokio::select! {
@@ -125,7 +114,7 @@ impl<'a> Execution<'a> {
                     Some(said) => self.stop(said),
                     None => stop_open = false,
                 },
-                result = appended(&mut self.appending), if self.appending.is_some() => self.appended(result),
+                result = self.events.appended(), if self.events.is_appending() => self.appended(result),
                 written = write_some(&mut self.stdin, &self.to_stdin), if writing => self.wrote(written),
                 read = read_some(&mut self.stdout, &mut stdout_buffer), if reading && self.stdout.is_some() => {
                     self.read(&stdout_buffer[..read], false);
@@ -176,7 +165,7 @@ impl<'a> Execution<'a> {
             sleep(drain).await;
         };
         tokio::select! {
-            () = self.drain() => {}
+            () = self.events.drain() => {}
             () = stopped => {}
         }
         let mut ending = self
@@ -189,24 +178,6 @@ impl<'a> Execution<'a> {
         Outcome {
             ending,
             session: self.session.take(),
-        }
-    }
-
-    /// Waits until every event is safe. Can be dropped at any await.
-    async fn drain(&mut self) {
-        loop {
-            self.append_more();
-            if self.appending.is_none() {
-                return;
-            }
-            match appended(&mut self.appending).await {
-                Ok(()) => self.appending = None,
-                Err(error) => {
-                    self.appending = None;
-                    self.take_back(error);
-                    sleep(UNWRITABLE_RETRY).await;
-                }
-            }
         }
     }
 
@@ -223,7 +194,7 @@ impl<'a> Execution<'a> {
         for produced in out.produced {
             self.produced(produced);
         }
-        self.append_more();
+        self.events.append_more();
         if let Some(ending) = out.ending {
             self.ended(ending);
         }
@@ -241,7 +212,7 @@ impl<'a> Execution<'a> {
                 self.show();
                 self.event_count += 1;
                 if self.event_count <= self.job.limits.events {
-                    self.events.push_back(draft);
+                    self.events.push(draft);
                 } else {
                     self.abort(Ending::failed(
                         "output_limit",
@@ -277,44 +248,12 @@ impl<'a> Execution<'a> {
         }
     }
 
-    fn append_more(&mut self) {
-        if self.appending.is_none() && !self.events.is_empty() {
-            let mut bytes = 0;
-            let fits = |event: &&EventDraft| {
-                let is_first = bytes == 0;
-                bytes += json_len(event);
-                is_first || bytes <= APPEND_BYTES
-            };
-            let count = self
-                .events
-                .iter()
-                .take(APPEND_EVENTS_MAX)
-                .take_while(fits)
-                .count();
-            self.appending = Some(self.sink.append(self.events.drain(..count).collect()));
-        }
-    }
-
     fn appended(&mut self, result: Result<(), SinkError>) {
-        self.appending = None;
-        match result {
-            Ok(()) => self.append_more(),
-            Err(error) => {
-                let ending = Ending::failed("journal_full", format!("The run was stopped: {error}."));
-                self.take_back(error);
-                self.abort(ending);
-            }
-        }
-    }
-
-    fn take_back(&mut self, error: SinkError) {
-        match error {
-            SinkError::Unwritable { events, .. } => {
-                for event in events.into_iter().rev() {
-                    self.events.push_front(event);
-                }
-            }
-            SinkError::Closed => self.events.clear(),
+        if let Err(error) = result {
+            self.abort(Ending::failed(
+                "journal_full",
+                format!("The run was stopped: {error}."),
+            ));
         }
     }
 
@@ -328,6 +267,7 @@ impl<'a> Execution<'a> {
             self.last_word();
             return;
         }
+        self.last_read = Instant::now();
         self.output_bytes += bytes.len() as u64;
         if self.output_bytes > self.job.limits.output_bytes {
             let max = self.job.limits.output_bytes;
@@ -453,6 +393,9 @@ impl<'a> Execution<'a> {
                 due = due.min(self.started + limits.opening);
             }
         }
+        if let Some(silence) = self.runner.wants_silence() {
+            due = due.min(self.last_read + silence);
+        }
         if let Some(show) = self.coalescer.due() {
             due = due.min(Instant::now() + show.since(self.clock.mono()));
         }
@@ -465,6 +408,10 @@ impl<'a> Execution<'a> {
         }
         let now = Instant::now();
         let limits = self.job.limits;
+        let is_silent_enough = |silence| now >= self.last_read + silence;
+        if self.runner.wants_silence().is_some_and(is_silent_enough) {
+            self.with_runner(|runner, out| runner.silence(out));
+        }
         if self.stage == Stage::Running {
             if now >= self.started + limits.run_time {
                 let text = format!("The run took longer than {} s.", limits.run_time.as_secs());
@@ -519,13 +466,6 @@ async fn next_stop(stop: &mut watch::Receiver<Option<Stop>>) -> Option<Stop> {
         if stop.has_changed().is_err() {
             return None;
         }
-    }
-}
-
-async fn appended(appending: &mut Appending) -> Result<(), SinkError> {
-    match appending {
-        Some(receiver) => receiver.await.unwrap_or(Err(SinkError::Closed)),
-        None => Ok(()),
     }
 }
 

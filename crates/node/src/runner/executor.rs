@@ -41,7 +41,7 @@ impl Limits {
     #[must_use]
     pub fn for_run(run_time: Duration) -> Self {
         Self {
-            opening: Duration::from_secs(60),
+            opening: Duration::from_secs(120),
             run_time,
             output_bytes: 64 * 1024 * 1024,
             events: 20_000,

@@ -5,15 +5,21 @@
 //! program may run at all was decided before, by [`crate::policy`].
 
 pub mod acp;
+mod acp_message;
 mod acp_model;
+mod acp_questions;
+mod acp_rpc;
 mod acp_tools;
 pub mod asked;
 pub mod bounded;
 pub mod coalescer;
 pub mod command;
+mod event_queue;
 mod execution;
 pub mod executor;
 pub mod process;
+
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use types::{EventDraft, EventType, LiveType, RunStatus};
@@ -60,6 +66,14 @@ pub trait Runner: Send {
 
     /// Answers a request that came as [`Produced::Permission`].
     fn permission(&mut self, request: u64, allow: bool, out: &mut Output);
+
+    /// How long the program must have written nothing before [`Runner::silence`] is called; `None` while that is of no use.
+    fn wants_silence(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The program has written nothing for as long as was wanted.
+    fn silence(&mut self, _out: &mut Output) {}
 
     /// The program wrote to its standard output; cut anywhere.
     fn stdout(&mut self, bytes: &[u8], out: &mut Output);
