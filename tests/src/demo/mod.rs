@@ -55,7 +55,7 @@ pub fn run(json: bool) -> Result<()> {
     ));
 
     say.step(&format!("making the agent {AGENT}, bound to {DEVICE}"));
-    let bound_to = format!("{}:{}", runner.kind, runner.setup.runner);
+    let bound_to = runner.setup.bound_to();
     api.call(&[
         "agents", "create", AGENT, "--device", DEVICE, "--runner", &bound_to,
     ])?;

@@ -1,23 +1,24 @@
 //! Who executes the demo's run: goose with a real model, goose with the stand-in model, or a plain command.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::Say;
+use crate::agents::Agent;
 use crate::device::Setup;
 use crate::processes::{Process, STEP_TIMEOUT};
-use crate::stand_in_model::{INSPECT_COMMAND, goose_environment};
+use crate::stand_in_model::INSPECT_COMMAND;
+
+/// Where the real model is unless `OPENAI_HOST` or `OPENAI_BASE_URL` says otherwise.
+const OPENAI: &str = "https://api.openai.com";
 
 /// A runner of the device, and what keeps it going.
 pub(super) struct Runner {
     /// What stands in the report.
     pub(super) description: &'static str,
-    /// `acp` or `command`.
-    pub(super) kind: &'static str,
     /// The device's policy and environment for it.
     pub(super) setup: Setup,
     /// The stand-in model lives as long as the runner.
@@ -31,52 +32,47 @@ impl Runner {
             say.line("runner: a plain command, since goose cannot be had here");
             return Ok(Self {
                 description: "command",
-                kind: "command",
                 setup: Setup::with_command(folder, INSPECT_COMMAND),
                 _model: None,
             });
         };
-        let home = dir.join("home");
-        fs::create_dir_all(&home).context("make the agent's home")?;
-        let mut environment = vec![path_with(&goose), ("HOME".into(), home.into())];
-        let (description, model) = if std::env::var_os("OPENAI_API_KEY").is_some() {
-            environment.extend(real_model());
-            ("goose, real model", None)
+        let goose = Agent::goose_at(goose);
+        let set_up = |base_url: &str| goose.setup(folder, &dir.join("home"), base_url, "allow");
+        let (description, setup, model) = if let Some(key) = std::env::var_os("OPENAI_API_KEY") {
+            let mut setup = set_up(&model_host())?;
+            setup.environment.extend(real_model(key));
+            ("goose, real model", setup, None)
         } else {
             let model = Process::start("the stand-in model", &mut Command::new(stand_in_model()?))?;
-            let variables = goose_environment(&model.line(STEP_TIMEOUT)?);
-            environment.extend(
-                variables
-                    .into_iter()
-                    .map(|(name, value)| (name.into(), value.into())),
-            );
-            ("goose, stand-in model", Some(model))
+            let setup = set_up(&model.line(STEP_TIMEOUT)?)?;
+            ("goose, stand-in model", setup, Some(model))
         };
         say.line(&format!("runner: {description}"));
         Ok(Self {
             description,
-            kind: "acp",
-            setup: Setup {
-                folder: folder.to_owned(),
-                runner: "goose".to_owned(),
-                runner_policy: "permissions = \"allow\"\n".to_owned(),
-                environment,
-            },
+            setup,
             _model: model,
         })
     }
 }
 
-/// The environment of goose with a real model; the key itself is in ours already.
-fn real_model() -> Vec<(OsString, OsString)> {
+/// The host of the real model, as goose wants it: without the `/v1` that `OPENAI_BASE_URL` has elsewhere.
+fn model_host() -> String {
+    let said = ["OPENAI_HOST", "OPENAI_BASE_URL"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    host_of(said.as_deref().unwrap_or(OPENAI))
+}
+
+fn host_of(url: &str) -> String {
+    let url = url.trim_end_matches('/');
+    url.strip_suffix("/v1").unwrap_or(url).to_owned()
+}
+
+/// What is different with a real model; later entries win.
+fn real_model(key: OsString) -> Vec<(OsString, OsString)> {
     let model = std::env::var_os("GOOSE_MODEL").unwrap_or_else(|| "gpt-4o".into());
-    let pairs = [
-        ("GOOSE_PROVIDER", "openai".into()),
-        ("GOOSE_MODEL", model),
-        ("GOOSE_DISABLE_KEYRING", "1".into()),
-        ("GOOSE_MODE", "approve".into()),
-    ];
-    pairs.map(|(name, value)| (name.into(), value)).to_vec()
+    vec![("OPENAI_API_KEY".into(), key), ("GOOSE_MODEL".into(), model)]
 }
 
 /// The stand-in model is built beside this program.
@@ -85,10 +81,13 @@ fn stand_in_model() -> Result<PathBuf> {
     Ok(this.with_file_name("stand-in-model"))
 }
 
-/// The search path with the agent's directory in front.
-fn path_with(program: &Path) -> (OsString, OsString) {
-    let own = program.parent().map(PathBuf::from).unwrap_or_default();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let all = std::iter::once(own).chain(std::env::split_paths(&path));
-    ("PATH".into(), std::env::join_paths(all).unwrap_or(path))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_becomes_the_host_that_goose_wants() {
+        assert_eq!(host_of("http://127.0.0.1:8999/v1/"), "http://127.0.0.1:8999");
+        assert_eq!(host_of("http://127.0.0.1:8999"), "http://127.0.0.1:8999");
+    }
 }

@@ -146,8 +146,7 @@ pub(crate) fn lab(number: u8) -> anyhow::Result<Option<Lab>> {
     if std::env::var_os("RUNMESH_REQUIRE_LAB").is_some_and(|value| value == "1") {
         bail!("the lab is required and cannot be built: {reason}");
     }
-    println!("SKIPPED: {reason}");
-    eprintln!("SKIPPED: {reason}");
+    e2e::skipped::skipped(&reason);
     Ok(None)
 }
 
