@@ -3,6 +3,8 @@
 use std::process::Command;
 
 use e2e::processes::text;
+use e2e::world::DEVICE;
+use serde_json::json;
 
 use crate::stage::{Run, Stage};
 
@@ -153,6 +155,32 @@ pub(crate) fn remembers(agent: &'static str) {
         .iter()
         .any(|said| text(said, "text").contains("the harbour is called"));
     assert!(!replayed, "the first run is told twice: {:#?}", second.events);
+}
+
+pub(crate) fn tells_what_was_not_applied(agent: &'static str) {
+    let Some(stage) = Stage::set(agent, "allow") else {
+        return;
+    };
+    let runner = format!("acp:{agent}");
+    let create = [
+        "agents", "create", "picky", "--device", DEVICE, "--runner", &runner,
+    ];
+    let wishes = ["--model", "no-such-model", "--max-tokens", "9"];
+    let created = stage.world.api.call(&[&create[..], &wishes[..]].concat());
+    created.expect("an agent with wishes");
+    let run = stage.run_by(&["run", "picky", "say: hello", "--detach"]);
+    assert_eq!(
+        (run.status(), run.answer().trim()),
+        ("completed", "hello"),
+        "{:#?}",
+        run.events
+    );
+    assert_eq!(
+        run.end()["notApplied"],
+        json!(["maxTokens", "model"]),
+        "{:#?}",
+        run.end()
+    );
 }
 
 fn calls_are_closed(run: &Run) {

@@ -48,3 +48,8 @@ agent!(codex, "codex-acp");
 agent!(claude, "claude-agent-acp");
 agent!(opencode, "opencode");
 agent!(gemini, "gemini");
+
+#[test]
+fn what_goose_cannot_be_told_is_named() {
+    network::offline(|| behaviour::tells_what_was_not_applied("goose"));
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use e2e::agents::Agent;
 use e2e::processes::{Process, STEP_TIMEOUT, text};
 use e2e::skipped::skipped;
-use e2e::world::{World, check_events};
+use e2e::world::{AGENT, World, check_events};
 use serde_json::Value;
 
 /// How long an agent may take for one step: some need many seconds to start on a machine that has other work.
@@ -55,9 +55,14 @@ impl Stage {
 
     /// Gives the agent work, in a new thread or an earlier one, and waits for the end; returns the run.
     pub(crate) fn run(&self, prompt: &str, thread: Option<&str>) -> Run {
-        let mut arguments = vec!["run", e2e::world::AGENT, prompt, "--detach"];
+        let mut arguments = vec!["run", AGENT, prompt, "--detach"];
         arguments.extend(thread.into_iter().flat_map(|thread| ["--thread", thread]));
-        let receipt = self.world.api.call(&arguments).expect("dispatched");
+        self.run_by(&arguments)
+    }
+
+    /// Runs what a command line says, and waits for the end.
+    pub(crate) fn run_by(&self, arguments: &[&str]) -> Run {
+        let receipt = self.world.api.call(arguments).expect("dispatched");
         self.end_of(&receipt)
     }
 
