@@ -135,7 +135,11 @@ fn test_on_postgres(counts: &mut Counts) -> Result<()> {
     let in_store = ["--lib", "--", "store::"];
     for arguments in [&over_http[..], &in_store] {
         let mut tests = test_command(arguments);
-        counted(tests.env("RUNMESH_TEST_POSTGRES_URL", postgres.url()), counts)?;
+        tests
+            .env("RUNMESH_TEST_POSTGRES_URL", postgres.url())
+            .env("RUNMESH_TEST_POSTGRES_TLS_URL", postgres.tls_url())
+            .env("RUNMESH_TEST_POSTGRES_CERT", postgres.certificate());
+        counted(&mut tests, counts)?;
     }
     Ok(())
 }

@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::command;
 
+/// Who may come only over TLS, and everybody else.
+const WHO_MAY: &str = "hostssl all encrypted 127.0.0.0/8 trust\nhostnossl all encrypted all reject\nhost all all 127.0.0.0/8 trust\n";
+
 /// Where Debian puts the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 
@@ -31,8 +34,9 @@ impl Postgres {
         drop(listener);
         fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
         let server = Self { programs, dir, port };
+        certify(&server)?;
         if command::is_root() {
-            quiet(Command::new("chown").arg("postgres:").arg(&server.dir))?;
+            quiet(Command::new("chown").args(["-R", "postgres:"]).arg(&server.dir))?;
         }
         let data = server.data();
         quiet(
@@ -41,8 +45,12 @@ impl Postgres {
                 .args(["--username=runmesh", "--auth=trust", "--no-sync", "-D"])
                 .arg(&data),
         )?;
+        fs::write(data.join("pg_hba.conf"), WHO_MAY).context("say who may come")?;
         let options = format!(
-            "-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off -c max_connections=300"
+            "-c listen_addresses=127.0.0.1,127.0.0.2 -c port={port} -c unix_socket_directories='' -c fsync=off \
+             -c max_connections=300 -c ssl=on -c ssl_cert_file='{}' -c ssl_key_file='{}'",
+            server.certificate().display(),
+            server.certificate_key().display(),
         );
         let log = server.dir.join("log");
         quiet(
@@ -53,12 +61,28 @@ impl Postgres {
                 .arg("-l")
                 .arg(log),
         )?;
+        let user = "CREATE ROLE encrypted LOGIN CREATEDB";
+        quiet(server.program("psql").arg(server.url()).args(["-c", user]))?;
         Ok(Some(server))
     }
 
     /// Returns the address that the tests connect to.
     pub(crate) fn url(&self) -> String {
         format!("postgres://runmesh@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Returns the address for connections that must be encrypted.
+    pub(crate) fn tls_url(&self) -> String {
+        format!("postgres://encrypted@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Returns the file with the certificate by which the server is known: its own, for 127.0.0.1 alone.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.dir.join("server.crt")
+    }
+
+    fn certificate_key(&self) -> PathBuf {
+        self.dir.join("server.key")
     }
 
     fn data(&self) -> PathBuf {
@@ -87,6 +111,33 @@ impl Drop for Postgres {
             eprintln!("note: PostgreSQL was not cleaned up: {error:#}");
         }
     }
+}
+
+/// Makes a key and a certificate that nobody else has signed. Debian's PostgreSQL brings the program for it.
+fn certify(server: &Postgres) -> Result<()> {
+    let mut make = Command::new("openssl");
+    make.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ])
+    .args([
+        "-subj",
+        "/CN=runmesh test",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ])
+    .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+    .arg(server.certificate_key())
+    .arg("-out")
+    .arg(server.certificate());
+    quiet(&mut make)
 }
 
 fn programs() -> Option<PathBuf> {
