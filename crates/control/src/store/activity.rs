@@ -4,6 +4,7 @@ use api::activity::{Activity, ActivityQuery};
 use sqlx::any::AnyRow;
 use types::{OrgId, Timestamp, UserId};
 
+use super::query::QueryExt as _;
 use super::row::{json_of, name_of};
 use super::{Conn, RowExt as _, StoreError};
 
@@ -45,8 +46,7 @@ pub(crate) async fn list(
     query: &ActivityQuery,
     (before, limit): ((i64, &str), i64),
 ) -> Result<Vec<Activity>, StoreError> {
-    let text = |value: Option<String>| value.unwrap_or_default();
-    let rows = sqlx::query(
+    sqlx::query(
         "SELECT id, org_id, actor_user_id, actor_type, resource_type, resource_id, event_type, severity, status, \
          title, summary, attributes, thread_id, agent_run_id, sandbox_id, runmesh_node_id, created_at \
          FROM activity WHERE org_id = $1 AND ($2 = '' OR actor_user_id = $2) \
@@ -59,25 +59,22 @@ pub(crate) async fn list(
          ORDER BY created_at DESC, id DESC LIMIT $17",
     )
     .bind(org.to_string())
-    .bind(text(visible_to.map(|id| id.to_string())))
-    .bind(text(query.resource_type.as_ref().map(name_of)))
-    .bind(text(query.resource_id.clone()))
-    .bind(text(query.event_type.clone()))
-    .bind(text(query.severity.as_ref().map(name_of)))
-    .bind(text(query.status.clone()))
-    .bind(text(query.actor_user_id.map(|id| id.to_string())))
-    .bind(text(query.thread_id.map(|id| id.to_string())))
-    .bind(text(query.agent_run_id.map(|id| id.to_string())))
-    .bind(text(query.sandbox_id.clone()))
-    .bind(text(query.runmesh_node_id.map(|id| id.to_string())))
+    .wanted(visible_to)
+    .wanted(query.resource_type.as_ref().map(name_of))
+    .wanted(query.resource_id.clone())
+    .wanted(query.event_type.clone())
+    .wanted(query.severity.as_ref().map(name_of))
+    .wanted(query.status.clone())
+    .wanted(query.actor_user_id)
+    .wanted(query.thread_id)
+    .wanted(query.agent_run_id)
+    .wanted(query.sandbox_id.clone())
+    .wanted(query.runmesh_node_id)
     .bind(query.since.map_or(0, Timestamp::unix_ms))
     .bind(query.until.map_or(i64::MAX, Timestamp::unix_ms))
-    .bind(before.0)
-    .bind(before.1)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(read).collect()
+    .window(before, limit)
+    .all(conn, read)
+    .await
 }
 
 fn read(row: &AnyRow) -> Result<Activity, StoreError> {

@@ -4,6 +4,7 @@ use api::agents::Agent;
 use sqlx::any::AnyRow;
 use types::{AgentId, AgentSlug, OrgId, UserId};
 
+use super::query::QueryExt as _;
 use super::row::json_of;
 use super::{Conn, RowExt as _, StoreError};
 
@@ -53,22 +54,20 @@ pub(crate) async fn by_slug(
     org: OrgId,
     slug: &AgentSlug,
 ) -> Result<Option<Agent>, StoreError> {
-    let row = sqlx::query(select!("WHERE org_id = $1 AND slug = $2"))
+    sqlx::query(select!("WHERE org_id = $1 AND slug = $2"))
         .bind(org.to_string())
         .bind(slug.as_str())
-        .fetch_optional(conn)
-        .await?;
-    row.map(|row| read(&row)).transpose()
+        .one(conn, read)
+        .await
 }
 
 /// Finds an agent of an org by its id.
 pub(crate) async fn by_id(conn: &mut Conn, org: OrgId, id: AgentId) -> Result<Option<Agent>, StoreError> {
-    let row = sqlx::query(select!("WHERE org_id = $1 AND id = $2"))
+    sqlx::query(select!("WHERE org_id = $1 AND id = $2"))
         .bind(org.to_string())
         .bind(id.to_string())
-        .fetch_optional(conn)
-        .await?;
-    row.map(|row| read(&row)).transpose()
+        .one(conn, read)
+        .await
 }
 
 /// Lists agents of an org, of one person or of all, that come after `after` (time, id), oldest first.
@@ -79,18 +78,15 @@ pub(crate) async fn list(
     after: (i64, &str),
     limit: i64,
 ) -> Result<Vec<Agent>, StoreError> {
-    let rows = sqlx::query(select!(
+    sqlx::query(select!(
         "WHERE org_id = $1 AND ($2 = '' OR owner_user_id = $2) \
          AND (created_at > $3 OR (created_at = $3 AND id > $4)) ORDER BY created_at, id LIMIT $5"
     ))
     .bind(org.to_string())
-    .bind(owner.map_or_else(String::new, |id| id.to_string()))
-    .bind(after.0)
-    .bind(after.1)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(read).collect()
+    .wanted(owner)
+    .window(after, limit)
+    .all(conn, read)
+    .await
 }
 
 /// Deletes an agent.

@@ -5,6 +5,7 @@ use api::{Role, Scope};
 use sqlx::any::AnyRow;
 use types::{ApiKeyId, OrgId, OrgName, Timestamp, UserId};
 
+use super::query::QueryExt as _;
 use super::row::json_of;
 use super::{Conn, RowExt as _, StoreError};
 
@@ -50,26 +51,24 @@ pub(crate) async fn insert(conn: &mut Conn, org: OrgId, key: &ApiKey, hash: &str
 
 /// Finds whose key has this hash, revoked and expired ones too.
 pub(crate) async fn credential(conn: &mut Conn, hash: &str) -> Result<Option<CredentialRow>, StoreError> {
-    let row = sqlx::query(
+    sqlx::query(
         "SELECT k.id, k.name, k.prefix, k.user_id, k.scopes, k.is_test, k.created_at, k.expires_at, \
          k.last_used_at, k.revoked_at, k.org_id, o.name AS org_name, m.role \
          FROM api_keys k JOIN orgs o ON o.id = k.org_id \
          JOIN members m ON m.org_id = k.org_id AND m.user_id = k.user_id WHERE k.hash = $1",
     )
     .bind(hash)
-    .fetch_optional(conn)
-    .await?;
-    row.map(|row| read_credential(&row)).transpose()
+    .one(conn, read_credential)
+    .await
 }
 
 /// Finds a key of an org.
 pub(crate) async fn find(conn: &mut Conn, org: OrgId, id: ApiKeyId) -> Result<Option<ApiKey>, StoreError> {
-    let row = sqlx::query(select!("WHERE org_id = $1 AND id = $2"))
+    sqlx::query(select!("WHERE org_id = $1 AND id = $2"))
         .bind(org.to_string())
         .bind(id.to_string())
-        .fetch_optional(conn)
-        .await?;
-    row.map(|row| read(&row)).transpose()
+        .one(conn, read)
+        .await
 }
 
 /// Lists keys of an org, of one person or of all, that come before `before` (time, id), newest first.
@@ -80,18 +79,15 @@ pub(crate) async fn list(
     before: (i64, &str),
     limit: i64,
 ) -> Result<Vec<ApiKey>, StoreError> {
-    let rows = sqlx::query(select!(
+    sqlx::query(select!(
         "WHERE org_id = $1 AND ($2 = '' OR user_id = $2) AND (created_at < $3 OR (created_at = $3 AND id < $4)) \
          ORDER BY created_at DESC, id DESC LIMIT $5"
     ))
     .bind(org.to_string())
-    .bind(user.map_or_else(String::new, |u| u.to_string()))
-    .bind(before.0)
-    .bind(before.1)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(read).collect()
+    .wanted(user)
+    .window(before, limit)
+    .all(conn, read)
+    .await
 }
 
 /// Revokes a key for ever; tells whether it was still good.

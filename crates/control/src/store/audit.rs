@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::any::AnyRow;
 use types::{AuditId, OrgId, Timestamp, UserId};
 
+use super::query::QueryExt as _;
 use super::row::{json_of, name_of};
 use super::{Conn, RowExt as _, StoreError};
 
@@ -63,14 +64,13 @@ pub(crate) async fn list(
     visible_to: Option<UserId>,
     (before, limit): (i64, i64),
 ) -> Result<Vec<AuditEvent>, StoreError> {
-    let rows = sqlx::query(visible!("sequence < $3 ORDER BY sequence DESC LIMIT $4"))
+    sqlx::query(visible!("sequence < $3 ORDER BY sequence DESC LIMIT $4"))
         .bind(org.to_string())
-        .bind(visible_to.map_or_else(String::new, |id| id.to_string()))
+        .wanted(visible_to)
         .bind(before)
         .bind(limit)
-        .fetch_all(conn)
-        .await?;
-    rows.iter().map(read).collect()
+        .all(conn, read)
+        .await
 }
 
 /// Lists rows of an org with numbers above `after`, oldest first; with `visible_to` as in [`list`].
@@ -80,14 +80,13 @@ pub(crate) async fn export(
     visible_to: Option<UserId>,
     (after, limit): (i64, i64),
 ) -> Result<Vec<AuditEvent>, StoreError> {
-    let rows = sqlx::query(visible!("sequence > $3 ORDER BY sequence LIMIT $4"))
+    sqlx::query(visible!("sequence > $3 ORDER BY sequence LIMIT $4"))
         .bind(org.to_string())
-        .bind(visible_to.map_or_else(String::new, |id| id.to_string()))
+        .wanted(visible_to)
         .bind(after)
         .bind(limit)
-        .fetch_all(conn)
-        .await?;
-    rows.iter().map(read).collect()
+        .all(conn, read)
+        .await
 }
 
 async fn insert(conn: &mut Conn, event: &AuditEvent) -> Result<(), StoreError> {

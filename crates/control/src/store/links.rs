@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use sqlx::any::AnyRow;
 use types::{NodeId, NodePublicKey, OrgId, Timestamp};
 
+use super::query::QueryExt as _;
 use super::row::{json_of, name_of};
 use super::{Conn, RowExt as _, StoreError};
 
@@ -42,14 +43,13 @@ pub(crate) async fn insert(conn: &mut Conn, row: &LinkRow) -> Result<(), StoreEr
 
 /// Finds a code.
 pub(crate) async fn find(conn: &mut Conn, code: &str) -> Result<Option<LinkRow>, StoreError> {
-    let row = sqlx::query(
+    sqlx::query(
         "SELECT code, status, public_key, device_label, os, hostname, app_version, client_metadata, ip, \
          match_number, created_at, expires_at, org_id, node_id FROM links WHERE code = $1",
     )
     .bind(code)
-    .fetch_optional(conn)
-    .await?;
-    row.map(|row| read(&row)).transpose()
+    .one(conn, read)
+    .await
 }
 
 /// Ends the pending code of a key, when it has one: a later code takes its place.

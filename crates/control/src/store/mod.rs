@@ -14,6 +14,7 @@ pub(crate) mod links;
 mod migrate;
 pub(crate) mod nodes;
 pub(crate) mod orgs;
+mod query;
 mod row;
 pub(crate) mod runs;
 pub(crate) mod scratch;

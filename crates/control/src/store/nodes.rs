@@ -7,6 +7,7 @@ use types::{
     SigningPublicKey, Timestamp, UserId,
 };
 
+use super::query::QueryExt as _;
 use super::row::{json_of, name_of};
 use super::{Conn, RowExt as _, StoreError};
 
@@ -61,30 +62,27 @@ pub(crate) async fn insert(conn: &mut Conn, node: &Node) -> Result<(), StoreErro
 
 /// Finds a node of an org, a revoked one too.
 pub(crate) async fn find(conn: &mut Conn, org: OrgId, id: NodeId) -> Result<Option<NodeRow>, StoreError> {
-    let row = sqlx::query(select!("WHERE n.org_id = $1 AND n.id = $2"))
+    sqlx::query(select!("WHERE n.org_id = $1 AND n.id = $2"))
         .bind(org.to_string())
         .bind(id.to_string())
-        .fetch_optional(conn)
-        .await?;
-    row.map(|row| read(&row)).transpose()
+        .one(conn, read)
+        .await
 }
 
 /// Finds the device or sandbox with this key in whatever org, a revoked one too.
 pub(crate) async fn find_by_key(conn: &mut Conn, key: &NodePublicKey) -> Result<Option<NodeRow>, StoreError> {
-    let row = sqlx::query(select!("WHERE n.public_key = $1 AND n.kind <> 'platform'"))
+    sqlx::query(select!("WHERE n.public_key = $1 AND n.kind <> 'platform'"))
         .bind(key.to_string())
-        .fetch_optional(conn)
-        .await?;
-    row.map(|row| read(&row)).transpose()
+        .one(conn, read)
+        .await
 }
 
 /// Finds the platform's own node in an org.
 pub(crate) async fn platform(conn: &mut Conn, org: OrgId) -> Result<Option<NodeRow>, StoreError> {
-    let row = sqlx::query(select!("WHERE n.org_id = $1 AND n.kind = 'platform'"))
+    sqlx::query(select!("WHERE n.org_id = $1 AND n.kind = 'platform'"))
         .bind(org.to_string())
-        .fetch_optional(conn)
-        .await?;
-    row.map(|row| read(&row)).transpose()
+        .one(conn, read)
+        .await
 }
 
 /// Lists nodes of an org that pass the filters and come after `after` (time, id), oldest first. With `visible_to`, only
@@ -101,7 +99,7 @@ pub(crate) async fn list(
         .replace('\\', "\\\\")
         .replace('%', "\\%")
         .replace('_', "\\_");
-    let rows = sqlx::query(select!(
+    sqlx::query(select!(
         "WHERE n.org_id = $1 AND ($2 = '' OR n.owner_user_id = $2 OR n.kind = 'platform') \
          AND ($3 = '' OR n.kind = $3) \
          AND ($4 = '' OR ($4 = 'revoked' AND n.revoked_at IS NOT NULL) \
@@ -114,39 +112,34 @@ pub(crate) async fn list(
          ORDER BY n.created_at, n.id LIMIT $9"
     ))
     .bind(org.to_string())
-    .bind(visible_to.map_or_else(String::new, |id| id.to_string()))
-    .bind(query.kind.as_ref().map_or_else(String::new, name_of))
-    .bind(query.status.as_ref().map_or_else(String::new, name_of))
-    .bind(query.owner.clone().unwrap_or_default())
+    .wanted(visible_to)
+    .wanted(query.kind.as_ref().map(name_of))
+    .wanted(query.status.as_ref().map(name_of))
+    .wanted(query.owner.clone())
     .bind(format!("%{needle}%"))
-    .bind(after.0)
-    .bind(after.1)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(read).collect()
+    .window(after, limit)
+    .all(conn, read)
+    .await
 }
 
 /// Lists the nodes of one person that may take part, oldest first.
 pub(crate) async fn owned(conn: &mut Conn, org: OrgId, owner: UserId) -> Result<Vec<NodeRow>, StoreError> {
-    let rows = sqlx::query(select!(
+    sqlx::query(select!(
         "WHERE n.org_id = $1 AND n.owner_user_id = $2 AND n.revoked_at IS NULL ORDER BY n.created_at, n.id"
     ))
     .bind(org.to_string())
     .bind(owner.to_string())
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(read).collect()
+    .all(conn, read)
+    .await
 }
 
 /// Lists every node of every org that may take part, but the platform's own.
 pub(crate) async fn admitted(conn: &mut Conn) -> Result<Vec<NodeRow>, StoreError> {
-    let rows = sqlx::query(select!(
+    sqlx::query(select!(
         "WHERE n.revoked_at IS NULL AND n.kind <> 'platform' ORDER BY n.created_at, n.id"
     ))
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(read).collect()
+    .all(conn, read)
+    .await
 }
 
 /// Counts nodes by kind and status; with `visible_to`, only that person's own and the platform's.
@@ -155,18 +148,17 @@ pub(crate) async fn counts(
     org: OrgId,
     visible_to: Option<UserId>,
 ) -> Result<Vec<(NodeKind, NodeStatus, u64)>, StoreError> {
-    let rows = sqlx::query(
+    sqlx::query(
         "SELECT kind, CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN online = 1 THEN 'online' \
          ELSE 'offline' END AS status, COUNT(*) AS nodes FROM nodes \
          WHERE org_id = $1 AND ($2 = '' OR owner_user_id = $2 OR kind = 'platform') GROUP BY 1, 2",
     )
     .bind(org.to_string())
-    .bind(visible_to.map_or_else(String::new, |id| id.to_string()))
-    .fetch_all(conn)
-    .await?;
-    rows.iter()
-        .map(|row| Ok((row.named("kind")?, row.named("status")?, row.count("nodes")?)))
-        .collect()
+    .wanted(visible_to)
+    .all(conn, |row| {
+        Ok((row.named("kind")?, row.named("status")?, row.count("nodes")?))
+    })
+    .await
 }
 
 /// Tells whether a node of the org that may take part has this name.

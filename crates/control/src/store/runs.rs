@@ -12,6 +12,7 @@ use types::{
     RunLimits, RunOrder, RunStatus, RunnerSpec, ThreadId, Timestamp, UserId,
 };
 
+use super::query::QueryExt as _;
 use super::row::{json_of, name_of};
 use super::{Conn, RowExt as _, StoreError};
 
@@ -187,11 +188,10 @@ pub(crate) async fn save(conn: &mut Conn, run: &RunRow) -> Result<(), StoreError
 
 /// Finds a run of any org.
 pub(crate) async fn get(conn: &mut Conn, id: RunId) -> Result<Option<RunRow>, StoreError> {
-    let row = sqlx::query(select!("WHERE id = $1"))
+    sqlx::query(select!("WHERE id = $1"))
         .bind(id.to_string())
-        .fetch_optional(conn)
-        .await?;
-    row.map(|row| read(&row)).transpose()
+        .one(conn, read)
+        .await
 }
 
 /// Lists runs with numbers below `before`, newest first.
@@ -201,41 +201,38 @@ pub(crate) async fn list(
     before: i64,
     limit: i64,
 ) -> Result<Vec<RunRow>, StoreError> {
-    let rows = sqlx::query(select!(
+    sqlx::query(select!(
         "WHERE org_id = $1 AND ($2 = '' OR owner_user_id = $2) AND ($3 = '' OR agent_id = $3) \
          AND ($4 = '' OR status = $4) AND ($5 = '' OR thread_id = $5) AND number < $6 \
          ORDER BY number DESC LIMIT $7"
     ))
     .bind(filter.org.to_string())
-    .bind(filter.owner.map_or_else(String::new, |id| id.to_string()))
-    .bind(filter.agent.map_or_else(String::new, |id| id.to_string()))
+    .wanted(filter.owner)
+    .wanted(filter.agent)
     .bind(filter.status.map_or("", RunStatus::as_str))
-    .bind(filter.thread.map_or_else(String::new, |id| id.to_string()))
+    .wanted(filter.thread)
     .bind(before)
     .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(read).collect()
+    .all(conn, read)
+    .await
 }
 
 /// Lists the runs of a device that are not over, in the order of its queue.
 pub(crate) async fn open_of_node(conn: &mut Conn, node: NodeId) -> Result<Vec<RunRow>, StoreError> {
-    let rows = sqlx::query(select!("WHERE node_id = $1 AND phase <> 'ended' ORDER BY number"))
+    sqlx::query(select!("WHERE node_id = $1 AND phase <> 'ended' ORDER BY number"))
         .bind(node.to_string())
-        .fetch_all(conn)
-        .await?;
-    rows.iter().map(read).collect()
+        .all(conn, read)
+        .await
 }
 
 /// Lists the runs of a thread that are not over.
 pub(crate) async fn open_of_thread(conn: &mut Conn, thread: ThreadId) -> Result<Vec<RunRow>, StoreError> {
-    let rows = sqlx::query(select!(
+    sqlx::query(select!(
         "WHERE thread_id = $1 AND phase <> 'ended' ORDER BY number"
     ))
     .bind(thread.to_string())
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(read).collect()
+    .all(conn, read)
+    .await
 }
 
 /// Lists the runs that a device may be offered now: queued, their wait is over, and no earlier run of their thread is
@@ -251,16 +248,15 @@ pub(crate) async fn offerable(
         .fetch_one(&mut *conn)
         .await?;
     let room = i64::try_from(offers_max).unwrap_or(i64::MAX) - row.int("open")?;
-    let rows = sqlx::query(select!(
+    sqlx::query(select!(
         "AS r WHERE node_id = $1 AND phase = 'queued' AND offer_at <= $2 AND NOT EXISTS (SELECT 1 FROM runs AS e \
          WHERE e.thread_id = r.thread_id AND e.number < r.number AND e.phase <> 'ended') ORDER BY number LIMIT $3"
     ))
     .bind(node.to_string())
     .bind(now.unix_ms())
     .bind(room.max(0))
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(read).collect()
+    .all(conn, read)
+    .await
 }
 
 /// A place became free on a device: what waits for another offer need not wait on.
@@ -275,33 +271,30 @@ pub(crate) async fn hasten(conn: &mut Conn, node: NodeId, now: Timestamp) -> Res
 
 /// Lists runs whose deadline is over, the most urgent first.
 pub(crate) async fn due(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<RunRow>, StoreError> {
-    let rows = sqlx::query(select!(
+    sqlx::query(select!(
         "WHERE deadline IS NOT NULL AND deadline <= $1 ORDER BY deadline LIMIT $2"
     ))
     .bind(now.unix_ms())
     .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(read).collect()
+    .all(conn, read)
+    .await
 }
 
 /// Lists the devices that were shut out and still have open runs.
 pub(crate) async fn revoked_with_runs(conn: &mut Conn) -> Result<Vec<NodeId>, StoreError> {
-    let rows = sqlx::query(
+    sqlx::query(
         "SELECT DISTINCT r.node_id FROM runs r JOIN nodes n ON n.id = r.node_id \
          WHERE r.phase <> 'ended' AND n.revoked_at IS NOT NULL",
     )
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(|row| row.parsed("node_id")).collect()
+    .all(conn, |row| row.parsed("node_id"))
+    .await
 }
 
 /// Lists the devices with runs that are not over and not known to be suspended.
 pub(crate) async fn nodes_with_open_runs(conn: &mut Conn) -> Result<Vec<NodeId>, StoreError> {
-    let rows = sqlx::query("SELECT DISTINCT node_id FROM runs WHERE phase <> 'ended' AND away_since IS NULL")
-        .fetch_all(conn)
-        .await?;
-    rows.iter().map(|row| row.parsed("node_id")).collect()
+    sqlx::query("SELECT DISTINCT node_id FROM runs WHERE phase <> 'ended' AND away_since IS NULL")
+        .all(conn, |row| row.parsed("node_id"))
+        .await
 }
 
 /// Counts the queued runs of the same device that come before this one.
@@ -345,16 +338,12 @@ pub(crate) async fn by_key(
         .bind(since.unix_ms())
         .execute(&mut *conn)
         .await?;
-    let row = sqlx::query(
-        "SELECT run_id, request_hash FROM run_keys WHERE org_id = $1 AND owner = $2 AND key = $3",
-    )
-    .bind(org.to_string())
-    .bind(owner)
-    .bind(key)
-    .fetch_optional(conn)
-    .await?;
-    row.map(|row| Ok((row.parsed("run_id")?, row.text("request_hash")?)))
-        .transpose()
+    sqlx::query("SELECT run_id, request_hash FROM run_keys WHERE org_id = $1 AND owner = $2 AND key = $3")
+        .bind(org.to_string())
+        .bind(owner)
+        .bind(key)
+        .one(conn, |row| Ok((row.parsed("run_id")?, row.text("request_hash")?)))
+        .await
 }
 
 /// Notes which run an idempotency key started.
@@ -382,13 +371,12 @@ pub(crate) async fn insert_key(
 
 /// Finds a device of any org by its id.
 pub(crate) async fn device(conn: &mut Conn, id: NodeId) -> Result<Option<DeviceRow>, StoreError> {
-    let row = sqlx::query(
+    sqlx::query(
         "SELECT id, org_id, owner_user_id, public_key, revoked_at FROM nodes WHERE id = $1 AND kind = 'device'",
     )
     .bind(id.to_string())
-    .fetch_optional(conn)
-    .await?;
-    row.map(|row| read_device(&row)).transpose()
+    .one(conn, read_device)
+    .await
 }
 
 /// Finds a device by its key.
@@ -396,14 +384,13 @@ pub(crate) async fn device_by_key(
     conn: &mut Conn,
     key: &NodePublicKey,
 ) -> Result<Option<DeviceRow>, StoreError> {
-    let row = sqlx::query(
+    sqlx::query(
         "SELECT id, org_id, owner_user_id, public_key, revoked_at FROM nodes \
          WHERE public_key = $1 AND kind = 'device'",
     )
     .bind(key.to_string())
-    .fetch_optional(conn)
-    .await?;
-    row.map(|row| read_device(&row)).transpose()
+    .one(conn, read_device)
+    .await
 }
 
 fn read_device(row: &AnyRow) -> Result<DeviceRow, StoreError> {

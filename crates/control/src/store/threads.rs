@@ -5,6 +5,7 @@ use sqlx::any::AnyRow;
 use types::thread::Thread;
 use types::{AgentId, OrgId, RolloutId, ThreadId, Timestamp, UserId};
 
+use super::query::QueryExt as _;
 use super::row::name_of;
 use super::{Conn, RowExt as _, StoreError};
 
@@ -58,12 +59,11 @@ pub(crate) async fn insert(conn: &mut Conn, thread: &Thread) -> Result<(), Store
 
 /// Finds a thread of an org.
 pub(crate) async fn find(conn: &mut Conn, org: OrgId, id: ThreadId) -> Result<Option<ThreadRow>, StoreError> {
-    let row = sqlx::query(select!("WHERE org_id = $1 AND id = $2"))
+    sqlx::query(select!("WHERE org_id = $1 AND id = $2"))
         .bind(org.to_string())
         .bind(id.to_string())
-        .fetch_optional(conn)
-        .await?;
-    row.map(|row| read(&row)).transpose()
+        .one(conn, read)
+        .await
 }
 
 /// Lists threads that come before `before` (time, id), newest first.
@@ -73,20 +73,17 @@ pub(crate) async fn list(
     before: (i64, &str),
     limit: i64,
 ) -> Result<Vec<ThreadRow>, StoreError> {
-    let rows = sqlx::query(select!(
+    sqlx::query(select!(
         "WHERE org_id = $1 AND ($2 = '' OR owner_user_id = $2) AND archived = $3 AND ($4 = '' OR agent_id = $4) \
          AND (created_at < $5 OR (created_at = $5 AND id < $6)) ORDER BY created_at DESC, id DESC LIMIT $7"
     ))
     .bind(filter.org.to_string())
-    .bind(filter.owner.map_or_else(String::new, |id| id.to_string()))
+    .wanted(filter.owner)
     .bind(i64::from(filter.archived))
-    .bind(filter.agent.map_or_else(String::new, |id| id.to_string()))
-    .bind(before.0)
-    .bind(before.1)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(read).collect()
+    .wanted(filter.agent)
+    .window(before, limit)
+    .all(conn, read)
+    .await
 }
 
 /// Writes what of a thread can change, beside its events.
@@ -150,26 +147,24 @@ pub(crate) async fn rollouts(
     after: (i64, &str),
     limit: i64,
 ) -> Result<Vec<Rollout>, StoreError> {
-    let rows = sqlx::query(
+    sqlx::query(
         "SELECT id, thread_id, event_count, started_at, completed_at FROM rollouts WHERE thread_id = $1 \
          AND (started_at > $2 OR (started_at = $2 AND id > $3)) ORDER BY started_at, id LIMIT $4",
     )
     .bind(thread.to_string())
-    .bind(after.0)
-    .bind(after.1)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    let read = |row: &AnyRow| {
-        Ok(Rollout {
-            rollout_id: row.parsed("id")?,
-            thread_id: row.parsed("thread_id")?,
-            started_at: row.time("started_at")?,
-            completed_at: row.maybe_time("completed_at")?,
-            event_count: row.count("event_count")?,
-        })
-    };
-    rows.iter().map(read).collect()
+    .window(after, limit)
+    .all(conn, read_rollout)
+    .await
+}
+
+fn read_rollout(row: &AnyRow) -> Result<Rollout, StoreError> {
+    Ok(Rollout {
+        rollout_id: row.parsed("id")?,
+        thread_id: row.parsed("thread_id")?,
+        started_at: row.time("started_at")?,
+        completed_at: row.maybe_time("completed_at")?,
+        event_count: row.count("event_count")?,
+    })
 }
 
 fn read(row: &AnyRow) -> Result<ThreadRow, StoreError> {
