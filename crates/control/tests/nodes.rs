@@ -140,6 +140,8 @@ async fn a_name_is_a_free_label_or_refused() {
 
 /// Recomputes a row's hash by the recipe that the API documents.
 fn hash(row: &Value) -> String {
+    let mut attributes = row["attributes"].clone();
+    attributes.sort_all_objects();
     let recipe = json!([
         row["previousHash"],
         row["sequence"],
@@ -151,7 +153,7 @@ fn hash(row: &Value) -> String {
         row["targetType"],
         row["targetId"],
         row["ip"],
-        row["attributes"].to_string(),
+        attributes.to_string(),
         row["createdAt"]
     ]);
     let digest = Sha256::digest(recipe.to_string().as_bytes());

@@ -114,6 +114,10 @@ async fn insert(conn: &mut Conn, event: &AuditEvent) -> Result<(), StoreError> {
 }
 
 fn number(draft: AuditDraft, sequence: u64, previous_hash: String) -> AuditEvent {
+    let mut attributes = draft.attributes;
+    // The recipe has them sorted, and whether a map of `serde_json` is depends on what else is in the program.
+    attributes.sort_keys();
+    attributes.values_mut().for_each(Value::sort_all_objects);
     let mut event = AuditEvent {
         id: draft.id,
         org_id: draft.org,
@@ -124,7 +128,7 @@ fn number(draft: AuditDraft, sequence: u64, previous_hash: String) -> AuditEvent
         target_type: draft.target_type.map(str::to_owned),
         target_id: draft.target_id,
         ip: draft.ip,
-        attributes: draft.attributes,
+        attributes,
         created_at: draft.created_at,
         previous_hash,
         hash: String::new(),
