@@ -16,6 +16,9 @@ pub const PROMPT_BYTES_MAX: usize = 256 * 1024;
 /// The longest `wait`, in seconds.
 pub const WAIT_S_MAX: u32 = 600;
 
+/// The longest `queueTtl`, in seconds: thirty days.
+pub const QUEUE_TTL_S_MAX: u32 = 30 * 24 * 3600;
+
 /// The longest `Idempotency-Key`, in characters.
 pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
 
@@ -66,6 +69,14 @@ pub struct StartRun {
     /// Without `stream`: how many seconds to wait for the result, 0 to 600; 0 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<u32>,
+    /// How many seconds it may wait for its device, 0 to 2592000; 86400 by default. With 0 it does not wait: when the device
+    /// is not connected the answer is 409 `device_offline`, and when it is it has 30 seconds to take the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 2_592_000, default = 86_400)]
+    pub queue_ttl: Option<u32>,
+    /// `api`, the default. A run of origin `device` is started by the bound device over its own session, never here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<RunOrigin>,
     /// How far it may go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<RunConfig>,
@@ -107,6 +118,10 @@ pub struct RunReceipt {
     /// While queued: how many runs of the device stand before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_position: Option<u64>,
+    /// While queued: when it expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub queue_expires_at: Option<Timestamp>,
 }
 
 /// Who asked for a run.
@@ -152,9 +167,8 @@ pub struct Run {
     pub message: Option<String>,
     /// The caller's own notes.
     pub metadata: Option<Map<String, Value>>,
-    /// While queued: when it expires.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub queue_expires_at: Option<Timestamp>,
+    /// How many seconds it could wait for its device; null for a run that its device started.
+    pub queue_ttl: Option<u32>,
     /// When it was asked for.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,

@@ -26,7 +26,7 @@ pub use keys::{NodePrivateKey, NodePublicKey, Signature, SigningPrivateKey, Sign
 pub use names::{AgentSlug, DisplayText, NodeName, OrgName};
 pub use netmap::{Generation, Netmap, PeerRecord};
 pub use node::{NodeKind, NodeStatus, PathKind, PathReason};
-pub use run::{Attempt, ExecutionMode, Fence, RunLimits, RunOrder, RunStatus, RunnerSpec};
+pub use run::{Attempt, ExecutionMode, Fence, RunLimits, RunOrder, RunSettings, RunStatus, RunnerSpec};
 pub use secret::SecretString;
 pub use ticket::{RunTicket, SignedRunTicket};
 pub use time::{Monotonic, Now, Timestamp};

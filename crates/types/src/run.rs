@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::ids::{AgentId, RolloutId, RunId, ThreadId};
 use crate::names::AgentSlug;
@@ -128,6 +129,28 @@ pub struct RunLimits {
     pub tokens_max: Option<u32>,
 }
 
+/// What an agent's definition asks beyond what every runner has a word for. All of it is a wish: a node's own policy is
+/// asked about none of it, and so none of it may widen what a runner is allowed.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RunSettings {
+    /// The names of the tools the agent should use; absent means all that its runner has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<String>>,
+    /// The nucleus of the model's choice, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// Among how many words the model chooses, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
+    /// For the model's provider, in its own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider_options: Option<Map<String, Value>>,
+    /// What else the agent may use, each an object as its definition has it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<Value>,
+}
+
 /// Everything a node needs to execute a run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -160,6 +183,9 @@ pub struct RunOrder {
     /// How freely the model should speak, 0 to 2; absent means the runner's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
+    /// What else the agent's definition asks; absent in the orders of an older control plane.
+    #[serde(default)]
+    pub settings: RunSettings,
     /// What was said in the thread before, as text, for a runner that does not remember it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<String>,

@@ -1,26 +1,27 @@
 //! Runs: started by a caller or by the bound device, found, listed, stopped. How they fare is `orchestrator`'s business.
 
 mod conversation;
+mod request;
 
 use std::time::Duration;
 
 use api::ErrorCode;
 use api::agents::Agent;
-use api::runs::{
-    IDEMPOTENCY_KEY_LEN_MAX, Run, RunConfig, RunOrigin, RunReceipt, RunsQuery, StartRun, WAIT_S_MAX,
-};
-use runs::dispatch::{Input, Phase, QUEUE_TTL, RunState};
+use api::runs::{Run, RunConfig, RunOrigin, RunReceipt, RunsQuery, StartRun};
+use runs::dispatch::{Input, Phase, RunState};
 use runs::journal::OPEN_RUNS_MAX;
 use runs::protocol::ToSidecar;
 use serde_json::{Map, Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use types::thread::{TITLE_CHARS_MAX, Thread};
 use types::{
-    AgentSlug, EventDraft, EventType, ExecutionMode, NodeId, OrgId, RolloutId, RunId, RunLimits, RunStatus,
-    ThreadId, UserId,
+    AgentSlug, EventDraft, EventType, ExecutionMode, NodeId, OrgId, RolloutId, RunId, RunLimits, RunSettings,
+    RunStatus, ThreadId, UserId,
 };
 
 use self::conversation::{Conversation, check_prompt, conversation, joined};
+pub(crate) use self::request::wait_of;
+use self::request::{check_config, check_key, check_metadata, check_origin, queue_ttl};
 use super::audit::Deed;
 use super::{Actor, App, AppError, Caller, Page, Window, agents, audit};
 use crate::live::Notice;
@@ -37,7 +38,7 @@ const QUEUE_MAX: u64 = 1000;
 /// How long an idempotency key is remembered.
 const KEY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-const METADATA_BYTES_MAX: usize = 16 * 1024;
+const DEVICE_OFFLINE: &str = "the device is not connected, and queueTtl 0 says not to wait for it";
 
 /// A run the bound device wishes to start.
 #[derive(Clone, Debug)]
@@ -58,7 +59,17 @@ struct NewRun<'a> {
     asked: Conversation,
     config: RunConfig,
     metadata: Option<Map<String, Value>>,
-    origin: RunOrigin,
+    /// How long it may wait for its device; a run that its device started does not wait.
+    queue_ttl: Option<Duration>,
+}
+
+impl NewRun<'_> {
+    fn origin(&self) -> RunOrigin {
+        match self.queue_ttl {
+            Some(_) => RunOrigin::Api,
+            None => RunOrigin::Device,
+        }
+    }
 }
 
 /// Starts a run, or finds the one that the same key has started. Returns it as it stands after the commit.
@@ -69,13 +80,12 @@ pub(crate) async fn start(
     key: Option<&str>,
 ) -> Result<Run, AppError> {
     check_key(key)?;
+    check_origin(request.origin)?;
+    let queue_ttl = queue_ttl(request.queue_ttl)?;
     let request_hash = secrets::hash(&json!(request).to_string());
     let asked = conversation(&request)?;
     let config = check_config(request.config.unwrap_or_default())?;
-    let metadata_len = json!(request.metadata).to_string().len();
-    if metadata_len > METADATA_BYTES_MAX {
-        return Err(AppError::bad_request("metadata must be at most 16384 bytes"));
-    }
+    check_metadata(request.metadata.as_ref())?;
     let name = request.agent.as_deref();
     let name = name.ok_or_else(|| AppError::bad_request("agent is required: a slug or an id"))?;
 
@@ -88,6 +98,9 @@ pub(crate) async fn start(
     }
     let agent = agents::by_name(&mut dispatch.tx, caller, name).await?;
     let device = executor(&mut dispatch.tx, &agent).await?;
+    if request.queue_ttl == Some(0) && !app.orchestrator.is_connected(device.id) {
+        return Err(AppError::new(ErrorCode::DeviceOffline, DEVICE_OFFLINE));
+    }
     let new = NewRun {
         org: caller.org,
         owner: caller.user,
@@ -97,7 +110,7 @@ pub(crate) async fn start(
         asked,
         config,
         metadata: request.metadata,
-        origin: RunOrigin::Api,
+        queue_ttl: Some(queue_ttl),
     };
     let run = insert(&mut dispatch, new).await?;
     audit::record(
@@ -191,7 +204,7 @@ async fn try_register(
         },
         config: RunConfig::default(),
         metadata: None,
-        origin: RunOrigin::Device,
+        queue_ttl: None,
     };
     let run = insert(dispatch, new).await?;
     let actor = Actor::device(node, Some(owner));
@@ -289,25 +302,15 @@ pub(crate) async fn wait(app: &App, caller: &Caller, run: Run, wait: Duration) -
     }
 }
 
-/// Reads how long the caller wants to wait.
-pub(crate) fn wait_of(request: &StartRun) -> Result<Duration, AppError> {
-    let seconds = request.wait.unwrap_or(0);
-    if seconds > WAIT_S_MAX {
-        return Err(AppError::bad_request(format!(
-            "wait must be 0 to {WAIT_S_MAX} seconds"
-        )));
-    }
-    Ok(Duration::from_secs(u64::from(seconds)))
-}
-
 async fn insert(dispatch: &mut DispatchTx<'_>, new: NewRun<'_>) -> Result<RunRow, AppError> {
     let now = dispatch.now;
     let thread = thread_for(dispatch, &new).await?;
-    let state = match new.origin {
-        RunOrigin::Device => RunState::registered(now),
-        RunOrigin::Api => RunState::queued(now, now + QUEUE_TTL),
+    let origin = new.origin();
+    let state = match new.queue_ttl {
+        None => RunState::registered(now),
+        Some(ttl) => RunState::queued(now, now + ttl),
     };
-    if new.origin == RunOrigin::Device
+    if origin == RunOrigin::Device
         && store::runs::open_len(&mut dispatch.tx, new.device.id).await? >= OPEN_RUNS_MAX as u64
     {
         return Err(AppError::conflict(format!(
@@ -319,7 +322,7 @@ async fn insert(dispatch: &mut DispatchTx<'_>, new: NewRun<'_>) -> Result<RunRow
             "{QUEUE_MAX} runs wait for this device already"
         )));
     }
-    let settings = &new.agent.settings;
+    let spec = spec(new.agent, &new.asked, new.config);
     let mut run = RunRow {
         id: RunId::from_random(secrets::bytes()),
         number: 0,
@@ -330,26 +333,13 @@ async fn insert(dispatch: &mut DispatchTx<'_>, new: NewRun<'_>) -> Result<RunRow
         agent: new.agent.id,
         agent_slug: new.agent.slug.clone(),
         node: new.device.id,
-        origin: new.origin,
-        spec: RunSpec {
-            runner: settings.runner.clone(),
-            system_prompt: joined(settings.system_prompt.clone(), new.asked.system),
-            prompt: new.asked.prompt,
-            folder_hint: settings.default_folder_hint.clone(),
-            env: settings.env.clone(),
-            limits: RunLimits {
-                duration_s_max: None,
-                turns_max: new.config.max_turns.or(settings.max_iterations),
-                tokens_max: new.config.max_tokens.or(settings.max_tokens),
-            },
-            model: settings.model.clone(),
-            temperature: new.config.temperature.or(settings.temperature),
-        },
+        origin,
+        spec,
         metadata: new.metadata,
         state,
         outcome: Outcome::default(),
         created_at: now,
-        accepted_at: (new.origin == RunOrigin::Device).then_some(now),
+        accepted_at: (origin == RunOrigin::Device).then_some(now),
         started_at: None,
         completed_at: None,
     };
@@ -366,6 +356,36 @@ async fn insert(dispatch: &mut DispatchTx<'_>, new: NewRun<'_>) -> Result<RunRow
     Ok(run)
 }
 
+/// What the device is asked: what the run says wins over what its agent says.
+fn spec(agent: &Agent, asked: &Conversation, config: RunConfig) -> RunSpec {
+    let settings = &agent.settings;
+    RunSpec {
+        runner: settings.runner.clone(),
+        system_prompt: joined(settings.system_prompt.clone(), asked.system.clone()),
+        prompt: asked.prompt.clone(),
+        folder_hint: settings.default_folder_hint.clone(),
+        env: settings.env.clone(),
+        limits: RunLimits {
+            duration_s_max: None,
+            turns_max: config.max_turns.or(settings.max_iterations),
+            tokens_max: config.max_tokens.or(settings.max_tokens),
+        },
+        model: settings.model.clone(),
+        temperature: config.temperature.or(settings.temperature),
+        settings: RunSettings {
+            tools: settings.tools.clone(),
+            top_p: settings.top_p,
+            top_k: settings.top_k,
+            provider_options: settings.provider_options.clone(),
+            resources: settings
+                .resources
+                .iter()
+                .map(|resource| json!(resource))
+                .collect(),
+        },
+    }
+}
+
 /// The thread to go on with, which must be the owner's, or a new one.
 async fn thread_for(dispatch: &mut DispatchTx<'_>, new: &NewRun<'_>) -> Result<Thread, AppError> {
     if let Some(id) = new.thread {
@@ -375,7 +395,7 @@ async fn thread_for(dispatch: &mut DispatchTx<'_>, new: &NewRun<'_>) -> Result<T
             .filter(|thread| thread.owner_user_id == new.owner);
         let thread = thread.ok_or_else(|| AppError::not_found("thread"))?;
         let open = store::runs::open_of_thread(&mut dispatch.tx, id).await?;
-        if new.origin == RunOrigin::Device && !open.is_empty() {
+        if new.origin() == RunOrigin::Device && !open.is_empty() {
             return Err(AppError::conflict("another run of this thread is not over yet"));
         }
         return Ok(thread);
@@ -454,6 +474,7 @@ async fn shown(conn: &mut Conn, caller: &Caller, run: RunRow) -> Result<Run, App
     };
     let is_taken = matches!(run.state.phase, Phase::Accepted | Phase::Running);
     let is_owner = run.owner == caller.user;
+    let queue_ttl = (run.origin == RunOrigin::Api).then(|| waits(&run));
     Ok(Run {
         receipt: RunReceipt {
             run_id: run.id,
@@ -467,6 +488,7 @@ async fn shown(conn: &mut Conn, caller: &Caller, run: RunRow) -> Result<Run, App
             usage: run.outcome.usage,
             iterations: run.outcome.iterations,
             queue_position,
+            queue_expires_at: is_queued.then_some(run.state.queue_until),
         },
         org_id: run.org,
         owner_user_id: run.owner,
@@ -479,7 +501,7 @@ async fn shown(conn: &mut Conn, caller: &Caller, run: RunRow) -> Result<Run, App
         reason: run.outcome.reason,
         message: run.outcome.message.filter(|_| is_owner),
         metadata: run.metadata.filter(|_| is_owner),
-        queue_expires_at: is_queued.then_some(run.state.queue_until),
+        queue_ttl,
         created_at: run.created_at,
         accepted_at: run.accepted_at,
         started_at: run.started_at,
@@ -487,33 +509,10 @@ async fn shown(conn: &mut Conn, caller: &Caller, run: RunRow) -> Result<Run, App
     })
 }
 
-fn check_config(config: RunConfig) -> Result<RunConfig, AppError> {
-    let fits = |value: Option<u32>, max: u32| value.is_none_or(|value| (1..=max).contains(&value));
-    if !fits(config.max_tokens, 128_000) {
-        return Err(AppError::bad_request("config.maxTokens must be 1 to 128000"));
-    }
-    if !fits(config.max_turns, 100) {
-        return Err(AppError::bad_request("config.maxTurns must be 1 to 100"));
-    }
-    if !config
-        .temperature
-        .is_none_or(|value| (0.0..=2.0).contains(&value))
-    {
-        return Err(AppError::bad_request("config.temperature must be 0 to 2"));
-    }
-    Ok(config)
-}
-
-fn check_key(key: Option<&str>) -> Result<(), AppError> {
-    let good = |key: &str| {
-        (1..=IDEMPOTENCY_KEY_LEN_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic())
-    };
-    if key.is_none_or(good) {
-        return Ok(());
-    }
-    let message =
-        format!("Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_LEN_MAX} printable ASCII characters");
-    Err(AppError::bad_request(message))
+/// How long a run could wait, in seconds.
+fn waits(run: &RunRow) -> u32 {
+    let span = run.state.queue_until.unix_ms() - run.created_at.unix_ms();
+    u32::try_from(span / 1000).unwrap_or_default()
 }
 
 fn deed(action: &'static str, actor: Actor, run: &RunRow) -> Deed {

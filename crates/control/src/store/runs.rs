@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use sqlx::any::AnyRow;
 use types::{
     AgentId, AgentSlug, Attempt, ExecutionMode, Fence, NodeId, NodePublicKey, OrgId, RolloutId, RunId,
-    RunLimits, RunOrder, RunStatus, RunnerSpec, ThreadId, Timestamp, UserId,
+    RunLimits, RunOrder, RunSettings, RunStatus, RunnerSpec, ThreadId, Timestamp, UserId,
 };
 
 use super::query::QueryExt as _;
@@ -29,6 +29,8 @@ pub(crate) struct RunSpec {
     pub(crate) model: Option<String>,
     #[serde(default)]
     pub(crate) temperature: Option<f64>,
+    #[serde(default)]
+    pub(crate) settings: RunSettings,
 }
 
 /// What came of a run.
@@ -82,6 +84,7 @@ impl RunRow {
             limits: self.spec.limits,
             model: self.spec.model.clone(),
             temperature: self.spec.temperature,
+            settings: self.spec.settings.clone(),
             history: None,
             created_at: self.created_at,
         }

@@ -23,6 +23,7 @@ fn order(seed: u8) -> RunOrder {
         limits: RunLimits::default(),
         model: None,
         temperature: None,
+        settings: types::RunSettings::default(),
         history: None,
         created_at: Timestamp::default(),
     }

@@ -22,6 +22,7 @@ fn order(folder_hint: Option<&str>) -> RunOrder {
         limits: RunLimits::default(),
         model: None,
         temperature: None,
+        settings: types::RunSettings::default(),
         history: None,
         created_at: Timestamp::default(),
     }

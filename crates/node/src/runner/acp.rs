@@ -120,7 +120,7 @@ impl AcpRunner {
     /// Adds what the order asks for beside the prompt; what cannot be told to the agent is named in the ending.
     #[must_use]
     pub fn asked(mut self, asked: Asked) -> Self {
-        self.not_applied = asked.beyond_acp();
+        self.not_applied = asked.beyond_acp().into_iter().map(|(name, _)| name).collect();
         self.asked = asked;
         self
     }

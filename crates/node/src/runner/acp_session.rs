@@ -2,9 +2,9 @@
 
 use agent_client_protocol_schema::ProtocolVersion;
 use agent_client_protocol_schema::v1::{
-    InitializeResponse, LoadSessionRequest, NewSessionRequest, PromptRequest, ResumeSessionRequest,
+    InitializeResponse, LoadSessionRequest, Meta, NewSessionRequest, PromptRequest, ResumeSessionRequest,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use types::{LiveType, RunStatus};
 
 use super::super::acp_model::{self, Model, SetModel};
@@ -121,8 +121,23 @@ impl AcpRunner {
         }
         let before = [self.system_prompt.take(), self.asked.history.take()];
         let texts = before.into_iter().flatten().chain([prompt]);
-        let params = PromptRequest::new(session, texts.map(Into::into).collect());
+        let params =
+            PromptRequest::new(session, texts.map(Into::into).collect()).meta(self.beyond_the_protocol());
         self.call(Call::Prompt, "session/prompt", params, out);
+    }
+
+    /// What the protocol has no word for, where it lets clients say more, for an agent that looks there. Only under our own
+    /// name: what an org asks must not pass for the extension of an agent that decides what the agent may do.
+    fn beyond_the_protocol(&self) -> Option<Meta> {
+        let asked = self.asked.beyond_acp();
+        if asked.is_empty() {
+            return None;
+        }
+        let asked: Map<String, Value> = asked
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        Some(Map::from_iter([("runmesh".to_owned(), Value::Object(asked))]))
     }
 
     pub(super) fn turn_ended(&mut self, result: &Value, out: &mut Output) {

@@ -321,6 +321,7 @@ fn wishes() -> Asked {
         model: Some("big".to_owned()),
         temperature: Some(0.5),
         limits,
+        settings: types::RunSettings::default(),
         history: Some("Earlier: hello".to_owned()),
     }
 }
@@ -354,6 +355,50 @@ fn a_wished_model_is_asked_for_and_what_has_no_word_is_named_at_the_end() {
     assert_eq!(texts(&sent[0]), ["Be brief.", "Earlier: hello", "hello"]);
     talk.says(&json!({ "id": 3, "result": { "stopReason": "end_turn" } }));
     assert_eq!(talk.ending()["notApplied"], json!(["temperature", "maxTokens"]));
+}
+
+#[test]
+fn what_the_protocol_has_no_word_for_is_said_under_our_own_name_only() {
+    let options = json!({ "claudeCode": { "options": { "permissionMode": "bypassPermissions" } } });
+    let settings = types::RunSettings {
+        tools: Some(vec!["shell".to_owned()]),
+        top_p: Some(0.25),
+        top_k: Some(40),
+        provider_options: options.as_object().cloned(),
+        resources: vec![json!({ "type": "repo", "resourceId": "r" })],
+    };
+    let asked = Asked {
+        model: None,
+        settings,
+        ..wishes()
+    };
+    let mut talk = Talk::asked(None, asked);
+    talk.says(&json!({ "id": 0, "result": { "protocolVersion": 1 } }));
+    talk.says(&json!({ "id": 1, "result": { "sessionId": "s1" } }));
+    let sent = talk.sent();
+    let prompt = sent.last().expect("prompted");
+    let expected = json!({ "runmesh": {
+        "temperature": 0.5, "maxTokens": 9, "topP": 0.25, "topK": 40, "tools": ["shell"],
+        "providerOptions": options, "resources": [{ "type": "repo", "resourceId": "r" }],
+    } });
+    assert_eq!(prompt["params"]["_meta"], expected);
+    assert!(
+        sent.iter()
+            .all(|call| call["params"].pointer("/_meta/claudeCode").is_none())
+    );
+    talk.says(&json!({ "id": 2, "result": { "stopReason": "end_turn" } }));
+    assert_eq!(
+        talk.ending()["notApplied"],
+        json!([
+            "temperature",
+            "maxTokens",
+            "topP",
+            "topK",
+            "tools",
+            "providerOptions",
+            "resources"
+        ])
+    );
 }
 
 #[test]

@@ -30,6 +30,9 @@ pub(crate) struct RunArgs {
     /// Return as soon as the run is accepted, without watching it
     #[arg(long)]
     detach: bool,
+    /// How many seconds it may wait for its device, at most 2592000; 0 refuses it while the device is away
+    #[arg(long, value_name = "SECONDS")]
+    queue_ttl: Option<u32>,
     /// The most tokens, 1 to 128000
     #[arg(long)]
     max_tokens: Option<u32>,
@@ -41,12 +44,13 @@ pub(crate) struct RunArgs {
     idempotency_key: Option<String>,
 }
 
-const RECEIPT: [Column; 5] = [
+const RECEIPT: [Column; 6] = [
     ("run", "/runId"),
     ("status", "/status"),
     ("thread", "/threadId"),
     ("device", "/targetDeviceId"),
     ("queue position", "/queuePosition"),
+    ("queue expires", "/queueExpiresAt"),
 ];
 
 /// Starts a run and, unless told otherwise, shows it to its end.
@@ -81,6 +85,7 @@ async fn request(args: &RunArgs, api: &Api) -> Result<(StartRun, u64)> {
     let mut request = StartRun {
         agent: Some(args.agent.clone()),
         prompt: Some(args.prompt.clone()),
+        queue_ttl: args.queue_ttl,
         ..StartRun::default()
     };
     if args.max_tokens.is_some() || args.max_turns.is_some() {

@@ -99,6 +99,7 @@ fn order() -> RunOrder {
         limits: RunLimits::default(),
         model: None,
         temperature: None,
+        settings: types::RunSettings::default(),
         history: None,
         created_at: t0(),
     }

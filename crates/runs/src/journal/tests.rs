@@ -22,6 +22,7 @@ fn order(seed: u8) -> RunOrder {
         limits: RunLimits::default(),
         model: None,
         temperature: None,
+        settings: types::RunSettings::default(),
         history: None,
         created_at: Timestamp::from_unix_ms(0),
     }

@@ -159,6 +159,28 @@ async fn what_an_agent_and_a_run_ask_for_is_in_the_order() {
 }
 
 #[tokio::test]
+async fn the_rest_of_what_an_agent_asks_is_in_the_order_too() {
+    let bench = Bench::start().await;
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let resource = json!({ "type": "repo", "resourceId": "r", "alias": "here", "config": { "depth": 1 } });
+    let settings = json!({ "slug": "picky", "executionMode": "local-mac", "targetDeviceId": bench.node,
+        "tools": ["shell", "edit"], "topP": 0.25, "topK": 40, "providerOptions": { "seed": 1 },
+        "resources": [resource], "env": { "A": "1" } });
+    bench.post("/v1/agents", settings).await.ok();
+    bench.run(json!({ "agent": "picky" })).await;
+    let order = offered(&mut sidecar).await;
+    let expected = types::RunSettings {
+        tools: Some(vec!["shell".to_owned(), "edit".to_owned()]),
+        top_p: Some(0.25),
+        top_k: Some(40),
+        provider_options: json!({ "seed": 1 }).as_object().cloned(),
+        resources: vec![resource],
+    };
+    assert_eq!(order.settings, expected);
+    assert_eq!(order.env.get("A").map(String::as_str), Some("1"));
+}
+
+#[tokio::test]
 async fn a_stream_shows_its_own_run_only_and_ends_with_it() {
     let bench = Bench::start().await;
     let mut sidecar = Sidecar::connected(&bench).await;

@@ -132,6 +132,101 @@ async fn a_queued_run_expires_and_says_so_in_its_thread() {
     assert_eq!(events[1]["payload"]["status"], "expired");
 }
 
+/// The time between two times, in seconds.
+fn seconds(run: &Value, from: &str, to: &str) -> i64 {
+    let at = |field: &str| serde_json::from_value::<types::Timestamp>(run[field].clone()).expect("a time");
+    (at(to).unix_ms() - at(from).unix_ms()) / 1000
+}
+
+#[tokio::test]
+async fn a_run_waits_as_long_as_its_caller_says() {
+    let bench = Bench::start().await;
+    let usual = bench.run(json!({})).await;
+    let short = bench.run(json!({ "queueTtl": 60 })).await;
+    let longest = bench.run(json!({ "queueTtl": 2_592_000 })).await;
+    for (run, ttl, position) in [(&usual, 86_400, 0), (&short, 60, 1), (&longest, 2_592_000, 2)] {
+        assert_eq!(
+            (&run["status"], &run["queuePosition"]),
+            (&json!("queued"), &json!(position))
+        );
+        let found = bench.get(&format!("/v1/runs/{}", text(run, "runId"))).await.ok();
+        assert_eq!(
+            (&found["queueTtl"], &found["queuePosition"]),
+            (&json!(ttl), &json!(position))
+        );
+        assert_eq!(found["queueExpiresAt"], run["queueExpiresAt"]);
+        assert_eq!(seconds(&found, "createdAt", "queueExpiresAt"), ttl);
+    }
+    bench.clock.advance(Duration::from_secs(61));
+    bench.round().await;
+    let expired = bench.until(&short, "expired").await;
+    assert_eq!(
+        (&expired["reason"], &expired["queueTtl"]),
+        (&json!("queue_ttl"), &json!(60))
+    );
+    assert!(expired["queuePosition"].is_null() && expired["queueExpiresAt"].is_null());
+    bench.until(&usual, "queued").await;
+    assert_eq!(bench.until(&longest, "queued").await["queuePosition"], 1);
+    let run = |more: Value| {
+        let mut body = json!({ "agent": "code-on-my-mac", "prompt": "x" });
+        body["queueTtl"] = more;
+        bench.post("/v1/run", body)
+    };
+    for bad in [json!(2_592_001), json!(-1), json!(1.5), json!("60"), json!("1h")] {
+        run(bad).await.refused(400, "bad_request");
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_does_not_wait_is_refused_while_its_device_is_away() {
+    let bench = Bench::start().await;
+    let body = json!({ "agent": "code-on-my-mac", "prompt": "x", "queueTtl": 0 });
+    bench
+        .post("/v1/run", body.clone())
+        .await
+        .refused(409, "device_offline");
+    assert_eq!(bench.get("/v1/runs").await.body["data"], json!([]));
+    assert_eq!(bench.get("/v1/threads").await.body["data"], json!([]));
+
+    let mut sidecar = Sidecar::connected(&bench).await;
+    let run = bench.post("/v1/run", body).await.ok();
+    assert_eq!(run["status"], "dispatched");
+    assert_eq!(sidecar.accept().await.0, run_id(&run));
+    // The thread has a run under way: this one would wait for it, and does so for as long as an offer.
+    let next = bench
+        .run(json!({ "queueTtl": 0, "threadId": run["threadId"] }))
+        .await;
+    assert_eq!(next["status"], "queued");
+    bench.clock.advance(Duration::from_secs(31));
+    bench.round().await;
+    bench.until(&next, "expired").await;
+}
+
+#[tokio::test]
+async fn nobody_but_the_device_itself_starts_a_run_of_its_own() {
+    let bench = Bench::start().await;
+    let run = async |origin: Value| {
+        let body = json!({ "agent": "code-on-my-mac", "prompt": "x", "origin": origin });
+        bench.post("/v1/run", body).await
+    };
+    let refused = run(json!("device")).await;
+    refused.refused(403, "forbidden");
+    assert!(text(&refused.body["error"], "message").contains("origin device"));
+    let legacy = json!({ "prompt": "x", "origin": "device" });
+    bench
+        .post("/v1/agents/code-on-my-mac/run", legacy)
+        .await
+        .refused(403, "forbidden");
+    run(json!("moon")).await.refused(400, "bad_request");
+    assert_eq!(bench.get("/v1/runs").await.body["data"], json!([]));
+    let taken = run(json!("api")).await.ok();
+    let taken = bench
+        .get(&format!("/v1/runs/{}", text(&taken, "runId")))
+        .await
+        .ok();
+    assert_eq!(taken["origin"], "api");
+}
+
 #[tokio::test]
 async fn runs_of_one_thread_follow_one_another() {
     let bench = Bench::start().await;
