@@ -52,15 +52,15 @@ pub struct AgentSettings {
     pub top_k: Option<u32>,
     /// Environment of the runner: up to 64 variables, values up to 4096 bytes.
     pub env: BTreeMap<String, String>,
-    /// Passed on to the model provider, up to 16 KiB.
+    /// For the model provider, in its own words, up to 16 KiB.
     pub provider_options: Option<Map<String, Value>>,
     /// Where its runs are executed: `in_sandbox` (default), `managed` or `local-mac` (any registered device).
     #[schema(value_type = String, example = "local-mac")]
     pub execution_mode: ExecutionMode,
     /// The sandbox to boot; required by `in_sandbox`, refused by `local-mac`.
     #[schema(value_type = Option<Object>)]
-    pub sandbox: Option<Value>,
-    /// What else it may use, up to 32.
+    pub sandbox: Option<Map<String, Value>>,
+    /// What else it may use, up to 32 and 64 KiB in all.
     pub resources: Vec<AgentResource>,
     /// The device its runs are bound to; required by `local-mac`.
     #[schema(value_type = Option<String>, format = Uuid)]

@@ -1,11 +1,13 @@
 //! Agents: settings checked field by field, upserted by slug, seen by their owner and by admins.
 
+use api::activity::{ResourceType, Severity};
 use api::agents::{Agent, AgentSettings, AgentsQuery, PutAction, PutAgent, PutAgentResult};
 use serde_json::{Map, Value, json};
 use types::{AgentId, AgentSlug, ExecutionMode, NodeId, RunnerSpec};
 
+use super::activity::Happening;
 use super::audit::Deed;
-use super::{App, AppError, Caller, Page, Window, audit, display_text};
+use super::{App, AppError, Caller, Page, Window, activity, audit, display_text};
 use crate::secrets;
 use crate::store::{self, Conn, StoreError};
 
@@ -17,13 +19,15 @@ const ENV_MAX: usize = 64;
 const ENV_VALUE_BYTES_MAX: usize = 4096;
 const JSON_BYTES_MAX: usize = 16 * 1024;
 const RESOURCES_MAX: usize = 32;
+/// All of an agent's resources together: they travel with every run.
+const RESOURCES_BYTES_MAX: usize = 64 * 1024;
 const FOLDER_CHARS_MAX: usize = 1024;
 
 /// Creates an agent or replaces its settings.
 pub(crate) async fn put(app: &App, caller: &Caller, request: PutAgent) -> Result<PutAgentResult, AppError> {
-    check(&request.settings)?;
+    let settings = checked(request.settings, &request.slug)?;
     let mut tx = app.store.write().await?;
-    check_target(&mut tx, caller, &request.settings).await?;
+    check_target(&mut tx, caller, &settings).await?;
     let now = app.clock.wall();
     let known = store::agents::by_slug(&mut tx, caller.org, &request.slug).await?;
     let (agent, action) = match known {
@@ -34,7 +38,7 @@ pub(crate) async fn put(app: &App, caller: &Caller, request: PutAgent) -> Result
         }
         Some(known) => {
             let agent = Agent {
-                settings: request.settings,
+                settings,
                 version: known.version.saturating_add(1),
                 updated_at: now,
                 ..known
@@ -48,7 +52,7 @@ pub(crate) async fn put(app: &App, caller: &Caller, request: PutAgent) -> Result
                 org_id: caller.org,
                 owner_user_id: caller.user,
                 slug: request.slug,
-                settings: request.settings,
+                settings,
                 visibility: "private".to_owned(),
                 status: "active".to_owned(),
                 version: 1,
@@ -63,7 +67,7 @@ pub(crate) async fn put(app: &App, caller: &Caller, request: PutAgent) -> Result
         PutAction::Created => "agent.created",
         PutAction::Updated => "agent.updated",
     };
-    audit::record(app, &mut tx, caller.org, deed(done, caller, &agent)).await?;
+    record(app, &mut tx, caller, (done, &agent)).await?;
     tx.commit().await?;
     Ok(PutAgentResult {
         id: agent.id,
@@ -96,7 +100,10 @@ pub(crate) async fn patch(
     }
     let settings: AgentSettings = serde_json::from_value(merged)
         .map_err(|error| AppError::bad_request(format!("the settings cannot be read: {error}")))?;
-    check(&settings)?;
+    let settings = checked(settings, slug)?;
+    if settings == known.settings {
+        return Ok(known);
+    }
     check_target(&mut tx, caller, &settings).await?;
     let agent = Agent {
         settings,
@@ -105,7 +112,7 @@ pub(crate) async fn patch(
         ..known
     };
     store::agents::update(&mut tx, &agent).await?;
-    audit::record(app, &mut tx, caller.org, deed("agent.updated", caller, &agent)).await?;
+    record(app, &mut tx, caller, ("agent.updated", &agent)).await?;
     tx.commit().await?;
     Ok(agent)
 }
@@ -134,19 +141,20 @@ pub(crate) async fn delete(app: &App, caller: &Caller, slug: &AgentSlug) -> Resu
     let mut tx = app.store.write().await?;
     let agent = by_slug(&mut tx, caller, slug).await?;
     store::agents::delete(&mut tx, agent.id).await?;
-    audit::record(app, &mut tx, caller.org, deed("agent.deleted", caller, &agent)).await?;
+    record(app, &mut tx, caller, ("agent.deleted", &agent)).await?;
     Ok(tx.commit().await?)
 }
 
 /// Finds an agent by what callers name it: slug or id.
 pub(crate) async fn by_name(conn: &mut Conn, caller: &Caller, name: &str) -> Result<Agent, AppError> {
-    let agent = if let Ok(id) = name.parse::<AgentId>() {
-        store::agents::by_id(conn, caller.org, id).await?
-    } else {
-        let slug = name.parse().map_err(|_| AppError::not_found("agent"))?;
-        store::agents::by_slug(conn, caller.org, &slug).await?
-    };
-    visible(caller, agent)
+    if let Ok(id) = name.parse::<AgentId>()
+        && let Some(agent) = store::agents::by_id(conn, caller.org, id).await?
+    {
+        return visible(caller, Some(agent));
+    }
+    // A slug may look like an id.
+    let slug = name.parse().map_err(|_| AppError::not_found("agent"))?;
+    by_slug(conn, caller, &slug).await
 }
 
 async fn by_slug(conn: &mut Conn, caller: &Caller, slug: &AgentSlug) -> Result<Agent, AppError> {
@@ -184,12 +192,15 @@ async fn usable_device(conn: &mut Conn, caller: &Caller, node: NodeId) -> Result
     Ok(usable.map(|_| ()))
 }
 
-fn check(settings: &AgentSettings) -> Result<(), AppError> {
-    check_texts(settings)?;
-    check_numbers(settings)?;
-    check_env(settings)?;
-    check_lists(settings)?;
-    check_mode(settings)
+/// Checks settings, and fills in the name that nobody gave.
+fn checked(mut settings: AgentSettings, slug: &AgentSlug) -> Result<AgentSettings, AppError> {
+    settings.name.get_or_insert_with(|| slug.to_string());
+    check_texts(&settings)?;
+    check_numbers(&settings)?;
+    check_env(&settings)?;
+    check_lists(&settings)?;
+    check_mode(&settings)?;
+    Ok(settings)
 }
 
 fn check_texts(settings: &AgentSettings) -> Result<(), AppError> {
@@ -274,10 +285,15 @@ fn check_lists(settings: &AgentSettings) -> Result<(), AppError> {
         if let Some(alias) = &resource.alias {
             display_text("resources.alias", alias)?;
         }
-        small("resources.config", &json!(resource.config))?;
+        small("resources.config", &json!(resource.config), JSON_BYTES_MAX)?;
     }
-    small("providerOptions", &json!(settings.provider_options))?;
-    small("sandbox", &json!(settings.sandbox))
+    small("resources", &json!(settings.resources), RESOURCES_BYTES_MAX)?;
+    small(
+        "providerOptions",
+        &json!(settings.provider_options),
+        JSON_BYTES_MAX,
+    )?;
+    small("sandbox", &json!(settings.sandbox), JSON_BYTES_MAX)
 }
 
 fn check_mode(settings: &AgentSettings) -> Result<(), AppError> {
@@ -298,9 +314,9 @@ fn check_mode(settings: &AgentSettings) -> Result<(), AppError> {
     }
 }
 
-fn small(field: &str, value: &Value) -> Result<(), AppError> {
-    demand(value.to_string().len() <= JSON_BYTES_MAX, || {
-        format!("{field} must be at most {JSON_BYTES_MAX} bytes")
+fn small(field: &str, value: &Value, max: usize) -> Result<(), AppError> {
+    demand(value.to_string().len() <= max, || {
+        format!("{field} must be at most {max} bytes")
     })
 }
 
@@ -312,15 +328,37 @@ fn demand(holds: bool, message: impl FnOnce() -> String) -> Result<(), AppError>
     }
 }
 
-fn deed(action: &'static str, caller: &Caller, agent: &Agent) -> Deed {
-    Deed {
-        action,
+/// Writes a change of an agent into the audit log and the activity list.
+async fn record(
+    app: &App,
+    conn: &mut Conn,
+    caller: &Caller,
+    (done, agent): (&'static str, &Agent),
+) -> Result<(), StoreError> {
+    let attributes = Map::from_iter([
+        ("slug".to_owned(), json!(agent.slug)),
+        ("version".to_owned(), json!(agent.version)),
+        ("executionMode".to_owned(), json!(agent.settings.execution_mode)),
+    ]);
+    let deed = Deed {
+        action: done,
         target: Some(("agent", agent.id.to_string())),
         actor: caller.actor(),
-        attributes: Map::from_iter([
-            ("slug".to_owned(), json!(agent.slug)),
-            ("version".to_owned(), json!(agent.version)),
-            ("executionMode".to_owned(), json!(agent.settings.execution_mode)),
-        ]),
-    }
+        attributes: attributes.clone(),
+    };
+    audit::record(app, conn, caller.org, deed).await?;
+    let verb = done.rsplit('.').next().unwrap_or(done);
+    let happening = Happening {
+        actor: caller.actor(),
+        resource: (ResourceType::Agent, agent.id.to_string()),
+        event_type: done,
+        severity: Severity::Info,
+        status: None,
+        title: format!("{} was {verb}", agent.slug),
+        attributes,
+        thread: None,
+        run: None,
+        node: agent.settings.target_device_id,
+    };
+    activity::record(app, conn, caller.org, happening).await
 }

@@ -244,6 +244,8 @@ pub(crate) async fn compact(
     let completed = json!({ "summary": summary, "rolloutId": rollout, "previousRolloutId": previous });
     let completed = event(EventType::CompactionCompleted, completed);
     let numbered = dispatch.append(Place::of(&thread), &[completed]).await?;
+    let happening = happening(caller, id, "thread.compacted", "Thread compacted");
+    activity::record(app, &mut dispatch.tx, caller.org, happening).await?;
     dispatch.commit().await?;
     Ok(Compacted {
         thread_id: id,

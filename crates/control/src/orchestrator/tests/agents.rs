@@ -46,9 +46,13 @@ async fn an_upsert_creates_and_then_replaces() {
         .ok();
     assert_eq!(
         (&patched["maxIterations"], &patched["name"]),
-        (&json!(7), &Value::Null)
+        (&json!(7), &json!("a"))
     );
     assert_eq!((&patched["slug"], &patched["junk"]), (&json!("a"), &Value::Null));
+    assert_eq!(patched["version"], 3);
+    assert_eq!(bench.get("/v1/agents/a").await.ok(), patched);
+    let same = patch(json!({ "maxIterations": 7, "junk": 2 })).await.ok();
+    assert_eq!(same, patched, "what changes nothing is no new version");
     patch(json!({ "sandbox": {} })).await.refused(400, "bad_request");
     patch(json!({ "topP": "much" })).await.refused(400, "bad_request");
 
@@ -62,6 +66,188 @@ async fn an_upsert_creates_and_then_replaces() {
         .await;
     assert_eq!(deleted.status, 204);
     bench.get("/v1/agents/a").await.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn an_agent_without_a_name_is_called_by_its_slug() {
+    let bench = Bench::start().await;
+    for (slug, name, shown) in [
+        ("a", Value::Null, "a"),
+        ("b", json!("Bee"), "Bee"),
+        ("a", json!("Ay"), "Ay"),
+        ("a", Value::Null, "a"),
+    ] {
+        let body = local(&bench, json!({ "slug": slug, "name": name }));
+        bench.post("/v1/agents", body).await.ok();
+        let found = bench.get(&format!("/v1/agents/{slug}")).await.ok();
+        assert_eq!(found["name"], shown, "{slug} {name}");
+    }
+    let listed = bench.get("/v1/agents").await.body;
+    let names = listed["data"].as_array().expect("rows").iter();
+    let names: Vec<&str> = names.map(|agent| text(agent, "name")).collect();
+    assert_eq!(names, ["code-on-my-mac", "a", "Bee"]);
+}
+
+#[tokio::test]
+async fn an_agent_is_answered_with_everything_the_contract_names() {
+    let bench = Bench::start().await;
+    let body = json!({
+        "slug": "full", "name": "Full", "description": "d", "model": "m", "systemPrompt": "s", "tools": ["shell"],
+        "maxIterations": 3, "maxTokens": 9, "temperature": 0.5, "topP": 0.25, "topK": 40, "env": { "A": "1" },
+        "providerOptions": { "seed": 1 }, "executionMode": "local-mac", "targetDeviceId": bench.node,
+        "resources": [{ "type": "repo", "resourceId": "r", "alias": "here", "config": { "depth": 1 } }],
+        "defaultFolderHint": "~/code", "runner": { "type": "acp", "name": "goose" },
+    });
+    let made = bench.post("/v1/agents", body.clone()).await.ok();
+    let mut fields: Vec<&str> = made
+        .as_object()
+        .expect("fields")
+        .keys()
+        .map(String::as_str)
+        .collect();
+    fields.sort_unstable();
+    assert_eq!(
+        fields,
+        [
+            "action",
+            "endpoint",
+            "id",
+            "sandboxId",
+            "slug",
+            "targetDeviceId",
+            "version"
+        ]
+    );
+    assert_eq!(
+        (&made["sandboxId"], &made["slug"]),
+        (&Value::Null, &json!("full"))
+    );
+    let found = bench.get("/v1/agents/full").await.ok();
+    for (field, value) in body.as_object().expect("fields") {
+        assert_eq!(&found[field], value, "{field}");
+    }
+    let me = bench.get("/v1/me").await.ok();
+    for (field, value) in [
+        ("id", &made["id"]),
+        ("orgId", &me["organization"]["id"]),
+        ("ownerUserId", &me["user"]["id"]),
+        ("visibility", &json!("private")),
+        ("status", &json!("active")),
+        ("version", &json!(1)),
+        ("sandbox", &Value::Null),
+    ] {
+        assert_eq!(&found[field], value, "{field}");
+    }
+    for field in ["createdAt", "updatedAt"] {
+        let time = text(&found, field);
+        assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
+    }
+}
+
+#[tokio::test]
+async fn each_mode_demands_and_refuses_what_the_contract_says() {
+    let bench = Bench::start().await;
+    let device = json!(bench.node);
+    for (settings, taken) in [
+        (json!({}), false),
+        (json!({ "sandbox": {} }), true),
+        (
+            json!({ "sandbox": { "template": "debian" }, "executionMode": "in_sandbox" }),
+            true,
+        ),
+        (json!({ "executionMode": "in_sandbox" }), false),
+        (json!({ "executionMode": "in_sandbox", "sandbox": null }), false),
+        (
+            json!({ "executionMode": "in_sandbox", "sandbox": "debian" }),
+            false,
+        ),
+        (json!({ "executionMode": "managed" }), true),
+        (json!({ "executionMode": "local-mac" }), false),
+        (
+            json!({ "executionMode": "local-mac", "targetDeviceId": device }),
+            true,
+        ),
+        (
+            json!({ "executionMode": "local-mac", "targetDeviceId": device, "sandbox": null }),
+            true,
+        ),
+        (
+            json!({ "executionMode": "local-mac", "targetDeviceId": device, "sandbox": {} }),
+            false,
+        ),
+        (
+            json!({ "executionMode": "local_mac", "targetDeviceId": device }),
+            false,
+        ),
+    ] {
+        let mut body = settings.clone();
+        body["slug"] = json!("a");
+        let answer = bench.post("/v1/agents", body).await;
+        assert_eq!(
+            answer.status,
+            if taken { 200 } else { 400 },
+            "{settings}: {}",
+            answer.body
+        );
+    }
+    let patch = async |body: Value| {
+        bench
+            .call(&bench.admin, Method::PATCH, "/v1/agents/a", Some(body))
+            .await
+    };
+    patch(json!({ "executionMode": null }))
+        .await
+        .refused(400, "bad_request");
+    patch(json!({ "targetDeviceId": null }))
+        .await
+        .refused(400, "bad_request");
+    let moved = patch(json!({ "executionMode": "in_sandbox", "sandbox": {}, "targetDeviceId": null }));
+    assert_eq!(moved.await.ok()["executionMode"], "in_sandbox");
+}
+
+#[tokio::test]
+async fn a_slug_that_looks_like_an_id_is_a_slug() {
+    let bench = Bench::start().await;
+    let slug = "00000000-0000-4000-8000-000000000000";
+    bench.agent(slug, bench.node).await;
+    let run = bench.run(json!({ "agent": slug })).await;
+    let run = bench.get(&format!("/v1/runs/{}", text(&run, "runId"))).await.ok();
+    assert_eq!(run["agentSlug"], slug);
+}
+
+#[tokio::test]
+async fn what_happens_to_an_agent_is_told_to_people() {
+    let bench = Bench::start().await;
+    let made = bench.post("/v1/agents", local(&bench, json!({}))).await.ok();
+    bench
+        .post("/v1/agents", local(&bench, json!({ "name": "A" })))
+        .await
+        .ok();
+    let patched = json!({ "name": "B" });
+    bench
+        .call(&bench.admin, Method::PATCH, "/v1/agents/a", Some(patched))
+        .await
+        .ok();
+    bench
+        .call(&bench.admin, Method::DELETE, "/v1/agents/a", None)
+        .await;
+    let path = format!(
+        "/v1/activity?resource_type=agent&resource_id={}",
+        text(&made, "id")
+    );
+    let rows = bench.get(&path).await.body["data"]
+        .as_array()
+        .expect("rows")
+        .clone();
+    let types: Vec<&str> = rows.iter().map(|row| text(row, "eventType")).collect();
+    assert_eq!(
+        types,
+        ["agent.deleted", "agent.updated", "agent.updated", "agent.created"]
+    );
+    let versions: Vec<&Value> = rows.iter().map(|row| &row["attributes"]["version"]).collect();
+    assert_eq!(versions, [&json!(3), &json!(3), &json!(2), &json!(1)]);
+    assert_eq!(rows[0]["title"], "a was deleted");
+    assert_eq!(rows[0]["runmeshNodeId"], json!(bench.node));
 }
 
 #[tokio::test]
@@ -112,6 +298,8 @@ async fn settings_past_their_limits_are_refused() {
         json!({ "env": { "A": "x\u{0}" } }),
         json!({ "env": env }),
         json!({ "resources": vec![resource; 33] }),
+        json!({ "resources": vec![json!({ "type": "repo", "resourceId": "r", "config": { "x": "y".repeat(9000) } }); 8] }),
+        json!({ "resources": [{ "type": "repo", "resourceId": "r", "config": { "x": "y".repeat(16384) } }] }),
         json!({ "providerOptions": { "x": "y".repeat(16384) } }),
         json!({ "defaultFolderHint": "a\nb" }),
         json!({ "runner": { "type": "rocket", "name": "x" } }),
