@@ -230,7 +230,7 @@ pub struct ThreadQuery {
     /// `all_rollouts`: not only the active one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub include: Option<String>,
-    /// On the agent-scoped paths: the agent, slug or id.
+    /// The agent it must be of, slug or id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
 }

@@ -55,14 +55,19 @@ impl Buckets {
     }
 
     /// Tells how a bucket stands without taking a token; `Err` when none is left.
-    pub(crate) fn look(&self, key: &str, now: Monotonic) -> Result<(), RateLimit> {
+    pub(crate) fn look(&self, key: &str, now: Monotonic) -> Result<RateLimit, RateLimit> {
         let table = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
         let missing = table.get(key).map_or(Duration::ZERO, |full| full.since(now));
         if missing + self.quota.every > self.quota.every * self.quota.burst {
             Err(self.standing(missing))
         } else {
-            Ok(())
+            Ok(self.standing(missing))
         }
+    }
+
+    /// Tells how a bucket stands, whether a token is left or not.
+    pub(crate) fn show(&self, key: &str, now: Monotonic) -> RateLimit {
+        self.look(key, now).unwrap_or_else(|empty| empty)
     }
 
     fn standing(&self, missing: Duration) -> RateLimit {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::{Answer, Fixture};
+use support::{Answer, Fixture, answer};
 use types::NodePrivateKey;
 
 const START: &str = "/v1/runmesh/devices/link/start";
@@ -207,6 +207,153 @@ async fn asking_too_often_is_answered_with_when_to_come_back() {
     start(&fixture, 40).await;
 }
 
+/// Limit and what remains, as an answer tells.
+fn standing(answer: &Answer) -> (u64, u64) {
+    let header = |name: &str| {
+        let value = answer
+            .headers
+            .get(name)
+            .unwrap_or_else(|| panic!("{name}: {}", answer.text));
+        value.to_str().expect("text").parse().expect("a number")
+    };
+    let reset: u64 = header("x-ratelimit-reset");
+    let waits = answer.headers.get("retry-after");
+    let waits = waits.map(|value| value.to_str().expect("text").parse::<u64>().expect("seconds"));
+    assert_eq!(
+        waits,
+        (answer.status.as_u16() == 429).then_some(reset.max(1)),
+        "{}",
+        answer.text
+    );
+    (header("x-ratelimit-limit"), header("x-ratelimit-remaining"))
+}
+
+#[tokio::test]
+async fn every_answer_of_a_limited_route_tells_how_the_limit_stands() {
+    let fixture = Fixture::start().await;
+    let open = |path: &'static str, body: Value| fixture.call(None, Method::POST, path, Some(body));
+    let started = open(START, json!({"publicKey": key(1)})).await;
+    assert_eq!((started.status.as_u16(), standing(&started)), (201, (20, 19)));
+    let code = code(started.data(201));
+    let bad = open(START, json!({"publicKey": "x"})).await;
+    assert_eq!(bad.status.as_u16(), 400);
+    let after = standing(&bad).1;
+    // One grows back every three seconds, and what cannot be read costs nothing.
+    assert!((18..=19).contains(&after), "{after}");
+    let unread = open(START, json!([])).await;
+    assert!(unread.status.as_u16() == 400 && standing(&unread).1 >= after);
+    let post = fixture.http.post(fixture.url(START));
+    let typed = answer(post.header("content-type", "text/plain").body("x")).await;
+    assert!(typed.status.as_u16() == 415 && standing(&typed).1 >= after);
+
+    let polled = poll(&fixture, &code, 1).await;
+    assert_eq!((polled.status.as_u16(), standing(&polled)), (200, (5, 4)));
+    let guessed = poll(&fixture, &code, 2).await;
+    assert_eq!((guessed.status.as_u16(), standing(&guessed)), (404, (10, 9)));
+    let unread = open(POLL, json!({"code": 1})).await;
+    assert_eq!((unread.status.as_u16(), standing(&unread)), (400, (10, 9)));
+
+    let path = format!("/v1/runmesh/devices/link/{code}");
+    let shown = fixture.get(&path).await;
+    assert_eq!((shown.status.as_u16(), standing(&shown)), (200, (10, 10)));
+    let guessed = fixture.get("/v1/runmesh/devices/link/ZZZZZZ").await;
+    assert_eq!((guessed.status.as_u16(), standing(&guessed)), (404, (10, 9)));
+    for (route, body, status) in [
+        (APPROVE, json!({"code": "ZZZZZZ"}), 404),
+        (APPROVE, json!({"code": 1}), 400),
+        (APPROVE, json!({"code": code, "name": "-"}), 400),
+        (DENY, json!({"code": code}), 200),
+        (DENY, json!({"code": code}), 409),
+    ] {
+        let decided = fixture.post(route, body).await;
+        assert_eq!(
+            (decided.status.as_u16(), standing(&decided)),
+            (status, (10, 8)),
+            "{route}"
+        );
+    }
+    let stranger = open(APPROVE, json!({"code": code})).await;
+    assert!(
+        !stranger.headers.contains_key("x-ratelimit-limit"),
+        "counted by person, and there is none"
+    );
+    let weak = fixture
+        .post("/v1/api-keys", json!({"name": "k", "scopes": ["org:read"]}))
+        .await;
+    let weak = weak.data(201)["key"].as_str().expect("a key").to_owned();
+    let refused = fixture
+        .call(Some(&weak), Method::POST, APPROVE, Some(json!({"code": code})))
+        .await;
+    assert_eq!((refused.status.as_u16(), standing(&refused)), (403, (10, 8)));
+    assert!(
+        !fixture
+            .get("/v1/me")
+            .await
+            .headers
+            .contains_key("x-ratelimit-limit")
+    );
+}
+
+#[tokio::test]
+async fn what_a_device_asked_is_in_the_log_of_whoever_decided() {
+    let fixture = Fixture::start().await;
+    let denied = code(&start(&fixture, 1).await);
+    fixture.post(DENY, json!({"code": denied})).await.data(200);
+    let approved = code(&start(&fixture, 2).await);
+    let node = fixture.post(APPROVE, json!({"code": approved})).await.data(200)["node"]["id"].clone();
+    // Nobody decides it, so that it belongs to nobody.
+    start(&fixture, 3).await;
+    let log = fixture.get("/v1/runmesh/audit").await;
+    let rows: Vec<Value> = log
+        .data(200)
+        .as_array()
+        .expect("rows")
+        .iter()
+        .rev()
+        .cloned()
+        .collect();
+    let links: Vec<&Value> = rows
+        .iter()
+        .filter(|row| row["action"].as_str().expect("text").starts_with("device."))
+        .collect();
+    let told = |row: &Value| {
+        [
+            row["action"].clone(),
+            row["actorType"].clone(),
+            row["targetType"].clone(),
+            row["targetId"].clone(),
+        ]
+    };
+    let expected = [
+        ["device.link_started", "device", "link", denied.as_str()],
+        ["device.denied", "api_key", "link", denied.as_str()],
+        [
+            "device.link_started",
+            "device",
+            "node",
+            node.as_str().expect("an id"),
+        ],
+        [
+            "device.approved",
+            "api_key",
+            "node",
+            node.as_str().expect("an id"),
+        ],
+    ];
+    assert_eq!(links.len(), expected.len(), "{}", log.text);
+    for (row, expected) in links.iter().zip(expected) {
+        assert_eq!(told(row), expected.map(|text| json!(text)));
+        assert_eq!(
+            (&row["ip"], &row["attributes"]["deviceIp"]),
+            (&json!("127.0.0.1"), &json!("127.0.0.1"))
+        );
+    }
+    for (row, seed) in [(links[0], 1), (links[2], 2)] {
+        assert_eq!(row["attributes"]["publicKey"], json!(key(seed)));
+        assert!(row["attributes"]["startedAt"].is_string(), "{row}");
+    }
+}
+
 #[tokio::test]
 async fn a_bad_key_is_refused_with_the_reason() {
     let fixture = Fixture::start().await;
@@ -312,7 +459,7 @@ async fn devices_of_one_name_are_counted_and_then_numbered_by_lot() {
             .http
             .post(fixture.url(START))
             .header("x-forwarded-for", format!("192.0.2.{seed}"));
-        let started = support::answer(post.json(&json!({"publicKey": key(seed), "hostname": "pi"}))).await;
+        let started = answer(post.json(&json!({"publicKey": key(seed), "hostname": "pi"}))).await;
         let approved = fixture
             .post(APPROVE, json!({"code": started.data(201)["code"]}))
             .await;

@@ -17,6 +17,8 @@ struct Browser<'a> {
 
 struct Shown {
     status: u16,
+    /// `Retry-After`, and what remains of the limit.
+    limit: (Option<String>, Option<String>),
     location: Option<String>,
     policy: Option<String>,
     cookies: Vec<String>,
@@ -58,6 +60,7 @@ impl<'a> Browser<'a> {
                 .get(name)
                 .map(|v| v.to_str().expect("text").to_owned())
         };
+        let limit = (header("retry-after"), header("x-ratelimit-remaining"));
         let (location, policy) = (header("location"), header("content-security-policy"));
         let set = answer.headers().get_all(SET_COOKIE).iter();
         let cookies: Vec<String> = set.map(|v| v.to_str().expect("text").to_owned()).collect();
@@ -69,6 +72,7 @@ impl<'a> Browser<'a> {
         }
         Shown {
             status: answer.status().as_u16(),
+            limit,
             location,
             policy,
             cookies,
@@ -230,16 +234,38 @@ async fn a_wrong_key_is_told_so_and_tries_are_limited() {
         .await;
     assert_eq!(wrong.status, 401);
     assert!(wrong.text.contains("unknown or revoked"));
-    let mut csrf = wrong.csrf();
-    let mut last = 0;
+    assert_eq!(wrong.limit, (None, Some("9".to_owned())));
+    let mut last = wrong;
     for _ in 0..12 {
-        let wrong = browser
+        let csrf = last.csrf();
+        last = browser
             .submit("/link/sign-in", &[("csrf", &csrf), ("key", "rt_live_wrong")])
             .await;
-        csrf = wrong.csrf();
-        last = wrong.status;
     }
-    assert_eq!(last, 429);
+    assert_eq!(last.status, 429);
+    let (wait, remaining) = last.limit;
+    let wait: u64 = wait.expect("when to come back").parse().expect("seconds");
+    assert!((1..=10).contains(&wait), "{wait}");
+    assert_eq!(remaining.as_deref(), Some("0"));
+}
+
+#[tokio::test]
+async fn guesses_on_the_page_are_limited_and_it_says_when_to_come_back() {
+    let fixture = Fixture::start().await;
+    let mut browser = Browser::new(&fixture);
+    let admin = fixture.admin.clone();
+    let code = start(&fixture, "laptop").await;
+    browser.sign_in(&admin, &code).await;
+    let mut last = browser.get("/link/ZZZZZZ").await;
+    assert_eq!((last.status, &last.limit.0), (404, &None));
+    for _ in 0..12 {
+        last = browser.get("/link/ZZZZZZ").await;
+    }
+    assert_eq!(last.status, 429);
+    let (wait, remaining) = last.limit;
+    let wait: u64 = wait.expect("when to come back").parse().expect("seconds");
+    assert!((1..=30).contains(&wait), "{wait}");
+    assert_eq!(remaining.as_deref(), Some("0"));
 }
 
 #[tokio::test]

@@ -50,11 +50,7 @@ const TAGS_MAX: usize = 16;
 const NUMBERED_MAX: u32 = 20;
 
 /// Makes a code for a device's key; a pending one of the same key ends.
-pub(crate) async fn start(
-    app: &App,
-    ip: IpAddr,
-    request: LinkStart,
-) -> Result<(LinkStarted, RateLimit), AppError> {
+pub(crate) async fn start(app: &App, ip: IpAddr, request: LinkStart) -> Result<LinkStarted, AppError> {
     let now = app.clock.now();
     let limit = app
         .limits
@@ -79,14 +75,13 @@ pub(crate) async fn start(
     store::links::insert(&mut tx, &row).await?;
     tx.commit().await?;
     let url = app.config.public_url.join(&format!("link/{}", row.link.code));
-    let started = LinkStarted {
+    Ok(LinkStarted {
         code: row.link.code,
         url: url.map_err(|_| AppError::internal())?.into(),
         expires_at: row.link.expires_at,
         interval: POLL_INTERVAL,
         match_number: row.link.match_number,
-    };
-    Ok((started, limit))
+    })
 }
 
 /// Tells the device that has the key how its code fares.
@@ -184,6 +179,7 @@ pub(crate) async fn deny(app: &App, caller: &Caller, code: &str) -> Result<Link,
     let mut tx = app.store.write().await?;
     let mut row = undecided(app, &mut tx, caller, code).await?;
     decide(app, &mut tx, &row, LinkStatus::Denied, None).await?;
+    record_start(app, &mut tx, caller.org, (&row, None)).await?;
     let deed = Deed {
         action: "device.denied",
         target: Some(("link", row.link.code.clone())),
@@ -280,21 +276,7 @@ async fn record_approval(
     caller: &Caller,
     (row, node): (&LinkRow, &Node),
 ) -> Result<(), StoreError> {
-    // Until now no org knew of it: the request is entered where it turned out to belong.
-    let mut attributes = claims(&row.link);
-    attributes.insert("startedAt".to_owned(), json!(row.link.created_at));
-    let started = Deed {
-        action: "device.link_started",
-        target: Some(("node", node.id.to_string())),
-        actor: Actor {
-            kind: ActorType::Device,
-            id: Some(node.id.to_string()),
-            user: None,
-            ip: row.link.ip.parse().ok(),
-        },
-        attributes,
-    };
-    audit::record(app, conn, node.org_id, started).await?;
+    record_start(app, conn, node.org_id, (row, Some(node.id))).await?;
     let change = Change {
         action: "device.approved",
         event: "runmesh.device.linked",
@@ -303,6 +285,34 @@ async fn record_approval(
         attributes: claims(&row.link),
     };
     nodes::record(app, conn, caller, node, change).await
+}
+
+/// Enters that a device asked for a code. Until somebody decides no org knows of it: it is entered where it turns out to
+/// belong, right before the decision, with the time it happened. What nobody decides stands in no log.
+async fn record_start(
+    app: &App,
+    conn: &mut Conn,
+    org: OrgId,
+    (row, node): (&LinkRow, Option<NodeId>),
+) -> Result<(), StoreError> {
+    let mut attributes = claims(&row.link);
+    attributes.insert("startedAt".to_owned(), json!(row.link.created_at));
+    let target = match node {
+        Some(node) => ("node", node.to_string()),
+        None => ("link", row.link.code.clone()),
+    };
+    let started = Deed {
+        action: "device.link_started",
+        target: Some(target),
+        actor: Actor {
+            kind: ActorType::Device,
+            id: node.map(|node| node.to_string()),
+            user: None,
+            ip: row.link.ip.parse().ok(),
+        },
+        attributes,
+    };
+    audit::record(app, conn, org, started).await
 }
 
 /// What the device said of itself, for the log.

@@ -22,10 +22,11 @@ pub(crate) mod sessions;
 pub(crate) mod threads;
 pub(crate) mod users;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use api::nodes::Node;
-use types::DisplayText;
+use types::{DisplayText, Monotonic, UserId};
 use url::Url;
 
 pub(crate) use access::{Access, Actor, Caller, Revocations};
@@ -33,6 +34,7 @@ pub(crate) use error::{AppError, RateLimit};
 pub(crate) use page::{Page, Window};
 
 use crate::clock::Clock;
+use crate::door::origin;
 use crate::hub::Hub;
 use crate::keys::ControlKeys;
 use crate::limits::{Buckets, Quota};
@@ -112,6 +114,45 @@ pub(crate) struct Limits {
     pub(crate) link_guess_by_user: Buckets,
     /// Sign-ins at the link page, per address.
     pub(crate) sign_in: Buckets,
+}
+
+/// A kind of request that is limited, for those that must tell how the limit stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Limit {
+    /// Link start.
+    LinkStart,
+    /// Link poll.
+    LinkPoll,
+    /// Approve, deny and show of a code.
+    LinkCode,
+    /// Sign-in at the link page.
+    SignIn,
+}
+
+impl Limits {
+    /// Tells how the limit of a request stands for whoever sends it; where it goes by person, `None` for a stranger.
+    pub(crate) fn standing(
+        &self,
+        limit: Limit,
+        (ip, user): (IpAddr, Option<UserId>),
+        now: Monotonic,
+    ) -> Option<RateLimit> {
+        let address = origin(ip).to_string();
+        Some(match limit {
+            Limit::LinkStart => self.link_start.show(&address, now),
+            Limit::LinkPoll => {
+                let guesses = self.link_guess_by_address.show(&address, now);
+                let polls = self.link_poll_by_address.show(&address, now);
+                if polls.remaining < guesses.remaining {
+                    polls
+                } else {
+                    guesses
+                }
+            }
+            Limit::LinkCode => self.link_guess_by_user.show(&user?.to_string(), now),
+            Limit::SignIn => self.sign_in.show(&address, now),
+        })
+    }
 }
 
 impl Default for Limits {

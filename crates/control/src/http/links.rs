@@ -8,15 +8,22 @@ use utoipa_axum::routes;
 use super::extract::{Body, ClientIp, Id};
 use super::respond::{Limited, Reply};
 use super::{Routes, Shared};
-use crate::app::{Access, AppError, Caller, links};
+use crate::app::{Access, AppError, Caller, Limit, links};
+
+const DECIDE: Access = Access::Scope(Scope::RunmeshWrite);
 
 pub(super) fn register(routes: Routes) -> Routes {
     routes
         .add(Access::Open, routes!(start))
+        .limited(Limit::LinkStart, ("POST", "/v1/runmesh/devices/link/start"))
         .add(Access::Open, routes!(poll))
-        .add(Access::Scope(Scope::RunmeshWrite), routes!(approve))
-        .add(Access::Scope(Scope::RunmeshWrite), routes!(deny))
-        .add(Access::Scope(Scope::RunmeshWrite), routes!(find))
+        .limited(Limit::LinkPoll, ("POST", "/v1/runmesh/devices/link/poll"))
+        .add(DECIDE, routes!(approve))
+        .limited(Limit::LinkCode, ("POST", "/v1/runmesh/devices/link/approve"))
+        .add(DECIDE, routes!(deny))
+        .limited(Limit::LinkCode, ("POST", "/v1/runmesh/devices/link/deny"))
+        .add(DECIDE, routes!(find))
+        .limited(Limit::LinkCode, ("GET", "/v1/runmesh/devices/link/{code}"))
 }
 
 /// Ask for a code, as a device.
@@ -26,9 +33,8 @@ async fn start(
     State(app): State<Shared>,
     ClientIp(ip): ClientIp,
     Body(request): Body<LinkStart>,
-) -> Result<Limited<Reply<LinkStarted>>, AppError> {
-    let (started, limit) = links::start(&app, ip, request).await?;
-    Ok(Limited(limit, Reply::created(started)))
+) -> Result<Reply<LinkStarted>, AppError> {
+    links::start(&app, ip, request).await.map(Reply::created)
 }
 
 /// Ask how a code fares, as the device it was made for.

@@ -103,26 +103,34 @@ pub(crate) async fn no_such_method() -> AppError {
 impl IntoResponse for AppError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let limit = self.limit;
         let error = ErrorBody {
             code: self.code,
             message: self.message,
             request_id: request_id(),
         };
         let mut answer = (status, Json(ErrorEnvelope { error })).into_response();
-        if let Some(limit) = self.limit {
-            limit_headers(&mut answer, limit);
-            if status == StatusCode::TOO_MANY_REQUESTS {
-                let wait = HeaderValue::from(whole_seconds(limit.reset).max(1));
-                answer.headers_mut().insert(RETRY_AFTER, wait);
-            }
-        }
+        refusal_headers(&mut answer, limit);
         answer
     }
 }
 
-/// Writes the `X-RateLimit-*` headers; `Reset` is in seconds from now.
+/// Writes the headers of a refusal: how its limit stands, and on 429 when to come back.
+pub(crate) fn refusal_headers(answer: &mut Response, limit: Option<RateLimit>) {
+    let Some(limit) = limit else { return };
+    limit_headers(answer, limit);
+    if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+        let wait = HeaderValue::from(whole_seconds(limit.reset).max(1));
+        answer.headers_mut().insert(RETRY_AFTER, wait);
+    }
+}
+
+/// Writes the `X-RateLimit-*` headers unless they are there; `Reset` is in seconds from now.
 pub(crate) fn limit_headers(answer: &mut Response, limit: RateLimit) {
     let headers = answer.headers_mut();
+    if headers.contains_key("x-ratelimit-limit") {
+        return;
+    }
     headers.insert("x-ratelimit-limit", HeaderValue::from(limit.limit));
     headers.insert("x-ratelimit-remaining", HeaderValue::from(limit.remaining));
     headers.insert("x-ratelimit-reset", HeaderValue::from(whole_seconds(limit.reset)));

@@ -1,12 +1,14 @@
 //! The table of routes: no route without what it demands of its caller and without its place in the OpenAPI document.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -18,15 +20,25 @@ use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::extract::ClientIp;
 use super::{Shared, respond};
-use crate::app::{Access, AppError, Caller, access};
+use crate::app::{Access, AppError, Caller, Limit, access};
 
 /// A path and a method, as the router knows them.
 pub(crate) type RouteKey = (String, String);
+
+/// Where else handlers stand.
+pub(crate) struct Second {
+    pub(crate) path: &'static str,
+    /// The group of its operations in the document.
+    pub(crate) tag: &'static str,
+    /// What the names of its operations end with there.
+    pub(crate) suffix: &'static str,
+}
 
 /// Routes under construction. Handlers enter only through [`Routes::add`].
 pub(crate) struct Routes {
     router: Router<Shared>,
     table: BTreeMap<RouteKey, Access>,
+    limits: BTreeMap<RouteKey, Limit>,
     paths: Paths,
     schemas: Vec<(String, RefOr<Schema>)>,
 }
@@ -37,6 +49,7 @@ impl Routes {
         Self {
             router: Router::new(),
             table: BTreeMap::new(),
+            limits: BTreeMap::new(),
             paths: Paths::new(),
             schemas: Vec::new(),
         }
@@ -56,6 +69,34 @@ impl Routes {
             merge(&mut self.paths, path, item);
         }
         self.router = self.router.route(&path, handlers);
+        self
+    }
+
+    /// Adds handlers under a second path, too. In the document their operations have a name of their own there.
+    pub(crate) fn add_twice(
+        self,
+        access: Access,
+        route: UtoipaMethodRouter<Shared>,
+        second: &Second,
+    ) -> Self {
+        let mut paths = Paths::new();
+        for mut item in route.1.paths.values().cloned() {
+            for (_, operation) in operations(&mut item) {
+                let name = operation.operation_id.take();
+                operation.operation_id = name.map(|name| format!("{name}{}", second.suffix));
+                operation.tags = Some(vec![second.tag.to_owned()]);
+            }
+            paths.paths.insert(second.path.to_owned(), item);
+        }
+        let again = (Vec::new(), paths, route.2.clone());
+        self.add(access, route).add(access, again)
+    }
+
+    /// Lets every answer of a route that is there tell how `limit` stands.
+    pub(crate) fn limited(mut self, limit: Limit, (method, path): (&str, &str)) -> Self {
+        let key = (path.to_owned(), method.to_owned());
+        assert!(self.table.contains_key(&key), "{method} {path} is no route");
+        self.limits.insert(key, limit);
         self
     }
 
@@ -83,6 +124,7 @@ impl Routes {
     pub(crate) fn into_router(self, app: Shared) -> Router {
         let guard = Guard {
             table: Arc::new(self.table),
+            limits: Arc::new(self.limits),
             app: Arc::clone(&app),
         };
         self.router
@@ -97,17 +139,41 @@ impl Routes {
 #[derive(Clone)]
 struct Guard {
     table: Arc<BTreeMap<RouteKey, Access>>,
+    limits: Arc<BTreeMap<RouteKey, Limit>>,
     app: Shared,
+}
+
+impl Guard {
+    /// Writes how the limit of a route stands, if it has one, after the request that is answered.
+    fn tell_limit(
+        &self,
+        answer: &mut Response,
+        key: Option<&RouteKey>,
+        (ip, caller): (IpAddr, Option<&Caller>),
+    ) {
+        let Some(limit) = key.and_then(|key| self.limits.get(key)) else {
+            return;
+        };
+        let who = (ip, caller.map(|caller| caller.user));
+        let standing = self.app.limits.standing(*limit, who, self.app.clock.now().mono);
+        if let Some(standing) = standing {
+            respond::limit_headers(answer, standing);
+        }
+    }
 }
 
 /// Lets a request through to its handler, with its caller, or refuses it.
 async fn authorise(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let request = match admit(&guard, request).await {
-        Ok(request) => request,
-        Err(refusal) => return refusal.into_response(),
+    let (mut parts, body) = request.into_parts();
+    let key = route_of(&parts);
+    let ip = ClientIp::of(&parts).0;
+    let admitted = admit(&guard, key.as_ref(), &mut parts).await;
+    let caller = parts.extensions.get::<Caller>().cloned();
+    let mut answer = match admitted {
+        Ok(()) => next.run(Request::from_parts(parts, body)).await,
+        Err(refusal) => refusal.into_response(),
     };
-    let caller = request.extensions().get::<Caller>().cloned();
-    let answer = next.run(request).await;
+    guard.tell_limit(&mut answer, key.as_ref(), (ip, caller.as_ref()));
     match caller {
         Some(caller) if is_live(&answer) => until_ended(answer, access::ended(guard.app, caller)),
         _ => answer,
@@ -123,25 +189,27 @@ fn until_ended(answer: Response, ended: impl Future<Output = ()> + Send + 'stati
     answer.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(ended))))
 }
 
-async fn admit(guard: &Guard, request: Request) -> Result<Request, AppError> {
-    let path = request.extensions().get::<MatchedPath>();
-    let path = path.ok_or_else(AppError::internal)?.as_str().to_owned();
-    let method = match *request.method() {
+fn route_of(parts: &Parts) -> Option<RouteKey> {
+    let path = parts.extensions.get::<MatchedPath>()?.as_str().to_owned();
+    let method = match parts.method {
         Method::HEAD => "GET",
         ref other => other.as_str(),
     };
-    let key = (path, method.to_owned());
-    let access = guard.table.get(&key).ok_or_else(AppError::internal)?;
+    Some((path, method.to_owned()))
+}
+
+/// Finds who asks and checks what the route demands. The caller is left in the request, when there is one.
+async fn admit(guard: &Guard, key: Option<&RouteKey>, parts: &mut Parts) -> Result<(), AppError> {
+    let access = key.and_then(|key| guard.table.get(key));
+    let access = access.ok_or_else(AppError::internal)?;
     if *access == Access::Open {
-        return Ok(request);
+        return Ok(());
     }
-    let (mut parts, body) = request.into_parts();
-    let token = credential(&parts.headers).or_else(|| query_credential(&parts));
-    let ip = ClientIp::of(&parts).0;
+    let token = credential(&parts.headers).or_else(|| query_credential(parts));
+    let ip = ClientIp::of(parts).0;
     let caller = access::authenticate(&guard.app, token.as_deref(), ip).await?;
-    access.check(&caller)?;
-    parts.extensions.insert(caller);
-    Ok(Request::from_parts(parts, body))
+    parts.extensions.insert(caller.clone());
+    access.check(&caller)
 }
 
 /// Reads `Authorization: Bearer` or `X-API-Key`.
@@ -157,7 +225,7 @@ fn credential(headers: &HeaderMap) -> Option<String> {
 
 /// Reads `?api_key=` or `?token=` of a WebSocket request, since browsers cannot set its headers (contract §6). Both at
 /// once count as none.
-fn query_credential(parts: &axum::http::request::Parts) -> Option<String> {
+fn query_credential(parts: &Parts) -> Option<String> {
     parts.headers.get("sec-websocket-key")?;
     let pairs = url::form_urlencoded::parse(parts.uri.query()?.as_bytes());
     let mut found: Vec<String> = pairs

@@ -1,19 +1,18 @@
-//! Routes of runs, and the agent-scoped paths of their threads.
+//! Routes of runs.
 
 use api::runs::{Run, RunReceipt, RunsQuery, StartRun};
-use api::threads::{AgentQuery, Thread, ThreadQuery, ThreadSnapshot, ThreadsQuery};
 use api::{IDEMPOTENCY_KEY_HEADER, Scope, Success};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
-use types::{RunId, ThreadId};
+use types::RunId;
 use utoipa_axum::routes;
 
 use super::extract::{Body, Id, Params};
 use super::respond::Reply;
 use super::{Routes, Shared, events};
 use crate::app::events::Follower;
-use crate::app::{Access, AppError, Caller, Page, runs, threads};
+use crate::app::{Access, AppError, Caller, Page, runs};
 
 pub(super) fn register(routes: Routes) -> Routes {
     routes
@@ -22,9 +21,6 @@ pub(super) fn register(routes: Routes) -> Routes {
         .add(Access::Scope(Scope::AgentRead), routes!(list))
         .add(Access::Scope(Scope::AgentRead), routes!(find))
         .add(Access::Scope(Scope::AgentRun), routes!(cancel))
-        .add(Access::Scope(Scope::AgentRead), routes!(threads_of_agent))
-        .add(Access::Scope(Scope::AgentRead), routes!(thread_of_agent))
-        .add(Access::Scope(Scope::AgentWrite), routes!(delete_thread_of_agent))
 }
 
 /// Start a run.
@@ -119,40 +115,4 @@ async fn cancel(
     Id(id): Id<RunId>,
 ) -> Result<Reply<Run>, AppError> {
     runs::cancel(&app, &caller, id).await.map(Reply::ok)
-}
-
-/// List the threads of an agent.
-#[utoipa::path(get, path = "/v1/run/threads", tag = "runs", operation_id = "listThreadsOfAgent",
-    params(ThreadsQuery), responses((status = 200, body = api::Page<Thread>)))]
-async fn threads_of_agent(
-    State(app): State<Shared>,
-    caller: Caller,
-    Params(query): Params<ThreadsQuery>,
-) -> Result<Page<Thread>, AppError> {
-    threads::list(&app, &caller, &query).await
-}
-
-/// A thread of an agent as its events add up.
-#[utoipa::path(get, path = "/v1/run/threads/{id}", tag = "runs", operation_id = "getThreadOfAgent",
-    params(("id" = String, Path), ThreadQuery), responses((status = 200, body = Success<ThreadSnapshot>)))]
-async fn thread_of_agent(
-    State(app): State<Shared>,
-    caller: Caller,
-    Id(id): Id<ThreadId>,
-    Params(query): Params<ThreadQuery>,
-) -> Result<Reply<ThreadSnapshot>, AppError> {
-    threads::snapshot(&app, &caller, id, &query).await.map(Reply::ok)
-}
-
-/// Delete a thread of an agent.
-#[utoipa::path(delete, path = "/v1/run/threads/{id}", tag = "runs", operation_id = "deleteThreadOfAgent",
-    params(("id" = String, Path), AgentQuery), responses((status = 204)))]
-async fn delete_thread_of_agent(
-    State(app): State<Shared>,
-    caller: Caller,
-    Id(id): Id<ThreadId>,
-    Params(query): Params<AgentQuery>,
-) -> Result<StatusCode, AppError> {
-    threads::delete(&app, &caller, id, query.agent.as_deref()).await?;
-    Ok(StatusCode::NO_CONTENT)
 }

@@ -1,9 +1,10 @@
-//! Routes of threads.
+//! Routes of threads; three of them stand at the agent-scoped paths, too.
 
 use api::activity::{Activity, ActivityQuery};
 use api::page::PageQuery;
 use api::threads::{
-    CompactThread, Compacted, PatchThread, Rollout, Thread, ThreadQuery, ThreadSnapshot, ThreadsQuery,
+    AgentQuery, CompactThread, Compacted, PatchThread, Rollout, Thread, ThreadQuery, ThreadSnapshot,
+    ThreadsQuery,
 };
 use api::{Scope, Success};
 use axum::extract::State;
@@ -13,15 +14,27 @@ use utoipa_axum::routes;
 
 use super::extract::{Body, Id, Params};
 use super::respond::Reply;
+use super::routes::Second;
 use super::{Routes, Shared};
 use crate::app::{Access, AppError, Caller, Page, threads};
 
+const OF_AGENT: Second = Second {
+    path: "/v1/run/threads",
+    tag: "runs",
+    suffix: "OfAgent",
+};
+
+const ONE_OF_AGENT: Second = Second {
+    path: "/v1/run/threads/{id}",
+    ..OF_AGENT
+};
+
 pub(super) fn register(routes: Routes) -> Routes {
     routes
-        .add(Access::Scope(Scope::AgentRead), routes!(list))
-        .add(Access::Scope(Scope::AgentRead), routes!(find))
+        .add_twice(Access::Scope(Scope::AgentRead), routes!(list), &OF_AGENT)
+        .add_twice(Access::Scope(Scope::AgentRead), routes!(find), &ONE_OF_AGENT)
         .add(Access::Scope(Scope::AgentWrite), routes!(patch))
-        .add(Access::Scope(Scope::AgentWrite), routes!(delete))
+        .add_twice(Access::Scope(Scope::AgentWrite), routes!(delete), &ONE_OF_AGENT)
         .add(Access::Scope(Scope::AgentWrite), routes!(compact))
         .add(Access::Scope(Scope::AgentRead), routes!(rollouts))
         .add(Access::Scope(Scope::ActivityRead), routes!(activity))
@@ -65,13 +78,14 @@ async fn patch(
 
 /// Delete a thread with its events, rollouts and runs.
 #[utoipa::path(delete, path = "/v1/threads/{id}", tag = "threads", operation_id = "deleteThread",
-    params(("id" = String, Path)), responses((status = 204)))]
+    params(("id" = String, Path), AgentQuery), responses((status = 204)))]
 async fn delete(
     State(app): State<Shared>,
     caller: Caller,
     Id(id): Id<ThreadId>,
+    Params(query): Params<AgentQuery>,
 ) -> Result<StatusCode, AppError> {
-    threads::delete(&app, &caller, id, None).await?;
+    threads::delete(&app, &caller, id, query.agent.as_deref()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

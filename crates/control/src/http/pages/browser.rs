@@ -15,6 +15,7 @@ use crate::app::sessions::{self, LIFETIME, Session};
 use crate::app::{App, AppError};
 use crate::http::Shared;
 use crate::http::extract::{ClientIp, read_body};
+use crate::http::respond::refusal_headers;
 use crate::secrets;
 
 /// The largest form.
@@ -92,6 +93,7 @@ impl Browser {
             && let Ok(status) = axum::http::StatusCode::from_u16(error.code.status())
         {
             *answer.status_mut() = status;
+            refusal_headers(&mut answer, error.limit);
         }
         answer
     }

@@ -16,9 +16,10 @@ use axum::routing::{get, post};
 
 use self::browser::{Browser, Form, clear_session, set_session};
 use super::extract::Id;
+use super::respond::refusal_headers;
 use super::{Routes, Shared};
 use crate::app::sessions::{self, Session};
-use crate::app::{Access, AppError, links};
+use crate::app::{Access, AppError, Limit, links};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -32,6 +33,7 @@ pub(super) fn register(routes: Routes) -> Routes {
         .page("GET", "/link/style.css", get(style))
         .page("POST", "/link", post(open))
         .page("POST", "/link/sign-in", post(sign_in))
+        .limited(Limit::SignIn, ("POST", "/link/sign-in"))
         .page("POST", "/link/sign-out", post(sign_out))
         .page("GET", "/link/{code}", get(confirm))
         .page("POST", "/link/{code}/approve", post(approve))
@@ -159,6 +161,7 @@ impl IntoResponse for Refusal {
         let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut answer = view::page("That did not work", &view::refused(&self.0.message));
         *answer.status_mut() = status;
+        refusal_headers(&mut answer, self.0.limit);
         answer
     }
 }
