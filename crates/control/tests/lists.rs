@@ -246,7 +246,11 @@ async fn a_cursor_is_a_place_and_opens_nothing() {
         "{}",
         seen.text
     );
+}
 
+#[tokio::test]
+async fn a_cursor_that_somebody_made_up_is_a_place_or_refused() {
+    let fixture = Fixture::start().await;
     let made = |text: &str| URL_SAFE_NO_PAD.encode(text);
     let lists = [
         "/v1/api-keys",

@@ -121,9 +121,14 @@ mod tests {
             ("RUNMESH_TOP_P", json!(0.25)),
             ("RUNMESH_TOP_K", json!(40)),
             ("RUNMESH_PROVIDER_OPTIONS", json!({ "seed": 1 })),
-            ("RUNMESH_RESOURCES", json!([{ "type": "repo", "resourceId": "r" }])),
+            (
+                "RUNMESH_RESOURCES",
+                json!([{ "type": "repo", "resourceId": "r" }]),
+            ),
         ] {
-            let read = set.get(name).map(|text| serde_json::from_str(text).expect("JSON"));
+            let read = set
+                .get(name)
+                .map(|text| serde_json::from_str(text).expect("JSON"));
             assert_eq!(read, Some(value), "{name}");
         }
     }
