@@ -16,8 +16,11 @@ pub const CLOSE_TOO_SLOW: u16 = 4408;
 /// The WebSocket close code for a reader whose credential was revoked or has expired.
 pub const CLOSE_SIGNED_OUT: u16 = 4401;
 
-/// The close code of a WebSocket whose thread was deleted.
+/// The close code of a WebSocket whose thread was deleted; `thread_deleted` was its last event.
 pub const CLOSE_GONE: u16 = 4410;
+
+/// The close code of a WebSocket whose server stops ("going away"); its reader resumes with `after` at the next one.
+pub const CLOSE_STOPPING: u16 = 1001;
 
 /// An event of a thread.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]

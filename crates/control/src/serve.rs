@@ -26,6 +26,9 @@ use crate::store::Store;
 /// How long requests under way may take to end when the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often a WebSocket is pinged, and an idle event stream commented (contract §6).
+const PING_EVERY: Duration = Duration::from_secs(20);
+
 /// How to start a control plane.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
@@ -56,6 +59,8 @@ pub struct Tuning {
     pub head_timeout: Option<Duration>,
     /// How many connections one address may hold; 1024 when absent. Trusted proxies may hold all there are.
     pub connections_per_address_max: Option<usize>,
+    /// How often a live connection is pinged; every 20 seconds when absent.
+    pub ping_every: Option<Duration>,
 }
 
 /// Why a control plane did not start.
@@ -141,6 +146,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         clock: config.clock.clone(),
         config: AppConfig {
             public_url: public_url.clone(),
+            ping_every: tuning.ping_every.unwrap_or(PING_EVERY),
         },
         keys,
         hub: Hub::default(),
@@ -181,13 +187,13 @@ impl Server {
     pub async fn shutdown(mut self) {
         self.stop.cancel();
         self.app.hub.close_all();
-        self.app.watchers.end_all();
+        self.app.watchers.stop();
         if let Some(mut task) = self.task.take()
             && tokio::time::timeout(DRAIN_TIMEOUT, &mut task).await.is_err()
         {
             task.abort();
         }
-        self.app.hub.drained().await;
+        tokio::join!(self.app.hub.drained(), self.app.watchers.drained());
         self.app.platform.stop().await;
         self.app.store.close().await;
     }

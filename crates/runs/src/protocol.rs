@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use types::event::APPEND_BYTES_MAX;
 use types::{
-    AgentSlug, Attempt, EventDraft, Fence, LiveType, RolloutId, RunId, RunOrder, SignedRunTicket, ThreadId,
+    AgentSlug, Attempt, EventDraft, Fence, LiveType, RolloutId, RunId, SealedOrder, SignedRunTicket, ThreadId,
 };
 
 /// The TCP port of the orchestrator on the platform node's mesh address.
@@ -27,7 +27,7 @@ pub const ORCHESTRATOR_PORT: u16 = 7420;
 pub const FRAME_BYTES_MAX: usize = APPEND_BYTES_MAX + 64 * 1024;
 
 /// What this build speaks; raised when a message changes its meaning.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// From the orchestrator to a sidecar.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -40,8 +40,10 @@ pub enum ToSidecar {
     },
     /// Asks the sidecar to execute a run. Repeated until answered; the same fence is the same offer.
     Offer {
-        /// What to do.
-        order: Box<RunOrder>,
+        /// The run.
+        run_id: RunId,
+        /// What to do, as it was signed.
+        order: SealedOrder,
         /// Which attempt.
         attempt: Attempt,
         /// The fence of this offer.
@@ -76,10 +78,14 @@ pub enum ToSidecar {
     Registered {
         /// The request it answers.
         request: u64,
-        /// The run, to be executed at once as its first attempt.
-        order: Box<RunOrder>,
+        /// The run.
+        run_id: RunId,
+        /// What to do, at once and as the first attempt, as it was signed.
+        order: SealedOrder,
         /// The fence of the lease that the device now holds.
         fence: Fence,
+        /// The leave to do it.
+        ticket: SignedRunTicket,
     },
     /// Answers `Register` with a no.
     RegisterRefused {

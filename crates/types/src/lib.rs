@@ -28,5 +28,5 @@ pub use netmap::{Generation, Netmap, PeerRecord};
 pub use node::{NodeKind, NodeStatus, PathKind, PathReason};
 pub use run::{Attempt, ExecutionMode, Fence, RunLimits, RunOrder, RunSettings, RunStatus, RunnerSpec};
 pub use secret::SecretString;
-pub use ticket::{RunTicket, SignedRunTicket};
+pub use ticket::{RunTicket, SealedOrder, SignedRunTicket};
 pub use time::{Monotonic, Now, Timestamp};

@@ -1,17 +1,19 @@
-//! The run ticket: the orchestrator's signed leave for one node to execute one attempt of one run.
+//! The run ticket: the orchestrator's signed leave for one node to execute one attempt of one run, exactly as ordered.
 //!
-//! The signature covers the exact bytes that travel, so no second encoding can disagree with what was signed. A ticket
-//! is necessary, not sufficient: the node's own policy always wins.
+//! The signature covers the exact bytes that travel, so no second encoding can disagree with what was signed; the order
+//! beside it travels as text ([`SealedOrder`]) whose digest stands in the ticket, so that whatever an order may say is
+//! covered, too. A ticket is necessary, not sufficient: the node's own policy always wins.
 
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::ids::{AgentId, OrgId, RunId};
 use crate::keys::{NodePublicKey, Signature, SigningPrivateKey, SigningPublicKey};
-use crate::run::{Attempt, Fence, RunLimits};
+use crate::run::{Attempt, Fence, RunLimits, RunOrder};
 use crate::time::Timestamp;
 
 /// How long a ticket is good for: long enough for a slow offer, short enough that a stolen one is stale.
@@ -23,7 +25,7 @@ pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 /// The longest ticket text that is looked at.
 pub const TICKET_LEN_MAX: usize = 4096;
 
-const DOMAIN: &[u8] = b"runmesh run ticket v1\n";
+const DOMAIN: &[u8] = b"runmesh run ticket v2\n";
 
 /// What a ticket says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -43,8 +45,39 @@ pub struct RunTicket {
     pub fence: Fence,
     /// How far it may go.
     pub limits: RunLimits,
+    /// The whole of what is ordered.
+    pub order: OrderDigest,
     /// When the leave ends.
     pub expires_at: Timestamp,
+}
+
+/// The SHA-256 of an order's text, in base64.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OrderDigest(String);
+
+/// An order as it travels: the very text that its ticket signs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SealedOrder(String);
+
+impl SealedOrder {
+    /// Writes an order as the text that will travel.
+    #[must_use]
+    pub fn seal(order: &RunOrder) -> Self {
+        Self(serde_json::to_string(order).expect("an order has only string keys"))
+    }
+
+    /// Returns what a ticket must say of this text.
+    #[must_use]
+    pub fn digest(&self) -> OrderDigest {
+        OrderDigest(STANDARD.encode(Sha256::digest(self.0.as_bytes())))
+    }
+
+    /// Reads the text, whether or not anyone signed it: what may be executed comes from [`RunTicket::admit`].
+    pub fn read(&self) -> Result<RunOrder, TicketError> {
+        serde_json::from_str(&self.0).map_err(|_| TicketError::UnreadableOrder)
+    }
 }
 
 /// A ticket as it travels: the signed bytes in base64 and their signature.
@@ -73,6 +106,12 @@ pub enum TicketError {
     /// Meant for another run, attempt or fence than the offer it came with.
     #[error("the run ticket does not belong to this offer")]
     WrongRun,
+    /// The order is not the text that was signed.
+    #[error("the order is not the one that the run ticket was signed for")]
+    WrongOrder,
+    /// The order is what was signed, and no order that this build can read.
+    #[error("the order cannot be read")]
+    UnreadableOrder,
     /// Its time is over (clocks may differ by five minutes).
     #[error("the run ticket expired at {0}; is this device's clock right?")]
     Expired(Timestamp),
@@ -86,6 +125,28 @@ impl RunTicket {
         SignedRunTicket {
             signature: org_key.sign(&[DOMAIN, &json].concat()),
             payload: STANDARD.encode(&json),
+        }
+    }
+
+    /// Returns the order that this ticket gives leave for; any other text, attempt or fence is refused.
+    pub fn admit(
+        &self,
+        order: &SealedOrder,
+        attempt: Attempt,
+        fence: Fence,
+    ) -> Result<RunOrder, TicketError> {
+        if order.digest() != self.order {
+            return Err(TicketError::WrongOrder);
+        }
+        let order = order.read()?;
+        let fits = self.run_id == order.run_id
+            && self.agent_id == order.agent_id
+            && self.limits == order.limits
+            && (self.attempt, self.fence) == (attempt, fence);
+        if fits {
+            Ok(order)
+        } else {
+            Err(TicketError::WrongRun)
         }
     }
 }
@@ -124,8 +185,12 @@ impl SignedRunTicket {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::ids::{RolloutId, ThreadId};
     use crate::keys::NodePrivateKey;
+    use crate::run::RunnerSpec;
 
     fn node_key(seed: u8) -> NodePublicKey {
         NodePrivateKey::from_random([seed; 32]).public()
@@ -140,7 +205,30 @@ mod tests {
             attempt: Attempt(1),
             fence: Fence(7),
             limits: RunLimits::default(),
+            order: SealedOrder::seal(&order()).digest(),
             expires_at: Timestamp::from_unix_ms(1_000_000_000),
+        }
+    }
+
+    fn order() -> RunOrder {
+        RunOrder {
+            run_id: RunId::from_random([4; 16]),
+            thread_id: ThreadId::from_random([6; 16]),
+            rollout_id: RolloutId::from_random([7; 16]),
+            agent_id: AgentId::from_random([2; 16]),
+            agent_slug: "inspector".parse().expect("a slug"),
+            runner: Some(RunnerSpec::Command {
+                name: "sh".to_owned(),
+            }),
+            system_prompt: Some("Be brief.".to_owned()),
+            prompt: "Inspect".to_owned(),
+            folder_hint: Some("~/code".to_owned()),
+            env: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
+            limits: RunLimits::default(),
+            model: Some("big".to_owned()),
+            temperature: Some(0.5),
+            history: Some("User: hello".to_owned()),
+            created_at: Timestamp::from_unix_ms(7),
         }
     }
 
@@ -195,5 +283,61 @@ mod tests {
         assert_eq!(open(&long, now), Err(TicketError::Malformed));
         long.payload = "*".to_owned();
         assert_eq!(open(&long, now), Err(TicketError::Malformed));
+    }
+
+    #[test]
+    fn an_order_is_admitted_as_it_was_signed_and_under_its_own_attempt_and_fence() {
+        let text = serde_json::to_string(&SealedOrder::seal(&order())).expect("serializes");
+        let travelled: SealedOrder = serde_json::from_str(&text).expect("own text");
+        let admit = |attempt, fence| ticket().admit(&travelled, Attempt(attempt), Fence(fence));
+        assert_eq!(admit(1, 7), Ok(order()));
+        assert_eq!(admit(2, 7), Err(TicketError::WrongRun));
+        assert_eq!(admit(1, 8), Err(TicketError::WrongRun));
+    }
+
+    #[test]
+    fn whatever_is_changed_in_an_order_it_is_not_admitted() {
+        let value = serde_json::to_value(order()).expect("serializes");
+        let fields = value.as_object().expect("an object");
+        let mut changed: Vec<serde_json::Map<_, _>> = Vec::new();
+        for name in fields.keys() {
+            for other in [serde_json::json!("other"), serde_json::Value::Null] {
+                let mut copy = fields.clone();
+                copy.insert(name.clone(), other);
+                changed.push(copy);
+            }
+        }
+        let mut more = fields.clone();
+        more.insert("unknownYet".to_owned(), serde_json::json!(true));
+        changed.push(more);
+        assert!(changed.len() > 2 * 14);
+        for fields in changed {
+            let text = serde_json::Value::Object(fields).to_string();
+            let admitted = ticket().admit(&SealedOrder(text.clone()), Attempt(1), Fence(7));
+            assert_eq!(admitted, Err(TicketError::WrongOrder), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_signed_text_that_is_no_order_or_another_runs_is_refused() {
+        let rubbish = SealedOrder("{}".to_owned());
+        let signed = RunTicket {
+            order: rubbish.digest(),
+            ..ticket()
+        };
+        let admitted = signed.admit(&rubbish, Attempt(1), Fence(7));
+        assert_eq!(admitted, Err(TicketError::UnreadableOrder));
+        let others = SealedOrder::seal(&RunOrder {
+            run_id: RunId::from_random([9; 16]),
+            ..order()
+        });
+        let signed = RunTicket {
+            order: others.digest(),
+            ..ticket()
+        };
+        assert_eq!(
+            signed.admit(&others, Attempt(1), Fence(7)),
+            Err(TicketError::WrongRun)
+        );
     }
 }

@@ -180,6 +180,8 @@ impl Default for Limits {
 pub(crate) struct AppConfig {
     /// Where people and devices reach this server.
     pub(crate) public_url: Url,
+    /// How often a live connection is pinged (contract §6).
+    pub(crate) ping_every: Duration,
 }
 
 impl AppConfig {

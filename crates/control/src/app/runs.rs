@@ -26,7 +26,6 @@ use super::audit::Deed;
 use super::{Actor, App, AppError, Caller, Page, Window, agents, audit};
 use crate::live::Notice;
 use crate::orchestrator::dispatch::{DispatchTx, place};
-use crate::orchestrator::history;
 use crate::secrets;
 use crate::store::events::Place;
 use crate::store::runs::{DeviceRow, Outcome, RunFilter, RunRow, RunSpec};
@@ -141,12 +140,16 @@ pub(crate) async fn register(
     let mut dispatch = DispatchTx::begin(app).await?;
     match try_register(app, &mut dispatch, node, &wish).await {
         Ok(run) => {
-            let registered = ToSidecar::Registered {
-                request,
-                order: Box::new(history::order(&mut dispatch.tx, &run).await?),
-                fence: run.state.fence,
-            };
-            dispatch.send(node, registered);
+            if let Some((order, ticket)) = dispatch.signed(&run).await? {
+                let registered = ToSidecar::Registered {
+                    request,
+                    run_id: run.id,
+                    order,
+                    fence: run.state.fence,
+                    ticket,
+                };
+                dispatch.send(node, registered);
+            }
             dispatch.commit().await
         }
         Err(refusal) => {
@@ -290,7 +293,7 @@ pub(crate) async fn wait(app: &App, caller: &Caller, run: Run, wait: Duration) -
             loop {
                 match notices.recv().await {
                     Ok(Notice::Live(_)) => {}
-                    Ok(Notice::Stored(_)) | Err(RecvError::Lagged(_)) => break,
+                    Ok(Notice::Stored(_) | Notice::Deleted(_)) | Err(RecvError::Lagged(_)) => break,
                     Err(RecvError::Closed) => return Ok(run),
                 }
             }

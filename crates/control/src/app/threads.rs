@@ -1,32 +1,30 @@
 //! Threads: seen whole by their owner, without their content by an admin, by nobody else.
+//!
+//! What their events add up to is [`snapshot`]; how a new rollout begins is [`compaction`].
+
+mod compaction;
+mod snapshot;
 
 use api::activity::{Activity, ActivityQuery, ResourceType, Severity};
 use api::page::PageQuery;
-use api::threads::{
-    CompactThread, Compacted, Message, PatchThread, Rollout, Thread as ThreadView, ThreadQuery,
-    ThreadSnapshot, ThreadsQuery, ToolCall,
-};
-use runs::dispatch::{Input, Phase};
+use api::threads::{PatchThread, Rollout, Thread as ThreadView, ThreadsQuery};
+use runs::dispatch::Input;
 use runs::protocol::{AppendRefusal, ToSidecar};
-use runs::thread::{Folded, KEPT_MAX, Role};
 use serde_json::{Map, Value, json};
 use types::names::is_unprintable;
 use types::thread::TITLE_CHARS_MAX;
-use types::{EventDraft, EventType, RolloutId, ThreadId};
+use types::{EventDraft, EventType, ThreadEvent, ThreadId};
 
 use super::activity::Happening;
 use super::audit::Deed;
 use super::{App, AppError, Caller, Page, Window, activity, agents, audit};
 use crate::orchestrator::dispatch::DispatchTx;
-use crate::secrets;
 use crate::store::events::Place;
 use crate::store::threads::{ThreadFilter, ThreadRow};
 use crate::store::{self, Conn};
 
-const SUMMARY_BYTES_MAX: usize = 64 * 1024;
-
-/// How much of a thread is folded at most: events, and bytes of their payloads. A snapshot shows less.
-const FOLD_MAX: (usize, usize) = (2000, 4 * 1024 * 1024);
+pub(crate) use compaction::compact;
+pub(crate) use snapshot::snapshot;
 
 /// How much of a thread a caller may see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,31 +93,6 @@ pub(crate) async fn list(
     })
 }
 
-/// Returns a thread as its events add up.
-pub(crate) async fn snapshot(
-    app: &App,
-    caller: &Caller,
-    id: ThreadId,
-    query: &ThreadQuery,
-) -> Result<ThreadSnapshot, AppError> {
-    let mut conn = app.store.read().await?;
-    let (row, sight) = seen(&mut conn, caller, id).await?;
-    demand_agent(&mut conn, caller, &row, query.agent.as_deref()).await?;
-    let limit = match query.limit {
-        Some(0) => return Err(AppError::bad_request("limit must be at least 1")),
-        Some(limit) => (limit as usize).min(KEPT_MAX),
-        None => KEPT_MAX,
-    };
-    let rollout = (!all_rollouts(query.include.as_deref())?).then_some(row.thread.active_rollout_id);
-    // Whoever may not see what was said needs nothing read.
-    let folded = match sight {
-        Sight::Whole => fold(&mut conn, &row, rollout).await?,
-        Sight::Metadata => Folded::default(),
-    };
-    let activity = doing(&mut conn, id).await?;
-    Ok(shown(row, sight, (folded, activity), limit))
-}
-
 /// Reads `include`.
 pub(crate) fn all_rollouts(include: Option<&str>) -> Result<bool, AppError> {
     match include {
@@ -169,7 +142,8 @@ pub(crate) async fn patch(
     Ok(thread.into())
 }
 
-/// Deletes a thread with its events, rollouts and runs; what a device still does for it is stopped.
+/// Deletes a thread with its events, rollouts and runs; what a device still does for it is stopped, and whoever watches
+/// it gets `thread_deleted` as the last event.
 pub(crate) async fn delete(
     app: &App,
     caller: &Caller,
@@ -188,6 +162,10 @@ pub(crate) async fn delete(
         };
         dispatch.send(run.node, refused);
     }
+    // It goes with the thread, but has the number that follows the last one.
+    let place = Place::of(&row.thread);
+    let last = event(EventType::ThreadDeleted, json!({}));
+    let numbered = dispatch.append(place, std::slice::from_ref(&last)).await?;
     store::threads::delete(&mut dispatch.tx, id).await?;
     let deed = Deed {
         action: "thread.deleted",
@@ -198,61 +176,16 @@ pub(crate) async fn delete(
     audit::record(app, &mut dispatch.tx, caller.org, deed).await?;
     let happening = happening(caller, id, "thread.deleted", "Thread deleted");
     activity::record(app, &mut dispatch.tx, caller.org, happening).await?;
-    dispatch.commit().await?;
-    app.watchers.end(id);
-    Ok(())
-}
-
-/// Ends the active rollout and begins the next one.
-pub(crate) async fn compact(
-    app: &App,
-    caller: &Caller,
-    id: ThreadId,
-    request: CompactThread,
-) -> Result<Compacted, AppError> {
-    let given = request.summary;
-    if given
-        .as_ref()
-        .is_some_and(|summary| summary.len() > SUMMARY_BYTES_MAX)
-    {
-        let message = format!("summary must be at most {SUMMARY_BYTES_MAX} bytes");
-        return Err(AppError::bad_request(message));
-    }
-    let mut dispatch = DispatchTx::begin(app).await?;
-    let row = owned(&mut dispatch.tx, caller, id).await?;
-    if !store::runs::open_of_thread(&mut dispatch.tx, id)
-        .await?
-        .is_empty()
-    {
-        let message = "a run of this thread is not over yet; wait for it or cancel it";
-        return Err(AppError::conflict(message));
-    }
-    let previous = row.thread.active_rollout_id;
-    let summary = match given {
-        Some(summary) => summary,
-        None => outline(&fold(&mut dispatch.tx, &row, Some(previous)).await?),
-    };
-    let mut thread = row.thread;
-    let started = event(EventType::CompactionStarted, json!({}));
-    dispatch.append(Place::of(&thread), &[started]).await?;
-    store::threads::complete_rollout(&mut dispatch.tx, previous, dispatch.now).await?;
-    thread.active_rollout_id = RolloutId::from_random(secrets::bytes());
-    thread.updated_at = dispatch.now;
-    let (rollout, now) = (thread.active_rollout_id, dispatch.now);
-    store::threads::insert_rollout(&mut dispatch.tx, id, rollout, now).await?;
-    store::threads::update(&mut dispatch.tx, &thread).await?;
-    let completed = json!({ "summary": summary, "rolloutId": rollout, "previousRolloutId": previous });
-    let completed = event(EventType::CompactionCompleted, completed);
-    let numbered = dispatch.append(Place::of(&thread), &[completed]).await?;
-    let happening = happening(caller, id, "thread.compacted", "Thread compacted");
-    activity::record(app, &mut dispatch.tx, caller.org, happening).await?;
-    dispatch.commit().await?;
-    Ok(Compacted {
-        thread_id: id,
-        previous_rollout_id: previous,
-        rollout_id: rollout,
+    dispatch.end_watching(ThreadEvent {
         sequence: numbered.last,
-    })
+        thread_id: id,
+        rollout_id: place.rollout,
+        run_id: None,
+        event_type: last.event_type,
+        payload: last.payload,
+        created_at: dispatch.now,
+    });
+    Ok(dispatch.commit().await?)
 }
 
 /// Lists the rollouts of a thread, oldest first.
@@ -310,85 +243,6 @@ async fn demand_agent(
     } else {
         Err(AppError::not_found("thread"))
     }
-}
-
-/// Folds the newest events of a thread: enough for everything that a snapshot shows, however long the thread is.
-async fn fold(conn: &mut Conn, row: &ThreadRow, rollout: Option<RolloutId>) -> Result<Folded, AppError> {
-    let newest = store::events::newest(conn, row.thread.id, rollout, FOLD_MAX).await?;
-    let mut folded = Folded::default();
-    for event in &newest.events {
-        folded.add(event);
-    }
-    folded.truncated |= !newest.is_all;
-    Ok(folded)
-}
-
-/// What a thread is doing follows from its runs that are not over.
-async fn doing(conn: &mut Conn, id: ThreadId) -> Result<&'static str, AppError> {
-    let open = store::runs::open_of_thread(conn, id).await?;
-    let is_running = open.iter().any(|run| run.state.phase == Phase::Running);
-    Ok(match (is_running, open.is_empty()) {
-        (true, _) => "running",
-        (false, false) => "waiting",
-        (false, true) => "idle",
-    })
-}
-
-fn shown(row: ThreadRow, sight: Sight, (folded, activity): (Folded, &str), limit: usize) -> ThreadSnapshot {
-    let cut = folded.messages.len() > limit || folded.tool_calls.len() > limit;
-    // The row was read first, so nothing above the larger of the two was left out.
-    let last_sequence = folded.last_sequence.max(row.last_sequence);
-    let truncated = folded.truncated || cut;
-    let skip = |len: usize| len.saturating_sub(limit);
-    let skip_messages = skip(folded.messages.len());
-    let messages = folded.messages.into_iter().skip(skip_messages);
-    let messages = messages.map(|message| Message {
-        sequence: message.sequence,
-        run_id: message.run_id,
-        role: match message.role {
-            Role::User => "user".to_owned(),
-            Role::Assistant => "assistant".to_owned(),
-        },
-        text: message.text,
-        created_at: message.created_at,
-    });
-    let skip_tools = skip(folded.tool_calls.len());
-    let tools = folded.tool_calls.into_iter().skip(skip_tools);
-    let tools = tools.map(|tool| ToolCall {
-        tool_call_id: tool.tool_call_id,
-        sequence: tool.sequence,
-        run_id: tool.run_id,
-        title: tool.title,
-        kind: tool.kind,
-        status: tool.status,
-        input: tool.input,
-        output: tool.output,
-    });
-    let whole = sight == Sight::Whole;
-    ThreadSnapshot {
-        thread: row.thread.into(),
-        activity: activity.to_owned(),
-        last_sequence,
-        messages: whole.then(|| messages.collect()),
-        tool_calls: whole.then(|| tools.collect()),
-        truncated,
-    }
-}
-
-/// What stands for a rollout when nobody wrote a summary: what was asked, and the last answer.
-fn outline(folded: &Folded) -> String {
-    let mut lines = Vec::new();
-    for message in folded.messages.iter().filter(|m| m.role == Role::User) {
-        lines.push(format!("Asked: {}", cut(&message.text, 500)));
-    }
-    if let Some(last) = folded.messages.iter().rev().find(|m| m.role == Role::Assistant) {
-        lines.push(format!("Answered last: {}", cut(&last.text, 4000)));
-    }
-    cut(&lines.join("\n"), SUMMARY_BYTES_MAX / 4)
-}
-
-fn cut(text: &str, chars: usize) -> String {
-    text.chars().take(chars).collect()
 }
 
 fn check_title(title: &str) -> Result<(), AppError> {

@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use api::events::{AppendEvents, Appended, CLOSE_GONE, CLOSE_SIGNED_OUT, CLOSE_TOO_SLOW, Event, EventsQuery};
+use api::events::{
+    AppendEvents, Appended, CLOSE_GONE, CLOSE_SIGNED_OUT, CLOSE_STOPPING, CLOSE_TOO_SLOW, Event, EventsQuery,
+};
 use api::{APPEND_BODY_BYTES_MAX, Scope, Success};
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -23,11 +25,11 @@ use super::{Routes, Shared};
 use crate::app::events::{Follower, Next};
 use crate::app::{Access, AppError, Caller, access, events};
 
-/// How often an idle WebSocket is pinged (contract §6), and an idle event stream commented.
-const PING_EVERY: Duration = Duration::from_secs(20);
-
 /// How long a WebSocket may take to swallow one frame before it is dropped.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a WebSocket may take to answer that it is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The largest message that is taken from a watcher; nothing it says matters.
 const WATCHER_BYTES_MAX: usize = 4096;
@@ -53,17 +55,20 @@ async fn list(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, AppError> {
     if let Ok(upgrade) = upgrade {
-        let follower = Follower::of_thread(&app, &caller, id, query.after).await?;
+        let follower = Follower::of_thread(&app, &caller, id, &query).await?;
         let upgrade = upgrade.max_message_size(WATCHER_BYTES_MAX);
+        let (token, ping_every) = (app.watchers.token(), app.config.ping_every);
         let ended = access::ended(app, caller);
-        return Ok(upgrade.on_upgrade(|socket| watch(socket, follower, ended)));
+        return Ok(upgrade.on_upgrade(move |socket| async move {
+            watch(socket, follower, ended, ping_every).await;
+            drop(token);
+        }));
     }
     let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
     if accepts.is_some_and(|value| value.contains("text/event-stream")) {
-        let last = headers.get(HeaderName::from_static("last-event-id"));
-        let last = last.and_then(|value| value.to_str().ok()?.parse().ok());
-        let follower = Follower::of_thread(&app, &caller, id, last.or(query.after)).await?;
-        return Ok(stream(follower));
+        let after = last_event_id(&headers)?.or(query.after);
+        let follower = Follower::of_thread(&app, &caller, id, &EventsQuery { after, ..query }).await?;
+        return Ok(stream(&app, follower));
     }
     let page = events::list(&app, &caller, id, &query).await?;
     Ok(page.into_response())
@@ -82,61 +87,84 @@ async fn append(
     events::append(&app, &caller, id, request).await.map(Reply::ok)
 }
 
-/// Answers with the frames of a follower. The stream ends when the reader is too slow: it resumes by `Last-Event-ID`.
-pub(super) fn stream(follower: Follower) -> Response {
+/// Reads where a stream that was cut goes on. What cannot be read is refused: to go on from now would lose events.
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, AppError> {
+    let Some(value) = headers.get(HeaderName::from_static("last-event-id")) else {
+        return Ok(None);
+    };
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    let refused = || AppError::bad_request("Last-Event-ID must be the id of a frame of this stream");
+    number.map(Some).ok_or_else(refused)
+}
+
+/// Answers with the frames of a follower. Whenever the stream ends early, its reader resumes by `Last-Event-ID`; so the
+/// snapshot has an id, too.
+pub(super) fn stream(app: &Shared, follower: Follower) -> Response {
     let frames = stream::unfold(follower, |mut follower| async {
-        let frame = match follower.next().await {
-            Ok(Next::Snapshot(snapshot)) => sse::Event::default().data(snapshot.to_string()),
-            Ok(Next::Event(event)) => {
-                let id = event.sequence.to_string();
-                sse::Event::default().id(id).data(json!(event).to_string())
-            }
-            Ok(Next::Live(live)) => sse::Event::default().data(json!(*live).to_string()),
-            Ok(Next::TooSlow | Next::End) | Err(_) => return None,
+        let (id, data) = match follower.next().await {
+            Ok(Next::Snapshot(snapshot, after)) => (Some(after), snapshot.to_string()),
+            Ok(Next::Event(event)) => (Some(event.sequence), json!(event).to_string()),
+            Ok(Next::Live(live)) => (None, json!(*live).to_string()),
+            Ok(Next::TooSlow | Next::Over | Next::Stopping) | Err(_) => return None,
+        };
+        let frame = sse::Event::default().data(data);
+        let frame = match id {
+            Some(id) => frame.id(id.to_string()),
+            None => frame,
         };
         Some((Ok::<_, Infallible>(frame), follower))
     });
-    let keep_alive = KeepAlive::new().interval(PING_EVERY);
+    let keep_alive = KeepAlive::new().interval(app.config.ping_every);
     Sse::new(frames).keep_alive(keep_alive).into_response()
 }
 
-async fn watch(mut socket: WebSocket, mut follower: Follower, ended: impl Future<Output = ()>) {
+async fn watch(
+    mut socket: WebSocket,
+    mut follower: Follower,
+    ended: impl Future<Output = ()>,
+    ping_every: Duration,
+) {
     let mut ended = std::pin::pin!(ended);
-    let mut ping = tokio::time::interval(PING_EVERY);
+    let mut ping = tokio::time::interval(ping_every);
     ping.reset();
-    let close = loop {
-        let frame = tokio::select! {
-            next = follower.next() => match next {
-                Ok(Next::Snapshot(snapshot)) => snapshot.to_string(),
-                Ok(Next::Event(event)) => json!(event).to_string(),
-                Ok(Next::Live(live)) => json!(*live).to_string(),
-                Ok(Next::TooSlow) => break (CLOSE_TOO_SLOW, "too slow: resume with ?after="),
-                Ok(Next::End) => break (CLOSE_GONE, "the thread is gone, or the server stops"),
-                Err(_) => break (1011, "the server failed: resume with ?after="),
+    let (code, reason) = loop {
+        let message = tokio::select! {
+            next = follower.next() => match frame(next) {
+                Ok(frame) => Message::Text(frame.into()),
+                Err(close) => break close,
             },
             said = socket.recv() => match said {
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                 Some(Ok(_)) => continue,
             },
             () = &mut ended => break (CLOSE_SIGNED_OUT, "the credential is revoked or has expired"),
-            _ = ping.tick() => {
-                if send(&mut socket, Message::Ping(bytes::Bytes::new())).await.is_err() {
-                    return;
-                }
-                continue;
-            }
+            _ = ping.tick() => Message::Ping(bytes::Bytes::new()),
         };
-        if send(&mut socket, Message::Text(frame.into())).await.is_err() {
+        if send(&mut socket, message).await.is_err() {
             return;
         }
     };
-    let (code, reason) = close;
-    let frame = CloseFrame {
-        code,
-        reason: reason.into(),
-    };
+    let reason = reason.into();
+    let close = Message::Close(Some(CloseFrame { code, reason }));
     // The reader may be gone; then nobody needs to be told.
-    let _ = send(&mut socket, Message::Close(Some(frame))).await;
+    if send(&mut socket, close).await.is_ok() {
+        // Were the socket dropped with something of the reader's unread in it, the goodbye could be cut off.
+        let answered = async { while let Some(Ok(_)) = socket.recv().await {} };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, answered).await;
+    }
+}
+
+/// Returns the text of a frame, or with which code and words the connection closes.
+fn frame(next: Result<Next, AppError>) -> Result<String, (u16, &'static str)> {
+    match next {
+        Ok(Next::Snapshot(snapshot, _)) => Ok(snapshot.to_string()),
+        Ok(Next::Event(event)) => Ok(json!(event).to_string()),
+        Ok(Next::Live(live)) => Ok(json!(*live).to_string()),
+        Ok(Next::TooSlow) => Err((CLOSE_TOO_SLOW, "too slow: resume with ?after=")),
+        Ok(Next::Over) => Err((CLOSE_GONE, "the thread is deleted")),
+        Ok(Next::Stopping) => Err((CLOSE_STOPPING, "the server stops: resume with ?after=")),
+        Err(_) => Err((1011, "the server failed: resume with ?after=")),
+    }
 }
 
 async fn send(socket: &mut WebSocket, message: Message) -> Result<(), ()> {

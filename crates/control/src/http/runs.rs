@@ -68,7 +68,7 @@ async fn answer(
     if stream {
         let receipt = &run.receipt;
         let follower = Follower::of_run(app, receipt.thread_id, receipt.run_id).await?;
-        let mut answer = events::stream(follower);
+        let mut answer = events::stream(app, follower);
         for (name, id) in [
             ("x-run-id", receipt.run_id.to_string()),
             ("x-thread-id", receipt.thread_id.to_string()),

@@ -9,7 +9,10 @@ use serde_json::{Map, json};
 use tokio::sync::MutexGuard;
 use types::names::is_unprintable;
 use types::ticket::TICKET_LIFETIME;
-use types::{EventDraft, EventType, NodeId, RunStatus, RunTicket, ThreadId, Timestamp};
+use types::{
+    EventDraft, EventType, NodeId, RunStatus, RunTicket, SealedOrder, SignedRunTicket, ThreadEvent, ThreadId,
+    Timestamp,
+};
 
 use super::history;
 use crate::app::activity::Happening;
@@ -30,6 +33,8 @@ pub(crate) struct DispatchTx<'a> {
     out: Vec<(NodeId, ToSidecar)>,
     stored: Vec<(ThreadId, u64)>,
     close: Vec<NodeId>,
+    /// The last events of threads that are gone.
+    gone: Vec<ThreadEvent>,
     /// Devices whose queue may have moved.
     moved: BTreeSet<NodeId>,
     /// Why the device refuses, in its own words.
@@ -48,6 +53,7 @@ impl<'a> DispatchTx<'a> {
             out: Vec::new(),
             stored: Vec::new(),
             close: Vec::new(),
+            gone: Vec::new(),
             moved: BTreeSet::new(),
             said: None,
             _order: order,
@@ -95,6 +101,11 @@ impl<'a> DispatchTx<'a> {
         self.out.push((node, message));
     }
 
+    /// Tells whoever watches a thread, after the commit, that it is gone: this is its last event.
+    pub(crate) fn end_watching(&mut self, last: ThreadEvent) {
+        self.gone.push(last);
+    }
+
     /// Notes that a device's queue may have moved, so that the commit offers what can be offered.
     pub(crate) fn moved(&mut self, node: NodeId) {
         self.moved.insert(node);
@@ -120,6 +131,9 @@ impl<'a> DispatchTx<'a> {
         self.tx.commit().await?;
         for (thread, last) in self.stored {
             self.app.watchers.publish(thread, Notice::Stored(last));
+        }
+        for last in self.gone {
+            self.app.watchers.end(last);
         }
         for (node, message) in self.out {
             self.app.orchestrator.send(node, message);
@@ -151,11 +165,30 @@ impl<'a> DispatchTx<'a> {
     }
 
     async fn offer(&mut self, run: &RunRow) -> Result<(), StoreError> {
+        if let Some((order, ticket)) = self.signed(run).await? {
+            let offer = ToSidecar::Offer {
+                run_id: run.id,
+                order,
+                attempt: run.state.attempt,
+                fence: run.state.fence,
+                ticket,
+            };
+            self.send(run.node, offer);
+        }
+        Ok(())
+    }
+
+    /// Makes the order of a run and the ticket that goes with it; `None` when device or org are gone.
+    pub(crate) async fn signed(
+        &mut self,
+        run: &RunRow,
+    ) -> Result<Option<(SealedOrder, SignedRunTicket)>, StoreError> {
         let device = store::runs::device(&mut self.tx, run.node).await?;
         let org = store::orgs::find(&mut self.tx, run.org).await?;
         let (Some(device), Some(org)) = (device, org) else {
-            return Ok(());
+            return Ok(None);
         };
+        let order = SealedOrder::seal(&history::order(&mut self.tx, run).await?);
         let ticket = RunTicket {
             org_id: run.org,
             agent_id: run.agent,
@@ -164,16 +197,11 @@ impl<'a> DispatchTx<'a> {
             attempt: run.state.attempt,
             fence: run.state.fence,
             limits: run.spec.limits,
+            order: order.digest(),
             expires_at: self.now + TICKET_LIFETIME,
         };
-        let offer = ToSidecar::Offer {
-            order: Box::new(history::order(&mut self.tx, run).await?),
-            attempt: run.state.attempt,
-            fence: run.state.fence,
-            ticket: ticket.sign(&org.signing_key),
-        };
-        self.send(run.node, offer);
-        Ok(())
+        let ticket = ticket.sign(&org.signing_key);
+        Ok(Some((order, ticket)))
     }
 
     /// Writes the end that no device wrote.

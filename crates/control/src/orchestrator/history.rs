@@ -19,7 +19,7 @@ const MESSAGE_CHARS_MAX: usize = 6_000;
 
 /// Returns the order of a run with the history of its rollout.
 pub(crate) async fn order(conn: &mut Conn, run: &RunRow) -> Result<RunOrder, StoreError> {
-    let newest = store::events::newest(conn, run.thread, Some(run.rollout), REACH).await?;
+    let newest = store::events::newest(conn, (run.thread, Some(run.rollout)), u64::MAX, REACH).await?;
     // Of runs that are not over there is this one, and those that come after it.
     let open = store::runs::open_of_thread(conn, run.thread).await?;
     let open: BTreeSet<_> = open.iter().map(|run| run.id).chain([run.id]).collect();

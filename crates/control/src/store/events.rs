@@ -99,14 +99,16 @@ pub(crate) struct Newest {
     pub(crate) is_all: bool,
 }
 
-/// Reads the newest events of a thread, of one rollout or of all: at most `events_max`, and about `bytes_max` of payload.
+/// Reads the newest events of a thread up to `last`, of one rollout or of all: at most `events_max`, and about
+/// `bytes_max` of payload.
 pub(crate) async fn newest(
     conn: &mut Conn,
-    thread: ThreadId,
-    rollout: Option<RolloutId>,
+    (thread, rollout): (ThreadId, Option<RolloutId>),
+    last: u64,
     (events_max, bytes_max): (usize, usize),
 ) -> Result<Newest, StoreError> {
-    let (mut events, mut bytes, mut before) = (Vec::new(), 0, i64::MAX);
+    let before = i64::try_from(last).unwrap_or(i64::MAX).saturating_add(1);
+    let (mut events, mut bytes, mut before) = (Vec::new(), 0, before);
     let is_all = loop {
         let limit = NEWEST_ROWS.min(events_max.saturating_sub(events.len()));
         if limit == 0 || bytes >= bytes_max {

@@ -18,7 +18,10 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
-use types::{Attempt, EventDraft, Fence, LiveType, RunId, RunOrder, RunStatus, SignedRunTicket, Timestamp};
+use types::ticket::TicketError;
+use types::{
+    Attempt, EventDraft, Fence, LiveType, RunId, RunOrder, RunStatus, SealedOrder, SignedRunTicket, Timestamp,
+};
 
 use crate::config::OnTalk;
 use crate::journal_keeper::{JournalKeeper, KeeperError, Offered};
@@ -73,6 +76,14 @@ pub struct Sidecar {
     board: StatusBoard,
     on_talk: OnTalk,
     closing: watch::Sender<bool>,
+}
+
+/// An order with the leave to execute it, not looked at yet.
+pub(crate) struct Offer {
+    pub(crate) order: SealedOrder,
+    pub(crate) attempt: Attempt,
+    pub(crate) fence: Fence,
+    pub(crate) ticket: SignedRunTicket,
 }
 
 /// What the stream to the orchestrator sends for the sidecar.
@@ -148,20 +159,14 @@ impl Sidecar {
     }
 
     /// Decides on an offer and answers it.
-    pub(crate) async fn offered(
-        self: Arc<Self>,
-        order: RunOrder,
-        attempt: Attempt,
-        fence: Fence,
-        ticket: SignedRunTicket,
-    ) {
-        let run_id = order.run_id;
+    pub(crate) async fn offered(self: Arc<Self>, run_id: RunId, offer: Offer) {
+        let fence = offer.fence;
         // Held until the run is under way, so that offers that are decided at the same time see one another.
         let _slot = self.slots.take(run_id);
-        let answer = match self.decide(&order, attempt, fence, &ticket).await {
-            Ok(is_new) => {
+        let answer = match self.decide(run_id, &offer).await {
+            Ok((order, is_new)) => {
                 if is_new {
-                    self.begin(order, attempt, fence, Origin::Org);
+                    self.begin(order, offer.attempt, fence, Origin::Org);
                 }
                 ToOrchestrator::Accepted { run_id, fence }
             }
@@ -179,24 +184,19 @@ impl Sidecar {
         let _ = self.answers.try_send(answer);
     }
 
-    /// Checks ticket, policy and journal, in this order; `true` when the run is new to this device.
-    async fn decide(
-        &self,
-        order: &RunOrder,
-        attempt: Attempt,
-        fence: Fence,
-        ticket: &SignedRunTicket,
-    ) -> Result<bool, Refusal> {
-        self.check_ticket(order, attempt, fence, ticket)?;
+    /// Checks ticket, policy and journal, in this order; returns the order, and `true` when it is new to this device.
+    async fn decide(&self, run_id: RunId, offer: &Offer) -> Result<(RunOrder, bool), Refusal> {
+        let order = self.admit(run_id, offer)?;
         let known = self
             .journal
             .look()
-            .state(order.run_id)
-            .is_some_and(|(held, _)| held == fence);
+            .state(run_id)
+            .is_some_and(|(held, _)| held == offer.fence);
         if !known {
-            self.permit(order, Origin::Org, self.others(order.run_id))?;
+            self.permit(&order, Origin::Org, self.others(run_id))?;
         }
-        self.take(order, attempt, fence).await
+        let is_new = self.take(&order, offer.attempt, offer.fence).await?;
+        Ok((order, is_new))
     }
 
     /// Writes an order to the journal; `true` when it is new to this device.
@@ -212,31 +212,22 @@ impl Sidecar {
         }
     }
 
-    fn check_ticket(
-        &self,
-        order: &RunOrder,
-        attempt: Attempt,
-        fence: Fence,
-        ticket: &SignedRunTicket,
-    ) -> Result<(), Refusal> {
-        let bad = |message: String| Refusal {
-            reason: OfferRefusal::BadTicket,
-            message,
-        };
+    /// Returns the order that the ticket beside it was signed for: nothing else is ever executed.
+    fn admit(&self, run_id: RunId, offer: &Offer) -> Result<RunOrder, Refusal> {
         let pinned = self.membership.pinned();
         let own_key = self.membership.own_key();
-        let opened = ticket.open(&pinned.org_signing_key, pinned.org_id, own_key, now());
-        let opened = opened.map_err(|error| bad(error.to_string()))?;
-        let fits = opened.run_id == order.run_id
-            && opened.attempt == attempt
-            && opened.fence == fence
-            && opened.agent_id == order.agent_id
-            && opened.limits == order.limits;
-        if fits {
-            Ok(())
-        } else {
-            Err(bad(types::ticket::TicketError::WrongRun.to_string()))
-        }
+        let opened = offer
+            .ticket
+            .open(&pinned.org_signing_key, pinned.org_id, own_key, now());
+        let admitted = opened.and_then(|ticket| ticket.admit(&offer.order, offer.attempt, offer.fence));
+        let own = admitted.and_then(|order| match order.run_id == run_id {
+            true => Ok(order),
+            false => Err(TicketError::WrongRun),
+        });
+        own.map_err(|error| Refusal {
+            reason: OfferRefusal::BadTicket,
+            message: error.to_string(),
+        })
     }
 
     /// Counts the runs that are under way or about to be, without this one.

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use types::{Attempt, Fence, RunId, RunOrder};
 
-use super::Sidecar;
+use super::{Offer, Sidecar};
 use crate::policy::{Origin, Refusal};
 
 /// How long an app on the device waits for its run to be registered.
@@ -24,7 +24,7 @@ type Reply = oneshot::Sender<Result<Registered, RegisterError>>;
 #[derive(Default)]
 pub(super) struct Registering {
     next: u64,
-    /// By request. What the orchestrator registers must be what was asked for: nothing else carries a ticket's proof.
+    /// By request. What the orchestrator registers must be what was asked for: policy is milder with a device's own runs.
     wishes: BTreeMap<u64, Wish>,
 }
 
@@ -142,38 +142,44 @@ impl Sidecar {
         }
     }
 
-    /// The orchestrator registered a run: it is taken like an offer. It has no ticket, so it must be what this device
-    /// asked for; policy and journal are asked as for any other run, and whoever waits is told what they say.
-    pub(crate) async fn registered(self: Arc<Self>, request: u64, order: RunOrder, fence: Fence) {
-        let run_id = order.run_id;
+    /// The orchestrator registered a run: it is taken like an offer, and must be what this device asked for. Whoever waits
+    /// is told what ticket, policy and journal say.
+    pub(crate) async fn registered(self: Arc<Self>, request: u64, run_id: RunId, offer: Offer) {
+        let fence = offer.fence;
         let wish = self.registering().wishes.remove(&request);
-        let Some(wish) = wish.filter(|wish| wish.fits(&order)) else {
-            tracing::warn!(%run_id, request, "a run was registered that this device did not ask for");
-            let message = "this device did not ask for that run".to_owned();
-            return self.refuse(run_id, fence, OfferRefusal::Policy, message);
+        let asked_for = |order: &RunOrder| wish.as_ref().is_some_and(|wish| wish.fits(order));
+        let admitted = self
+            .admit(run_id, &offer)
+            .and_then(|order| match asked_for(&order) {
+                true => Ok(order),
+                false => Err(Refusal {
+                    reason: OfferRefusal::Policy,
+                    message: "this device did not ask for that run".to_owned(),
+                }),
+            });
+        let taken = match admitted {
+            Ok(order) => self.take_registered(order, fence).await,
+            Err(refusal) => Err(refusal),
         };
-        let registered = Registered {
-            run_id,
-            thread_id: order.thread_id,
-            rollout_id: order.rollout_id,
-        };
-        let answer = match self.take_registered(order, fence).await {
-            Ok(()) => Ok(registered),
-            Err(refusal) => {
-                tracing::warn!(%run_id, reason = ?refusal.reason, refusal.message, "a registered run was not taken");
-                self.refuse(run_id, fence, refusal.reason, refusal.message.clone());
-                Err(RegisterError::Refused {
-                    code: code(refusal.reason).to_owned(),
-                    message: refusal.message,
-                })
+        let answer = taken.map_err(|refusal| {
+            tracing::warn!(%run_id, reason = ?refusal.reason, refusal.message, "a registered run was not taken");
+            self.refuse(run_id, fence, refusal.reason, refusal.message.clone());
+            RegisterError::Refused {
+                code: code(refusal.reason).to_owned(),
+                message: refusal.message,
             }
-        };
-        if let Some(reply) = wish.reply {
+        });
+        if let Some(reply) = wish.and_then(|wish| wish.reply) {
             drop(reply.send(answer));
         }
     }
 
-    async fn take_registered(self: &Arc<Self>, order: RunOrder, fence: Fence) -> Result<(), Refusal> {
+    async fn take_registered(self: &Arc<Self>, order: RunOrder, fence: Fence) -> Result<Registered, Refusal> {
+        let registered = Registered {
+            run_id: order.run_id,
+            thread_id: order.thread_id,
+            rollout_id: order.rollout_id,
+        };
         let _slot = self.slots.take(order.run_id);
         // The same key again: the run is here already, or over and gone.
         let known = self.journal.look().state(order.run_id).is_some();
@@ -187,7 +193,7 @@ impl Sidecar {
             Err(refusal) if refusal.reason == OfferRefusal::StaleFence => {}
             Err(refusal) => return Err(refusal),
         }
-        Ok(())
+        Ok(registered)
     }
 
     fn refuse(&self, run_id: RunId, fence: Fence, reason: OfferRefusal, message: String) {

@@ -15,9 +15,9 @@ use runs::protocol::{FRAME_BYTES_MAX, PROTOCOL_VERSION, ToOrchestrator, ToSideca
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
-use types::{Fence, Netmap, NodePublicKey, RunId};
+use types::{Attempt, Fence, Netmap, NodePublicKey, RunId};
 
-use super::{Outbox, Sidecar};
+use super::{Offer, Outbox, Sidecar};
 use crate::backoff::Backoff;
 use crate::status::Connection;
 use crate::talk::Talk;
@@ -287,12 +287,19 @@ impl Session<'_> {
     ) -> Result<(), String> {
         match message {
             ToSidecar::Offer {
+                run_id,
                 order,
                 attempt,
                 fence,
                 ticket,
             } => {
-                deciding.spawn(self.sidecar.clone().offered(*order, attempt, fence, ticket));
+                let offer = Offer {
+                    order,
+                    attempt,
+                    fence,
+                    ticket,
+                };
+                deciding.spawn(self.sidecar.clone().offered(run_id, offer));
             }
             ToSidecar::Cancel { run_id } => self.sidecar.cancel(run_id),
             ToSidecar::Appended { run_id, fence, next } => {
@@ -312,10 +319,18 @@ impl Session<'_> {
             }
             ToSidecar::Registered {
                 request,
+                run_id,
                 order,
                 fence,
+                ticket,
             } => {
-                deciding.spawn(self.sidecar.clone().registered(request, *order, fence));
+                let offer = Offer {
+                    order,
+                    attempt: Attempt(1),
+                    fence,
+                    ticket,
+                };
+                deciding.spawn(self.sidecar.clone().registered(request, run_id, offer));
             }
             ToSidecar::RegisterRefused {
                 request,

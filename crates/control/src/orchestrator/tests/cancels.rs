@@ -1,7 +1,6 @@
 //! Stopping a run in every state.
 
 use runs::dispatch::CANCEL_TIMEOUT;
-use runs::protocol::OfferRefusal;
 
 use super::*;
 
@@ -24,34 +23,20 @@ async fn a_queued_run_is_cancelled_at_once() {
 
 #[tokio::test]
 async fn an_offered_run_is_cancelled_by_whatever_the_device_answers() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let (run_id, fence) = sidecar.journal_offer().await;
+    let (bench, mut sidecar, run, held) = Bench::offered().await;
     let asked = cancel(&bench, &run).await;
     assert_eq!(
         (&asked["status"], &asked["cancelRequested"]),
         (&json!("dispatched"), &json!(true))
     );
-    assert_eq!(sidecar.receive().await, ToSidecar::Cancel { run_id });
-    let reason = OfferRefusal::Busy;
-    let message = String::new();
-    let refused = ToOrchestrator::Refused {
-        run_id,
-        fence,
-        reason,
-        message,
-    };
-    sidecar.send(&refused).await;
+    assert_eq!(sidecar.receive().await, ToSidecar::Cancel { run_id: held.0 });
+    sidecar.refuse(held, OfferRefusal::Busy, "").await;
     bench.until(&run, "cancelled").await;
 }
 
 #[tokio::test]
 async fn an_accepted_run_is_ended_by_its_device() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let held = sidecar.accept().await;
+    let (bench, mut sidecar, run, held) = Bench::accepted().await;
     bench.until(&run, "dispatched").await;
     cancel(&bench, &run).await;
     // The wish may come before or after the answer is taken note of, and once more with it.
@@ -63,12 +48,7 @@ async fn an_accepted_run_is_ended_by_its_device() {
 
 #[tokio::test]
 async fn a_running_run_is_told_again_on_every_reconnect() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let held = sidecar.accept().await;
-    sidecar.start(held);
-    sidecar.flush(held.0).await;
+    let (bench, mut sidecar, run, held) = Bench::running().await;
     sidecar.disconnect(&bench).await;
     assert_eq!(cancel(&bench, &run).await["status"], "running");
     for _ in 0..2 {
@@ -89,12 +69,7 @@ async fn a_running_run_is_told_again_on_every_reconnect() {
 
 #[tokio::test]
 async fn a_device_that_does_not_stop_is_not_waited_for_for_ever() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let held = sidecar.accept().await;
-    sidecar.start(held);
-    sidecar.flush(held.0).await;
+    let (bench, mut sidecar, run, _) = Bench::running().await;
     cancel(&bench, &run).await;
     assert!(matches!(sidecar.receive().await, ToSidecar::Cancel { .. }));
     bench.clock.advance(CANCEL_TIMEOUT);
@@ -108,12 +83,7 @@ async fn a_device_that_does_not_stop_is_not_waited_for_for_ever() {
 
 #[tokio::test]
 async fn a_deleted_thread_stops_its_run() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let held = sidecar.accept().await;
-    sidecar.start(held);
-    sidecar.flush(held.0).await;
+    let (bench, mut sidecar, run, held) = Bench::running().await;
     let path = format!("/v1/threads/{}", text(&run, "threadId"));
     assert_eq!(
         bench.call(&bench.admin, Method::DELETE, &path, None).await.status,

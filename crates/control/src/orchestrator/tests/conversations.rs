@@ -2,29 +2,7 @@
 
 use std::time::Instant;
 
-use types::RunOrder;
-
 use super::*;
-
-async fn offered(sidecar: &mut Sidecar) -> RunOrder {
-    match sidecar.receive().await {
-        ToSidecar::Offer {
-            order,
-            attempt,
-            fence,
-            ..
-        } => {
-            match sidecar.journal.offer(&order, attempt, fence) {
-                OfferDecision::Take(write) => sidecar.journal.commit(write),
-                other => panic!("{other:?}"),
-            }
-            let run_id = order.run_id;
-            sidecar.send(&ToOrchestrator::Accepted { run_id, fence }).await;
-            *order
-        }
-        other => panic!("{other:?}"),
-    }
-}
 
 async fn finish(sidecar: &mut Sidecar, run: RunId, words: &str) {
     let (fence, _) = sidecar.journal.state(run).expect("held");
@@ -36,10 +14,9 @@ async fn finish(sidecar: &mut Sidecar, run: RunId, words: &str) {
 
 #[tokio::test]
 async fn a_second_run_of_a_thread_waits_for_the_first_and_is_told_what_was_said() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let first = bench.run(json!({ "prompt": "remember 42" })).await;
-    let order = offered(&mut sidecar).await;
+    let order = sidecar.accept_order().await;
     assert_eq!(order.history, None);
     let thread = text(&first, "threadId").to_owned();
     let second = bench
@@ -51,7 +28,7 @@ async fn a_second_run_of_a_thread_waits_for_the_first_and_is_told_what_was_said(
         (&json!("queued"), &json!("queued"))
     );
     finish(&mut sidecar, order.run_id, "I will.").await;
-    let order = offered(&mut sidecar).await;
+    let order = sidecar.accept_order().await;
     assert_eq!(order.run_id, run_id(&second));
     let history = order.history.expect("told");
     assert!(
@@ -64,7 +41,7 @@ async fn a_second_run_of_a_thread_waits_for_the_first_and_is_told_what_was_said(
     );
 
     finish(&mut sidecar, order.run_id, "42").await;
-    let order = offered(&mut sidecar).await;
+    let order = sidecar.accept_order().await;
     finish(&mut sidecar, order.run_id, "42 again").await;
     bench.until(&third, "completed").await;
     bench
@@ -77,7 +54,7 @@ async fn a_second_run_of_a_thread_waits_for_the_first_and_is_told_what_was_said(
     let _ = bench
         .run(json!({ "prompt": "and now?", "threadId": thread }))
         .await;
-    let history = offered(&mut sidecar).await.history.expect("told");
+    let history = sidecar.accept_order().await.history.expect("told");
     assert!(
         history.contains("before: It is 42.") && !history.contains("remember"),
         "{history}"
@@ -86,8 +63,7 @@ async fn a_second_run_of_a_thread_waits_for_the_first_and_is_told_what_was_said(
 
 #[tokio::test]
 async fn messages_begin_a_thread_with_what_was_said_and_end_with_what_is_asked() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let message = |role: &str, content: &str| json!({ "role": role, "content": content });
     let messages = json!([
         message("system", "Be brief."),
@@ -97,7 +73,7 @@ async fn messages_begin_a_thread_with_what_was_said_and_end_with_what_is_asked()
     ]);
     let body = json!({ "agent": "code-on-my-mac", "messages": messages });
     let run = bench.post("/v1/run", body.clone()).await.ok();
-    let order = offered(&mut sidecar).await;
+    let order = sidecar.accept_order().await;
     assert_eq!(
         (order.prompt.as_str(), order.system_prompt.as_deref()),
         ("Who am I?", Some("Be brief."))
@@ -132,13 +108,12 @@ async fn messages_begin_a_thread_with_what_was_said_and_end_with_what_is_asked()
 
 #[tokio::test]
 async fn what_an_agent_and_a_run_ask_for_is_in_the_order() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let settings = json!({ "slug": "picky", "executionMode": "local-mac", "targetDeviceId": bench.node,
         "model": "big", "temperature": 0.25, "maxIterations": 9, "maxTokens": 1000, "systemPrompt": "Be brief." });
     bench.post("/v1/agents", settings).await.ok();
     bench.run(json!({ "agent": "picky" })).await;
-    let order = offered(&mut sidecar).await;
+    let order = sidecar.accept_order().await;
     assert_eq!(
         (order.model.as_deref(), order.temperature),
         (Some("big"), Some(0.25))
@@ -150,7 +125,7 @@ async fn what_an_agent_and_a_run_ask_for_is_in_the_order() {
     bench
         .run(json!({ "agent": "picky", "config": { "temperature": 1.5, "maxTurns": 2, "maxTokens": 7 } }))
         .await;
-    let order = offered(&mut sidecar).await;
+    let order = sidecar.accept_order().await;
     assert_eq!(order.temperature, Some(1.5));
     assert_eq!(
         (order.limits.turns_max, order.limits.tokens_max),
@@ -182,10 +157,9 @@ async fn the_rest_of_what_an_agent_asks_is_in_the_order_too() {
 
 #[tokio::test]
 async fn a_stream_shows_its_own_run_only_and_ends_with_it() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let first = bench.run(json!({})).await;
-    let order = offered(&mut sidecar).await;
+    let order = sidecar.accept_order().await;
     let body = json!({ "agent": "code-on-my-mac", "prompt": "second", "stream": true, "threadId": first["threadId"] });
     let request = bench
         .http
@@ -194,7 +168,7 @@ async fn a_stream_shows_its_own_run_only_and_ends_with_it() {
         .json(&body);
     let answer = request.send().await.expect("an answer");
     finish(&mut sidecar, order.run_id, "one").await;
-    let order = offered(&mut sidecar).await;
+    let order = sidecar.accept_order().await;
     finish(&mut sidecar, order.run_id, "two").await;
     let whole = tokio::time::timeout(PATIENCE, answer.text())
         .await
@@ -206,8 +180,7 @@ async fn a_stream_shows_its_own_run_only_and_ends_with_it() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_does_not_stop_its_run() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let body = json!({ "agent": "code-on-my-mac", "prompt": "x", "stream": true });
     let request = bench
         .http
@@ -215,7 +188,7 @@ async fn a_client_that_goes_away_does_not_stop_its_run() {
         .bearer_auth(&bench.admin)
         .json(&body);
     let answer = request.send().await.expect("an answer");
-    let order = offered(&mut sidecar).await;
+    let order = sidecar.accept_order().await;
     drop(answer);
     finish(&mut sidecar, order.run_id, "done").await;
     let run = json!({ "runId": order.run_id });

@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use runs::dispatch::{LOST_AFTER, QUEUE_TTL};
-use runs::protocol::{AppendRefusal, OfferRefusal};
-use types::NodePrivateKey;
+use types::ticket::TicketError;
+use types::{NodePrivateKey, SealedOrder};
 
 use super::*;
 use crate::store;
 
 #[tokio::test]
 async fn a_run_is_dispatched_executed_and_kept() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let run = bench.run(json!({ "metadata": { "ticket": 7 } })).await;
     assert_eq!(run["status"], "dispatched");
     assert_eq!(run["executionMode"], "local-mac");
@@ -65,11 +64,14 @@ async fn a_run_is_dispatched_executed_and_kept() {
 
 #[tokio::test]
 async fn an_offer_carries_a_ticket_that_only_this_device_can_use() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     bench.run(json!({})).await;
     let ToSidecar::Offer {
-        order, ticket, fence, ..
+        run_id,
+        order,
+        attempt,
+        fence,
+        ticket,
     } = sidecar.receive().await
     else {
         panic!("an offer was expected");
@@ -88,7 +90,20 @@ async fn an_offer_carries_a_ticket_that_only_this_device_can_use() {
     let opened = ticket
         .open(&org.signing_key.public(), org.id, &own, now)
         .expect("good");
-    assert_eq!((opened.run_id, opened.fence), (order.run_id, fence));
+    let admitted = opened.admit(&order, attempt, fence).expect("what was signed");
+    assert_eq!(
+        (admitted.run_id, admitted.prompt.as_str()),
+        (run_id, "Inspect this local repo")
+    );
+    let changed = RunOrder {
+        prompt: "Send everything away".to_owned(),
+        ..admitted
+    };
+    let changed = SealedOrder::seal(&changed);
+    assert_eq!(
+        opened.admit(&changed, attempt, fence),
+        Err(TicketError::WrongOrder)
+    );
     let other = NodePrivateKey::from_random([2; 32]).public();
     assert!(
         ticket
@@ -229,8 +244,7 @@ async fn nobody_but_the_device_itself_starts_a_run_of_its_own() {
 
 #[tokio::test]
 async fn runs_of_one_thread_follow_one_another() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let first = bench.run(json!({})).await;
     let held = sidecar.accept().await;
     let second = bench.run(json!({ "threadId": first["threadId"] })).await;
@@ -244,10 +258,7 @@ async fn runs_of_one_thread_follow_one_another() {
 
 #[tokio::test]
 async fn an_answer_lost_with_the_session_is_not_offered_again() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let held = sidecar.journal_offer().await;
+    let (bench, mut sidecar, run, held) = Bench::offered().await;
     sidecar.disconnect(&bench).await;
     bench.until(&run, "queued").await;
     sidecar.connect(&bench).await;
@@ -260,10 +271,7 @@ async fn an_answer_lost_with_the_session_is_not_offered_again() {
 
 #[tokio::test]
 async fn events_of_a_lost_session_are_sent_again_and_stored_once() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let held = sidecar.accept().await;
+    let (bench, mut sidecar, run, held) = Bench::accepted().await;
     sidecar.start(held);
     sidecar.say(held, "one");
     // Sent, stored, and the acknowledgement lost with the session.
@@ -291,46 +299,26 @@ async fn events_of_a_lost_session_are_sent_again_and_stored_once() {
 
 #[tokio::test]
 async fn duplicates_gaps_and_stale_fences_are_answered_by_the_rule() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let (id, fence) = sidecar.accept().await;
-    sidecar.start((id, fence));
-    sidecar.flush(id).await;
-    let append = |fence: Fence, first: u64, words: &str| ToOrchestrator::Append {
-        run_id: id,
-        fence,
-        first,
-        events: vec![said(words)],
-    };
+    let (bench, mut sidecar, run, (id, fence)) = Bench::running().await;
+    let held = (id, fence);
     let appended = |next: u64| ToSidecar::Appended {
         run_id: id,
         fence,
         next,
     };
-    sidecar.send(&append(fence, 2, "a")).await;
+    sidecar.append(held, 2, vec![said("a")]).await;
     assert_eq!(sidecar.receive().await, appended(3));
-    sidecar.send(&append(fence, 2, "a")).await;
+    sidecar.append(held, 2, vec![said("a")]).await;
     assert_eq!(sidecar.receive().await, appended(3));
-    sidecar.send(&append(fence, 9, "z")).await;
+    sidecar.append(held, 9, vec![said("z")]).await;
     assert_eq!(sidecar.receive().await, appended(3));
     let stale = Fence(fence.0 - 1);
-    sidecar.send(&append(stale, 3, "b")).await;
-    let refused = |fence, reason| ToSidecar::AppendRefused {
-        run_id: id,
-        fence,
-        reason,
-    };
+    sidecar.append((id, stale), 3, vec![said("b")]).await;
+    let refused = |fence, reason| append_refused((id, fence), reason);
     assert_eq!(sidecar.receive().await, refused(stale, AppendRefusal::Fenced));
     let mut large = said("x");
     large.payload = json!({ "text": "x".repeat(1024 * 1024) });
-    let large = ToOrchestrator::Append {
-        run_id: id,
-        fence,
-        first: 3,
-        events: vec![large],
-    };
-    sidecar.send(&large).await;
+    sidecar.append(held, 3, vec![large]).await;
     assert_eq!(sidecar.receive().await, refused(fence, AppendRefusal::Invalid));
     let kinds = bench.events(&run).await;
     assert_eq!(
@@ -343,48 +331,21 @@ async fn duplicates_gaps_and_stale_fences_are_answered_by_the_rule() {
 
 #[tokio::test]
 async fn a_device_cannot_touch_the_run_of_another() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let (run_id, fence) = sidecar.accept().await;
+    let (bench, _sidecar, run, held) = Bench::accepted().await;
     bench.until(&run, "dispatched").await;
     let mut thief = Sidecar::new(bench.link(2).await);
     thief.connect(&bench).await;
-    let events = vec![said("mine")];
-    thief
-        .send(&ToOrchestrator::Append {
-            run_id,
-            fence,
-            first: 1,
-            events,
-        })
-        .await;
-    let reason = AppendRefusal::NotFound;
-    let refused = ToSidecar::AppendRefused {
-        run_id,
-        fence,
-        reason,
-    };
+    thief.append(held, 1, vec![said("mine")]).await;
+    let refused = append_refused(held, AppendRefusal::NotFound);
     assert_eq!(thief.receive().await, refused);
 }
 
 #[tokio::test]
 async fn a_refused_run_fails_with_the_reason_or_is_offered_again() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let refuse = async |sidecar: &mut Sidecar, reason| {
-        let ToSidecar::Offer { order, fence, .. } = sidecar.receive().await else {
-            panic!("an offer was expected");
-        };
-        let run_id = order.run_id;
-        let message = "no\u{1b}[2J".to_owned();
-        let refused = ToOrchestrator::Refused {
-            run_id,
-            fence,
-            reason,
-            message,
-        };
-        sidecar.send(&refused).await;
+        let (order, _, fence) = sidecar.next_offer().await;
+        sidecar.refuse((order.run_id, fence), reason, "no\u{1b}[2J").await;
         fence
     };
     let run = bench.run(json!({})).await;
@@ -401,8 +362,7 @@ async fn a_refused_run_fails_with_the_reason_or_is_offered_again() {
 
 #[tokio::test]
 async fn a_run_is_lost_with_its_journal_or_with_its_device() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let run = bench.run(json!({})).await;
     sidecar.accept().await;
     bench.until(&run, "dispatched").await;
@@ -423,8 +383,7 @@ async fn a_run_is_lost_with_its_journal_or_with_its_device() {
 
 #[tokio::test]
 async fn the_runs_of_a_revoked_device_end_and_its_session_too() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let run = bench.run(json!({})).await;
     sidecar.accept().await;
     let path = format!("/v1/runmesh/nodes/{}/revoke", bench.node);
@@ -438,8 +397,7 @@ async fn the_runs_of_a_revoked_device_end_and_its_session_too() {
 
 #[tokio::test]
 async fn a_device_starts_a_run_of_its_own_agent() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let register = |agent: &str| ToOrchestrator::Register {
         request: 5,
         agent: agent.parse().expect("slug"),
@@ -450,29 +408,28 @@ async fn a_device_starts_a_run_of_its_own_agent() {
     sidecar.send(&register("code-on-my-mac")).await;
     let ToSidecar::Registered {
         request,
+        run_id,
         order,
         fence,
+        ..
     } = sidecar.receive().await
     else {
         panic!("a run was expected");
     };
-    assert_eq!((request, fence), (5, Fence(1)));
+    let order = order.read().expect("an order");
+    assert_eq!((request, fence, order.run_id), (5, Fence(1), run_id));
     sidecar.send(&register("code-on-my-mac")).await;
-    let ToSidecar::Registered { order: again, .. } = sidecar.receive().await else {
+    let ToSidecar::Registered { run_id: again, .. } = sidecar.receive().await else {
         panic!("the same run was expected");
     };
-    assert_eq!(again.run_id, order.run_id);
-    let run = bench.get(&format!("/v1/runs/{}", order.run_id)).await.ok();
+    assert_eq!(again, run_id);
+    let run = bench.get(&format!("/v1/runs/{run_id}")).await.ok();
     assert_eq!(
         (&run["status"], &run["origin"]),
         (&json!("registered"), &json!("device"))
     );
 
-    match sidecar.journal.offer(&order, types::Attempt(1), fence) {
-        OfferDecision::Take(write) => sidecar.journal.commit(write),
-        other => panic!("{other:?}"),
-    }
-    let held = (order.run_id, fence);
+    let held = sidecar.journal(&order, Attempt(1), fence);
     sidecar.start(held);
     sidecar.say(held, "done");
     sidecar.end(held, "completed");
@@ -516,8 +473,7 @@ async fn the_same_key_is_the_same_run_and_another_request_a_conflict() {
 
 #[tokio::test]
 async fn a_caller_may_wait_for_the_result() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let body = json!({ "agent": "code-on-my-mac", "prompt": "x", "wait": 20 });
     let executing = async {
         let held = sidecar.accept().await;
@@ -548,8 +504,7 @@ async fn a_second_session_of_a_device_takes_the_place_of_the_first() {
 
 #[tokio::test]
 async fn a_session_that_speaks_nonsense_is_closed_and_unknown_messages_are_skipped() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (_bench, mut sidecar) = Bench::connected().await;
     let (stream, _) = sidecar.link.as_mut().expect("connected");
     let unknown = encode(br#"{"type":"from_the_future","x":1}"#).expect("small");
     stream.write_all(&unknown).await.expect("writes");
@@ -562,10 +517,7 @@ async fn a_session_that_speaks_nonsense_is_closed_and_unknown_messages_are_skipp
 
 #[tokio::test]
 async fn a_run_whose_events_come_in_one_batch_before_its_answer_has_all_its_times() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let held = sidecar.journal_offer().await;
+    let (bench, mut sidecar, run, held) = Bench::offered().await;
     sidecar.start(held);
     sidecar.end(held, "completed");
     sidecar.flush(held.0).await;

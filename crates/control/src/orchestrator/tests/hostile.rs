@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use runs::protocol::{AppendRefusal, OfferRefusal, OpenRun, OpenRunState};
+use runs::protocol::{OpenRun, OpenRunState};
 use types::{LiveType, RolloutId};
 
 use super::*;
@@ -48,20 +48,10 @@ async fn a_first_message_is_small_or_no_session_begins() {
 
 #[tokio::test]
 async fn what_a_device_says_about_its_refusal_stands_in_the_thread_without_tricks() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let (run_id, fence) = sidecar.journal_offer().await;
+    let (bench, mut sidecar, run, held) = Bench::offered().await;
     let message = format!("no\u{1b}[2J folder\r\n\u{202e}here {}", "x".repeat(5000));
     let reason = OfferRefusal::Policy;
-    sidecar
-        .send(&ToOrchestrator::Refused {
-            run_id,
-            fence,
-            reason,
-            message,
-        })
-        .await;
+    sidecar.refuse(held, reason, &message).await;
     let failed = bench.until(&run, "failed").await;
     let events = bench.events(&run).await;
     let said = text(&events[1]["payload"], "message");
@@ -73,16 +63,8 @@ async fn what_a_device_says_about_its_refusal_stands_in_the_thread_without_trick
     );
 
     let run = bench.run(json!({})).await;
-    let (run_id, fence) = sidecar.journal_offer().await;
-    let message = "\u{7}".to_owned();
-    sidecar
-        .send(&ToOrchestrator::Refused {
-            run_id,
-            fence,
-            reason,
-            message,
-        })
-        .await;
+    let held = sidecar.journal_offer().await;
+    sidecar.refuse(held, reason, "\u{7}").await;
     let failed = bench.until(&run, "failed").await;
     assert_eq!(
         text(&failed, "message"),
@@ -92,29 +74,10 @@ async fn what_a_device_says_about_its_refusal_stands_in_the_thread_without_trick
 
 #[tokio::test]
 async fn events_that_break_a_rule_end_their_run() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let (run_id, fence) = sidecar.accept().await;
-    let events = vec![said("before the start")];
-    sidecar
-        .send(&ToOrchestrator::Append {
-            run_id,
-            fence,
-            first: 1,
-            events,
-        })
-        .await;
-    let refused = sidecar.receive().await;
-    let reason = AppendRefusal::Invalid;
-    assert_eq!(
-        refused,
-        ToSidecar::AppendRefused {
-            run_id,
-            fence,
-            reason
-        }
-    );
+    let (bench, mut sidecar, run, held) = Bench::accepted().await;
+    sidecar.append(held, 1, vec![said("before the start")]).await;
+    let refused = append_refused(held, AppendRefusal::Invalid);
+    assert_eq!(sidecar.receive().await, refused);
     let failed = bench.until(&run, "failed").await;
     assert_eq!(failed["reason"], "invalid_events");
     assert_eq!(
@@ -125,32 +88,16 @@ async fn events_that_break_a_rule_end_their_run() {
 
 #[tokio::test]
 async fn a_stale_fence_that_breaks_rules_does_not_end_the_run_of_the_next() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let (run_id, fence) = sidecar.accept().await;
-    let events = vec![said("x")];
+    let (bench, mut sidecar, run, (run_id, fence)) = Bench::accepted().await;
     let stale = Fence(fence.0 + 7);
-    sidecar
-        .send(&ToOrchestrator::Append {
-            run_id,
-            fence: stale,
-            first: 1,
-            events,
-        })
-        .await;
+    sidecar.append((run_id, stale), 1, vec![said("x")]).await;
     assert!(matches!(sidecar.receive().await, ToSidecar::AppendRefused { .. }));
     assert_eq!(bench.until(&run, "dispatched").await["reason"], Value::Null);
 }
 
 #[tokio::test]
 async fn live_frames_of_others_and_floods_are_not_shown() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
-    let run = bench.run(json!({})).await;
-    let held = sidecar.accept().await;
-    sidecar.start(held);
-    sidecar.flush(held.0).await;
+    let (bench, mut sidecar, run, held) = Bench::running().await;
     let thread = text(&run, "threadId").parse().expect("a thread id");
     let mut notices = bench.app().watchers.watch(thread);
     let live = |fence, text: &str| ToOrchestrator::Live {
@@ -233,55 +180,39 @@ async fn a_device_registers_runs_of_its_own_agents_only_and_not_without_end() {
 
 #[tokio::test]
 async fn a_busy_device_is_asked_again_as_soon_as_it_has_room() {
-    let bench = Bench::start().await;
-    let mut sidecar = Sidecar::connected(&bench).await;
+    let (bench, mut sidecar) = Bench::connected().await;
     let first = bench.run(json!({})).await;
     let held = sidecar.accept().await;
     sidecar.start(held);
     sidecar.flush(held.0).await;
     let second = bench.run(json!({})).await;
     for _ in 0..4 {
-        let ToSidecar::Offer { order, fence, .. } = sidecar.receive().await else {
-            panic!("an offer was expected");
-        };
-        let (run_id, reason, message) = (order.run_id, OfferRefusal::Busy, String::new());
+        let (order, _, fence) = sidecar.next_offer().await;
         sidecar
-            .send(&ToOrchestrator::Refused {
-                run_id,
-                fence,
-                reason,
-                message,
-            })
+            .refuse((order.run_id, fence), OfferRefusal::Busy, "")
             .await;
         bench.until(&second, "queued").await;
         bench.clock.advance(Duration::from_secs(64));
         bench.round().await;
     }
-    let ToSidecar::Offer { order, fence, .. } = sidecar.receive().await else {
-        panic!("an offer was expected");
-    };
-    let (run_id, reason, message) = (order.run_id, OfferRefusal::Busy, String::new());
+    let (order, _, fence) = sidecar.next_offer().await;
     sidecar
-        .send(&ToOrchestrator::Refused {
-            run_id,
-            fence,
-            reason,
-            message,
-        })
+        .refuse((order.run_id, fence), OfferRefusal::Busy, "")
         .await;
     bench.until(&second, "queued").await;
     sidecar.end(held, "completed");
     sidecar.flush(held.0).await;
     bench.until(&first, "completed").await;
-    assert_eq!(sidecar.accept().await.0, run_id, "at once, not after its wait");
+    assert_eq!(
+        sidecar.accept().await.0,
+        order.run_id,
+        "at once, not after its wait"
+    );
 }
 
 #[tokio::test]
 async fn the_backlog_of_one_device_does_not_keep_another_waiting() {
-    let bench = Bench::start().await;
-    let mut busy = Sidecar::connected(&bench).await;
-    bench.run(json!({})).await;
-    let held = busy.accept().await;
+    let (bench, mut busy, _, held) = Bench::accepted().await;
     busy.start(held);
     for _ in 0..60 {
         let drafts = (0..100).map(|_| said(&"x".repeat(2000))).collect();

@@ -14,18 +14,20 @@ use std::time::Duration;
 use mesh::frame::{Decoder, encode};
 use reqwest::Method;
 use runs::journal::{Journal, OfferDecision};
-use runs::protocol::{FRAME_BYTES_MAX, PROTOCOL_VERSION, ToOrchestrator, ToSidecar};
+use runs::protocol::{
+    AppendRefusal, FRAME_BYTES_MAX, OfferRefusal, PROTOCOL_VERSION, ToOrchestrator, ToSidecar,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
-use types::{EventDraft, EventType, Fence, NodeId, NodePrivateKey, RunId};
+use types::{Attempt, EventDraft, EventType, Fence, NodeId, NodePrivateKey, RunId, RunOrder};
 
 use super::dispatch::DispatchTx;
 use super::{reconcile, session};
 use crate::app::App;
 use crate::clock::Clock;
-use crate::{ServeConfig, Server, serve};
+use crate::{ServeConfig, Server, Tuning, serve_with};
 
 /// How long anything may take here before the test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,24 +39,51 @@ struct Bench {
     admin: String,
     node: NodeId,
     http: reqwest::Client,
-    _dir: TempDir,
+    dir: TempDir,
 }
+
+/// A run in the hands of a sidecar.
+type Held = (RunId, Fence);
 
 impl Bench {
     async fn start() -> Self {
+        Self::tuned(Tuning::default()).await
+    }
+
+    /// The sidecar of the device is connected.
+    async fn connected() -> (Self, Sidecar) {
+        let bench = Self::start().await;
+        let sidecar = Sidecar::connected(&bench).await;
+        (bench, sidecar)
+    }
+
+    /// A run was offered to it, stands in its journal, and is not answered.
+    async fn offered() -> (Self, Sidecar, Value, Held) {
+        let (bench, mut sidecar) = Self::connected().await;
+        let run = bench.run(json!({})).await;
+        let held = sidecar.journal_offer().await;
+        (bench, sidecar, run, held)
+    }
+
+    /// It has accepted the run.
+    async fn accepted() -> (Self, Sidecar, Value, Held) {
+        let (bench, mut sidecar, run, (run_id, fence)) = Self::offered().await;
+        sidecar.send(&ToOrchestrator::Accepted { run_id, fence }).await;
+        (bench, sidecar, run, (run_id, fence))
+    }
+
+    /// It has started the run, and the start is stored.
+    async fn running() -> (Self, Sidecar, Value, Held) {
+        let (bench, mut sidecar, run, held) = Self::accepted().await;
+        sidecar.start(held);
+        sidecar.flush(held.0).await;
+        (bench, sidecar, run, held)
+    }
+
+    async fn tuned(tuning: Tuning) -> Self {
         let dir = TempDir::new().expect("temporary directory");
         let clock = Clock::system();
-        let config = ServeConfig {
-            data_dir: dir.path().join("data"),
-            database_url: None,
-            listen: "127.0.0.1:0".parse().expect("address"),
-            mesh_listen: "127.0.0.1:0".parse().expect("address"),
-            public_url: None,
-            org_name: "home".parse().expect("name"),
-            trusted_proxies: Vec::new(),
-            clock: clock.clone(),
-        };
-        let server = serve(config).await.expect("the server starts");
+        let server = serve_in(&dir, &clock, tuning).await;
         let admin = server
             .admin_key
             .as_ref()
@@ -67,11 +96,18 @@ impl Bench {
             admin,
             node: NodeId::from_random([0; 16]),
             http: reqwest::Client::new(),
-            _dir: dir,
+            dir,
         };
         bench.node = bench.link(1).await;
         bench.agent("code-on-my-mac", bench.node).await;
         bench
+    }
+
+    /// Stops the server gently and starts it on the same data, at another port.
+    async fn restart(self) -> Self {
+        self.server.shutdown().await;
+        let server = serve_in(&self.dir, &self.clock, Tuning::default()).await;
+        Self { server, ..self }
     }
 
     fn app(&self) -> &Arc<App> {
@@ -128,6 +164,14 @@ impl Bench {
         answer.body["data"].as_array().expect("a list").clone()
     }
 
+    /// Makes a person of the org and returns their key.
+    async fn member(&self, role: &str) -> String {
+        let org = self.get("/v1/organizations/current").await.ok();
+        let path = format!("/v1/organizations/{}/members", text(&org, "id"));
+        let body = json!({ "name": format!("a second {role}"), "role": role });
+        key_of(&self.post(&path, body).await.ok())
+    }
+
     async fn round(&self) {
         reconcile::round(self.app()).await.expect("a round");
     }
@@ -151,6 +195,20 @@ impl Bench {
     async fn post(&self, path: &str, body: Value) -> Answer {
         self.call(&self.admin, Method::POST, path, Some(body)).await
     }
+}
+
+async fn serve_in(dir: &TempDir, clock: &Clock, tuning: Tuning) -> Server {
+    let config = ServeConfig {
+        data_dir: dir.path().join("data"),
+        database_url: None,
+        listen: "127.0.0.1:0".parse().expect("address"),
+        mesh_listen: "127.0.0.1:0".parse().expect("address"),
+        public_url: None,
+        org_name: "home".parse().expect("name"),
+        trusted_proxies: Vec::new(),
+        clock: clock.clone(),
+    };
+    serve_with(config, tuning).await.expect("the server starts")
 }
 
 /// What the server said.
@@ -180,6 +238,13 @@ impl Answer {
     }
 }
 
+/// The key in the answer to whatever made one.
+fn key_of(made: &Value) -> String {
+    let key = &made["apiKey"];
+    let text = key.as_str().or_else(|| key["key"].as_str());
+    text.expect("a key").to_owned()
+}
+
 fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field]
         .as_str()
@@ -192,6 +257,14 @@ fn run_id(run: &Value) -> RunId {
 
 fn types_of(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| text(event, "type")).collect()
+}
+
+fn append_refused((run_id, fence): Held, reason: AppendRefusal) -> ToSidecar {
+    ToSidecar::AppendRefused {
+        run_id,
+        fence,
+        reason,
+    }
 }
 
 fn said(words: &str) -> EventDraft {
@@ -275,18 +348,22 @@ impl Sidecar {
         }
     }
 
-    /// Takes the next message, which must be an offer, into the journal; does not answer.
-    async fn journal_offer(&mut self) -> (RunId, Fence) {
-        let ToSidecar::Offer {
-            order,
-            attempt,
-            fence,
-            ..
-        } = self.receive().await
-        else {
-            panic!("an offer was expected");
-        };
-        match self.journal.offer(&order, attempt, fence) {
+    /// The next message, which must be an offer.
+    async fn next_offer(&mut self) -> (RunOrder, Attempt, Fence) {
+        match self.receive().await {
+            ToSidecar::Offer {
+                order,
+                attempt,
+                fence,
+                ..
+            } => (order.read().expect("an order"), attempt, fence),
+            other => panic!("an offer was expected: {other:?}"),
+        }
+    }
+
+    /// Takes an order into the journal, unless it is there.
+    fn journal(&mut self, order: &RunOrder, attempt: Attempt, fence: Fence) -> Held {
+        match self.journal.offer(order, attempt, fence) {
             OfferDecision::Take(write) => self.journal.commit(write),
             OfferDecision::Known => {}
             OfferDecision::Refuse(reason) => panic!("{reason:?}"),
@@ -294,13 +371,50 @@ impl Sidecar {
         (order.run_id, fence)
     }
 
-    async fn accept(&mut self) -> (RunId, Fence) {
+    /// Takes the next message, which must be an offer, into the journal; does not answer.
+    async fn journal_offer(&mut self) -> Held {
+        let (order, attempt, fence) = self.next_offer().await;
+        self.journal(&order, attempt, fence)
+    }
+
+    /// Accepts the next message, which must be an offer.
+    async fn accept_order(&mut self) -> RunOrder {
+        let (order, attempt, fence) = self.next_offer().await;
+        let (run_id, fence) = self.journal(&order, attempt, fence);
+        self.send(&ToOrchestrator::Accepted { run_id, fence }).await;
+        order
+    }
+
+    /// Refuses an offer.
+    async fn refuse(&mut self, (run_id, fence): Held, reason: OfferRefusal, message: &str) {
+        let message = message.to_owned();
+        let refused = ToOrchestrator::Refused {
+            run_id,
+            fence,
+            reason,
+            message,
+        };
+        self.send(&refused).await;
+    }
+
+    /// Sends events that the journal does not know.
+    async fn append(&mut self, (run_id, fence): Held, first: u64, events: Vec<EventDraft>) {
+        let append = ToOrchestrator::Append {
+            run_id,
+            fence,
+            first,
+            events,
+        };
+        self.send(&append).await;
+    }
+
+    async fn accept(&mut self) -> Held {
         let (run_id, fence) = self.journal_offer().await;
         self.send(&ToOrchestrator::Accepted { run_id, fence }).await;
         (run_id, fence)
     }
 
-    fn start(&mut self, (run, fence): (RunId, Fence)) {
+    fn start(&mut self, (run, fence): Held) {
         let write = self
             .journal
             .start(run, fence, json!({ "runner": "test" }))
@@ -308,7 +422,7 @@ impl Sidecar {
         self.journal.commit(write);
     }
 
-    fn say(&mut self, (run, fence): (RunId, Fence), words: &str) {
+    fn say(&mut self, (run, fence): Held, words: &str) {
         let write = self
             .journal
             .append(run, fence, vec![said(words)])
@@ -316,7 +430,7 @@ impl Sidecar {
         self.journal.commit(write);
     }
 
-    fn end(&mut self, (run, fence): (RunId, Fence), status: &str) {
+    fn end(&mut self, (run, fence): Held, status: &str) {
         let write = self
             .journal
             .end(run, fence, json!({ "status": status }))
@@ -327,13 +441,8 @@ impl Sidecar {
     /// Sends what is not acknowledged, in one append.
     async fn send_unsent(&mut self, run: RunId) {
         let unsent = self.journal.unsent(run, 0).expect("something waits");
-        self.send(&ToOrchestrator::Append {
-            run_id: run,
-            fence: unsent.fence,
-            first: unsent.first,
-            events: unsent.events,
-        })
-        .await;
+        self.append((run, unsent.fence), unsent.first, unsent.events)
+            .await;
     }
 
     /// Waits for the acknowledgement and notes it.

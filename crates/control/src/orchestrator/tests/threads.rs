@@ -15,25 +15,6 @@ fn message(text: &str) -> Value {
     json!({ "type": "user_message", "payload": { "text": text } })
 }
 
-/// Makes a member of the org and returns their key.
-async fn member(bench: &Bench, role: &str) -> String {
-    let org = bench.get("/v1/organizations/current").await.ok();
-    let path = format!("/v1/organizations/{}/members", text(&org, "id"));
-    let made = bench
-        .post(&path, json!({ "name": "Grace", "role": role }))
-        .await
-        .ok();
-    key_of(&made)
-}
-
-fn key_of(made: &Value) -> String {
-    let key = &made["apiKey"];
-    key.as_str()
-        .or_else(|| key["key"].as_str())
-        .expect("a key")
-        .to_owned()
-}
-
 #[tokio::test]
 async fn appends_keep_to_the_limits_of_the_contract() {
     let bench = Bench::start().await;
@@ -214,7 +195,7 @@ async fn on_the_paths_of_an_agent_threads_of_other_agents_are_none() {
 #[tokio::test]
 async fn a_thread_is_there_for_its_owner_and_without_its_content_for_an_admin() {
     let bench = Bench::start().await;
-    let grace = member(&bench, "member").await;
+    let grace = bench.member("member").await;
     let other = bench
         .post("/v1/organizations", json!({ "name": "other" }))
         .await
@@ -255,7 +236,7 @@ async fn a_thread_is_there_for_its_owner_and_without_its_content_for_an_admin() 
             .await
             .refused(404, "not_found");
     }
-    let second = member(&bench, "admin").await;
+    let second = bench.member("admin").await;
     let seen = bench.call(&second, Method::GET, &path, None).await.ok();
     assert_eq!(seen.get("messages"), None);
     let events = bench
