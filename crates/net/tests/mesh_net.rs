@@ -5,7 +5,7 @@ mod common;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use common::{Node, PORT, digest, guarded, link, pattern, serve_echo};
+use common::{Node, PORT, digest, guarded, link, linked, pattern, serve_echo, streams};
 use net::mesh_net::NetCounters;
 use net::{ConnectError, ListenError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,8 +14,7 @@ const MIB: usize = 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_mebibytes_come_back_as_they_went_over_both_families() {
-    let (a, b) = (Node::start(1), Node::start(2));
-    link(&a, &b).await;
+    let (a, b) = linked().await;
     serve_echo(&b).await;
     for remote in [b.v4_port(PORT), b.v6_port(PORT)] {
         guarded(async {
@@ -41,23 +40,15 @@ async fn ten_mebibytes_come_back_as_they_went_over_both_families() {
 
 #[tokio::test]
 async fn a_half_closed_stream_still_carries_the_answer() {
-    let (a, b) = (Node::start(1), Node::start(2));
-    link(&a, &b).await;
-    let mut listener = b.mesh.listen(PORT).await.expect("listens");
+    let (a, _b, mut stream, mut far) = streams().await;
     let server = tokio::spawn(async move {
-        let mut stream = listener.accept().await.expect("accepts");
         let mut request = Vec::new();
-        stream.read_to_end(&mut request).await.expect("reads");
-        stream.write_all(&request).await.expect("writes");
-        stream.write_all(b", indeed").await.expect("writes");
-        stream.peer()
+        far.read_to_end(&mut request).await.expect("reads");
+        far.write_all(&request).await.expect("writes");
+        far.write_all(b", indeed").await.expect("writes");
+        far.peer()
     });
     guarded(async {
-        let mut stream = a
-            .mesh
-            .connect(b.public(), b.v6_port(PORT))
-            .await
-            .expect("connects");
         stream.write_all(b"it is").await.expect("writes");
         stream.shutdown().await.expect("shuts");
         assert_eq!(
@@ -74,8 +65,7 @@ async fn a_half_closed_stream_still_carries_the_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_streams_run_side_by_side() {
-    let (a, b) = (Node::start(1), Node::start(2));
-    link(&a, &b).await;
+    let (a, b) = linked().await;
     serve_echo(&b).await;
     guarded(async {
         let tasks: Vec<_> = (0..200_usize)
@@ -161,23 +151,15 @@ async fn a_peer_that_started_anew_is_reached_by_the_first_attempt() {
 
 #[tokio::test]
 async fn removing_a_peer_cuts_its_streams_before_it_returns() {
-    let (a, b) = (Node::start(1), Node::start(2));
-    link(&a, &b).await;
-    let mut listener = b.mesh.listen(PORT).await.expect("listens");
+    let (a, b, mut stream, mut far) = streams().await;
     let server = tokio::spawn(async move {
-        let mut stream = listener.accept().await.expect("accepts");
         loop {
-            if let Err(error) = stream.write_all(&[1; 4096]).await {
+            if let Err(error) = far.write_all(&[1; 4096]).await {
                 return error.kind();
             }
         }
     });
     guarded(async {
-        let mut stream = a
-            .mesh
-            .connect(b.public(), b.v6_port(PORT))
-            .await
-            .expect("connects");
         stream.read_exact(&mut vec![0; 100_000]).await.expect("flows");
         assert!(a.mesh.remove_peer(b.public()).await);
         let error = stream.read(&mut [0; 16]).await.expect_err("cut");
@@ -213,8 +195,7 @@ async fn a_wrong_key_never_connects() {
 
 #[tokio::test]
 async fn an_unknown_port_is_refused_at_once_and_bad_addresses_are_named() {
-    let (a, b) = (Node::start(1), Node::start(2));
-    link(&a, &b).await;
+    let (a, b) = linked().await;
     let begun = Instant::now();
     let refused = a.mesh.connect(b.public(), b.v4_port(81)).await;
     assert_eq!(refused.expect_err("nobody there"), ConnectError::Refused);
@@ -316,11 +297,7 @@ async fn a_stream_lives_on_when_its_peer_comes_from_a_new_address() {
     b.mesh.upsert_peer(unknown_yet, b.locals()).await;
     serve_echo(&b).await;
     guarded(async {
-        let mut stream = a
-            .mesh
-            .connect(b.public(), b.v6_port(PORT))
-            .await
-            .expect("connects");
+        let mut stream = a.stream_to(&b).await;
         let mut events = b.mesh.subscribe();
         let mut buffer = [0; 5];
         for round in 0..3 {
@@ -342,16 +319,8 @@ async fn a_stream_lives_on_when_its_peer_comes_from_a_new_address() {
 
 #[tokio::test]
 async fn a_stalled_reader_holds_up_the_writer_in_bounded_memory() {
-    let (a, b) = (Node::start(1), Node::start(2));
-    link(&a, &b).await;
-    let mut listener = b.mesh.listen(PORT).await.expect("listens");
+    let (a, b, mut writer, mut reader) = streams().await;
     guarded(async {
-        let mut writer = a
-            .mesh
-            .connect(b.public(), b.v6_port(PORT))
-            .await
-            .expect("connects");
-        let mut reader = listener.accept().await.expect("accepts");
         let chunk = vec![5; 64 * 1024];
         let mut written = 0;
         // That nothing more is taken can only be seen by waiting for it.
@@ -369,17 +338,12 @@ async fn a_stalled_reader_holds_up_the_writer_in_bounded_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_rubbish_disturbs_nobody() {
-    let (a, b) = (Node::start(1), Node::start(2));
-    link(&a, &b).await;
+    let (a, b) = linked().await;
     serve_echo(&b).await;
     let target = b.mesh.local_addr();
     let flood = std::thread::spawn(move || common::flood(target, 20_000));
     guarded(async {
-        let mut stream = a
-            .mesh
-            .connect(b.public(), b.v6_port(PORT))
-            .await
-            .expect("connects");
+        let mut stream = a.stream_to(&b).await;
         let sent = pattern(MIB);
         let (mut reader, mut writer) = tokio::io::split(&mut stream);
         let mut received = vec![0; sent.len()];
@@ -397,16 +361,8 @@ async fn a_flood_of_rubbish_disturbs_nobody() {
 
 #[tokio::test]
 async fn a_shutdown_delivers_what_was_written_and_frees_the_port() {
-    let (a, b) = (Node::start(1), Node::start(2));
-    link(&a, &b).await;
-    let mut listener = b.mesh.listen(PORT).await.expect("listens");
+    let (a, b, mut stream, mut far) = streams().await;
     guarded(async {
-        let mut stream = a
-            .mesh
-            .connect(b.public(), b.v6_port(PORT))
-            .await
-            .expect("connects");
-        let mut far = listener.accept().await.expect("accepts");
         stream.write_all(&vec![3; 200_000]).await.expect("writes");
         let bound = a.mesh.local_addr();
         a.mesh.shutdown().await;
@@ -425,16 +381,8 @@ async fn a_shutdown_delivers_what_was_written_and_frees_the_port() {
 
 #[tokio::test]
 async fn dropping_the_last_handle_cuts_the_streams_at_both_ends() {
-    let (a, b) = (Node::start(1), Node::start(2));
-    link(&a, &b).await;
-    let mut listener = b.mesh.listen(PORT).await.expect("listens");
+    let (a, b, mut stream, mut far) = streams().await;
     guarded(async {
-        let mut stream = a
-            .mesh
-            .connect(b.public(), b.v6_port(PORT))
-            .await
-            .expect("connects");
-        let mut far = listener.accept().await.expect("accepts");
         drop(a);
         let error = stream.read(&mut [0; 1]).await.expect_err("stopped");
         assert_eq!(error.kind(), ErrorKind::ConnectionAborted);

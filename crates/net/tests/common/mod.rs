@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mesh::tunnel::{PeerConfig, TunnelEvent};
 use net::netstack::StackConfig;
-use net::{MeshNet, MeshNetConfig, random};
+use net::{MeshNet, MeshNetConfig, MeshStream, random};
 use sha2::{Digest as _, Sha256};
 use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, broadcast};
@@ -79,6 +79,11 @@ impl Node {
         (self.v6, port).into()
     }
 
+    pub(crate) async fn stream_to(&self, other: &Self) -> MeshStream {
+        let connecting = self.mesh.connect(other.public(), other.v6_port(PORT));
+        connecting.await.expect("connects")
+    }
+
     pub(crate) fn as_peer(&self) -> PeerConfig {
         PeerConfig {
             public_key: self.key,
@@ -93,6 +98,21 @@ impl Node {
 pub(crate) async fn link(a: &Node, b: &Node) {
     a.mesh.upsert_peer(b.as_peer(), a.locals()).await;
     b.mesh.upsert_peer(a.as_peer(), b.locals()).await;
+}
+
+/// Two nodes that know each other.
+pub(crate) async fn linked() -> (Node, Node) {
+    let (a, b) = (Node::start(1), Node::start(2));
+    link(&a, &b).await;
+    (a, b)
+}
+
+/// Two nodes that know each other, and the two ends of a stream from the first to the second.
+pub(crate) async fn streams() -> (Node, Node, MeshStream, MeshStream) {
+    let (a, b) = linked().await;
+    let mut listener = b.mesh.listen(PORT).await.expect("listens");
+    let (near, far) = guarded(async { tokio::join!(a.stream_to(&b), listener.accept()) }).await;
+    (a, b, near, far.expect("accepts"))
 }
 
 /// Answers every stream on [`PORT`] with what it says.
