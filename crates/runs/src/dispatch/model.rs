@@ -9,7 +9,7 @@ use types::{AgentId, EventDraft, EventType, RolloutId, RunId, RunLimits, RunOrde
 use super::*;
 use crate::append::{self, AppendDecision, Stored};
 use crate::journal::{Journal, OfferDecision, Write};
-use OpenRunState as Held;
+use crate::protocol::{AppendRefusal, OfferRefusal, OpenRunState as Held};
 
 fn t0() -> Timestamp {
     Timestamp::from_unix_ms(1_000_000)

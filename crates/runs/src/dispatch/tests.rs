@@ -1,7 +1,7 @@
 //! The state machine input by input.
 
 use super::*;
-use OpenRunState as Held;
+use crate::protocol::{AppendRefusal, OfferRefusal, OpenRunState as Held};
 
 fn t0() -> Timestamp {
     Timestamp::from_unix_ms(1_000_000)

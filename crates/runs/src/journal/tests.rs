@@ -2,9 +2,12 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use types::{AgentId, AgentSlug, RolloutId, RunLimits, ThreadId, Timestamp};
+use types::event::{APPEND_EVENTS_MAX, EVENT_BYTES_MAX};
+use types::{AgentId, AgentSlug, EventType, RolloutId, RunLimits, ThreadId, Timestamp};
 
+use super::decisions::event;
 use super::*;
+use crate::protocol::OfferRefusal;
 
 fn order(seed: u8) -> RunOrder {
     let slug: AgentSlug = "code-on-my-mac".parse().expect("slug");
