@@ -153,8 +153,8 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         revocations: Revocations::default(),
         limits: Limits::default(),
         platform,
-        watchers: Watchers::default(),
-        orchestrator: Orchestrator::default(),
+        watchers: Arc::new(Watchers::default()),
+        orchestrator: Arc::new(Orchestrator::default()),
     });
     let admin_key = app::orgs::first_start(&app, &config.org_name)
         .await

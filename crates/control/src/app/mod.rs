@@ -23,6 +23,7 @@ pub(crate) mod threads;
 pub(crate) mod users;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::nodes::Node;
@@ -49,8 +50,8 @@ pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) config: AppConfig,
-    pub(crate) watchers: Watchers,
-    pub(crate) orchestrator: Orchestrator,
+    pub(crate) watchers: Arc<Watchers>,
+    pub(crate) orchestrator: Arc<Orchestrator>,
     pub(crate) keys: ControlKeys,
     pub(crate) hub: Hub,
     pub(crate) revocations: Revocations,

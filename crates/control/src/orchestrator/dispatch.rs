@@ -1,12 +1,12 @@
 //! One write of dispatch: runs are stepped, what follows is stored with them, and messages leave after the commit.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use api::activity::{ResourceType, Severity};
 use runs::dispatch::{Effect, EndReason, Input, OFFERS_OPEN_MAX, Phase};
 use runs::protocol::ToSidecar;
 use serde_json::{Map, json};
-use tokio::sync::MutexGuard;
 use types::names::is_unprintable;
 use types::ticket::TICKET_LIFETIME;
 use types::{
@@ -14,13 +14,13 @@ use types::{
     Timestamp,
 };
 
-use super::history;
+use super::{Orchestrator, history};
 use crate::app::activity::Happening;
 use crate::app::{Actor, App, activity};
-use crate::live::Notice;
+use crate::live::{Notice, Watchers};
 use crate::store::events::Place;
 use crate::store::runs::RunRow;
-use crate::store::{self, StoreError, Tx};
+use crate::store::{self, StoreError, Turn};
 
 /// The longest explanation of a device that goes into a thread, in characters.
 const SAID_CHARS_MAX: usize = 1000;
@@ -28,35 +28,35 @@ const SAID_CHARS_MAX: usize = 1000;
 /// A write under way; dropped before [`DispatchTx::commit`] it has changed and sent nothing.
 pub(crate) struct DispatchTx<'a> {
     app: &'a App,
-    pub(crate) tx: Tx,
+    pub(crate) tx: Turn,
     pub(crate) now: Timestamp,
+    news: News,
+    /// Devices whose queue may have moved.
+    moved: BTreeSet<NodeId>,
+    /// Why the device refuses, in its own words.
+    said: Option<String>,
+}
+
+/// What is told after the commit.
+#[derive(Default)]
+struct News {
     out: Vec<(NodeId, ToSidecar)>,
     stored: Vec<(ThreadId, u64)>,
     close: Vec<NodeId>,
     /// The last events of threads that are gone.
     gone: Vec<ThreadEvent>,
-    /// Devices whose queue may have moved.
-    moved: BTreeSet<NodeId>,
-    /// Why the device refuses, in its own words.
-    said: Option<String>,
-    _order: MutexGuard<'a, ()>,
 }
 
 impl<'a> DispatchTx<'a> {
     /// Begins a write; waits for the one before it.
     pub(crate) async fn begin(app: &'a App) -> Result<Self, StoreError> {
-        let order = app.orchestrator.order.lock().await;
         Ok(Self {
             app,
-            tx: app.store.write().await?,
+            tx: app.store.turn().await?,
             now: app.clock.wall(),
-            out: Vec::new(),
-            stored: Vec::new(),
-            close: Vec::new(),
-            gone: Vec::new(),
+            news: News::default(),
             moved: BTreeSet::new(),
             said: None,
-            _order: order,
         })
     }
 
@@ -87,7 +87,7 @@ impl<'a> DispatchTx<'a> {
         drafts: &[EventDraft],
     ) -> Result<store::events::Numbered, StoreError> {
         let numbered = store::events::append(&mut self.tx, place, drafts, self.now).await?;
-        self.stored.push((place.thread, numbered.last));
+        self.news.stored.push((place.thread, numbered.last));
         Ok(numbered)
     }
 
@@ -98,12 +98,12 @@ impl<'a> DispatchTx<'a> {
 
     /// Queues a message for a device, to leave after the commit.
     pub(crate) fn send(&mut self, node: NodeId, message: ToSidecar) {
-        self.out.push((node, message));
+        self.news.out.push((node, message));
     }
 
     /// Tells whoever watches a thread, after the commit, that it is gone: this is its last event.
     pub(crate) fn end_watching(&mut self, last: ThreadEvent) {
-        self.gone.push(last);
+        self.news.gone.push(last);
     }
 
     /// Notes that a device's queue may have moved, so that the commit offers what can be offered.
@@ -123,25 +123,14 @@ impl<'a> DispatchTx<'a> {
         Ok(())
     }
 
-    /// Makes the write durable, then tells devices and watchers.
+    /// Makes the write durable, then tells devices and watchers, in the order of the writes.
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
         for node in std::mem::take(&mut self.moved) {
             self.offer_waiting(node).await?;
         }
-        self.tx.commit().await?;
-        for (thread, last) in self.stored {
-            self.app.watchers.publish(thread, Notice::Stored(last));
-        }
-        for last in self.gone {
-            self.app.watchers.end(last);
-        }
-        for (node, message) in self.out {
-            self.app.orchestrator.send(node, message);
-        }
-        for node in self.close {
-            self.app.orchestrator.disconnect(node);
-        }
-        Ok(())
+        let (watchers, orchestrator) = (Arc::clone(&self.app.watchers), Arc::clone(&self.app.orchestrator));
+        let news = self.news;
+        self.tx.finish(move || news.tell(&watchers, &orchestrator)).await
     }
 
     async fn effect(&mut self, run: &mut RunRow, effect: Effect) -> Result<(), StoreError> {
@@ -159,7 +148,7 @@ impl<'a> DispatchTx<'a> {
                     reason,
                 },
             ),
-            Effect::CloseSession => self.close.push(node),
+            Effect::CloseSession => self.news.close.push(node),
         }
         Ok(())
     }
@@ -268,6 +257,23 @@ impl<'a> DispatchTx<'a> {
             node: Some(run.node),
         };
         activity::record(self.app, &mut self.tx, run.org, happening).await
+    }
+}
+
+impl News {
+    fn tell(self, watchers: &Watchers, orchestrator: &Orchestrator) {
+        for (thread, last) in self.stored {
+            watchers.publish(thread, Notice::Stored(last));
+        }
+        for last in self.gone {
+            watchers.end(last);
+        }
+        for (node, message) in self.out {
+            orchestrator.send(node, message);
+        }
+        for node in self.close {
+            orchestrator.disconnect(node);
+        }
     }
 }
 

@@ -40,9 +40,6 @@ const OUT_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Orchestrator {
     sessions: Mutex<BTreeMap<NodeId, Entry>>,
-    /// Held from the first read of a dispatch write until its messages are queued, so that messages leave in the order
-    /// of the commits.
-    order: tokio::sync::Mutex<()>,
     poke: Notify,
     numbers: AtomicU64,
 }

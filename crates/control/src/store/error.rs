@@ -42,9 +42,23 @@ pub(crate) enum StoreError {
     /// The address is neither `sqlite://…` nor `postgres://…`.
     #[error("the database address must start with sqlite:// or postgres://")]
     BadUrl,
+    /// The commit that the write was a part of failed.
+    #[error("the commit failed: {0}")]
+    Commit(String),
     /// Anything else.
     #[error(transparent)]
     Database(sqlx::Error),
+}
+
+impl StoreError {
+    /// Returns the failure of a commit as each write in it is told.
+    pub(super) fn shared(&self) -> Self {
+        match self {
+            Self::Full => Self::Full,
+            Self::Busy => Self::Busy,
+            other => Self::Commit(other.to_string()),
+        }
+    }
 }
 
 /// SQLite's `SQLITE_FULL`, and PostgreSQL's `disk_full`.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 use types::{EventDraft, EventType, RolloutId, RunId, ThreadEvent, ThreadId, Timestamp};
 
@@ -10,6 +11,9 @@ use super::{Conn, RowExt as _, StoreError};
 
 /// How many events are read at once; each may have a mebibyte.
 const NEWEST_ROWS: usize = 32;
+
+/// How many events one statement stores: few different statements, since each is prepared once per connection.
+const ROWS: [usize; 4] = [64, 16, 4, 1];
 
 /// Where events go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,8 +60,13 @@ pub(crate) async fn append(
     .fetch_one(&mut *conn)
     .await?;
     let last = row.int("last_sequence")?;
-    for (draft, sequence) in fresh.iter().zip(last - count + 1..) {
-        insert(conn, place, (draft, sequence), now).await?;
+    let mut first = last - count + 1;
+    let mut rest = fresh.as_slice();
+    while let Some(rows) = ROWS.into_iter().find(|rows| *rows <= rest.len()) {
+        let (now_stored, later) = rest.split_at(rows);
+        insert(conn, place, (now_stored, first), now).await?;
+        first += i64::try_from(rows).unwrap_or(i64::MAX);
+        rest = later;
     }
     sqlx::query("UPDATE rollouts SET event_count = event_count + $1 WHERE id = $2")
         .bind(count)
@@ -194,27 +203,40 @@ async fn unknown<'a>(
     Ok(fresh)
 }
 
+/// Stores events under the numbers from `first` on.
 async fn insert(
     conn: &mut Conn,
     place: Place,
-    (draft, sequence): (&EventDraft, i64),
+    (drafts, first): (&[&EventDraft], i64),
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO events (thread_id, sequence, rollout_id, run_id, type, payload, client_event_id, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(place.thread.to_string())
-    .bind(sequence)
-    .bind(place.rollout.to_string())
-    .bind(place.run.map(|id| id.to_string()))
-    .bind(draft.event_type.as_str())
-    .bind(json_of(&draft.payload))
-    .bind(draft.client_event_id.clone())
-    .bind(now.unix_ms())
-    .execute(conn)
-    .await?;
+    let mut query = sqlx::query(AssertSqlSafe(insert_text(drafts.len())))
+        .bind(place.thread.to_string())
+        .bind(place.rollout.to_string())
+        .bind(place.run.map(|id| id.to_string()))
+        .bind(now.unix_ms());
+    for (draft, sequence) in drafts.iter().zip(first..) {
+        query = query
+            .bind(sequence)
+            .bind(draft.event_type.as_str())
+            .bind(json_of(&draft.payload))
+            .bind(draft.client_event_id.clone());
+    }
+    query.execute(conn).await?;
     Ok(())
+}
+
+/// The statement that stores so many events; nothing of theirs is in the text.
+fn insert_text(rows: usize) -> String {
+    let mut text = "INSERT INTO events (thread_id, rollout_id, run_id, created_at, sequence, type, payload, \
+         client_event_id) VALUES "
+        .to_owned();
+    for row in 0..rows {
+        let [a, b, c, d] = [5, 6, 7, 8].map(|column| 4 * row + column);
+        let comma = if row == 0 { "" } else { ", " };
+        text.push_str(&format!("{comma}($1, $2, $3, $4, ${a}, ${b}, ${c}, ${d})"));
+    }
+    text
 }
 
 fn read(row: &AnyRow) -> Result<ThreadEvent, StoreError> {

@@ -2,7 +2,7 @@
 //!
 //! It stores and finds; it decides nothing (that is `app`). Writes go through [`Store::write`]: on SQLite one connection
 //! and `BEGIN IMMEDIATE`, on PostgreSQL one advisory lock, so that a write never has to be repeated. What is not
-//! committed is rolled back.
+//! committed is rolled back. The writes of dispatch, which come in crowds, take turns instead ([`Store::turn`]).
 
 pub(crate) mod activity;
 pub(crate) mod agents;
@@ -22,6 +22,7 @@ pub(crate) mod sessions;
 #[cfg(test)]
 mod tests;
 pub(crate) mod threads;
+mod turns;
 pub(crate) mod users;
 
 use std::ops::{Deref, DerefMut};
@@ -35,6 +36,7 @@ use url::Url;
 
 pub(crate) use error::StoreError;
 pub(crate) use row::{RowExt, name_of};
+pub(crate) use turns::Turn;
 
 /// One connection: what every read and write of a noun takes.
 pub(crate) type Conn = AnyConnection;
@@ -63,6 +65,7 @@ pub(crate) struct Store {
     engine: Engine,
     readers: AnyPool,
     writers: AnyPool,
+    turns: turns::Turns,
 }
 
 impl Store {
@@ -97,6 +100,7 @@ impl Store {
             engine,
             readers,
             writers,
+            turns: turns::Turns::default(),
         };
         let mut tx = store.write().await?;
         migrate::run(&mut tx).await?;
@@ -120,6 +124,11 @@ impl Store {
             sqlx::query(WRITE_LOCK).execute(&mut *tx).await?;
         }
         Ok(Tx(tx))
+    }
+
+    /// Begins a write that may share its commit with others; waits for the one before it.
+    pub(crate) async fn turn(&self) -> Result<Turn, StoreError> {
+        self.turns.begin(self).await
     }
 
     /// Closes every connection; a write under way is finished or rolled back first.

@@ -18,7 +18,7 @@ use super::orgs::OrgRow;
 use super::{Store, StoreError, api_keys, audit, links, nodes, orgs, scratch, users};
 
 /// Every engine at hand, each with an empty database.
-async fn stores() -> Vec<(Store, tempfile::TempDir)> {
+pub(super) async fn stores() -> Vec<(Store, tempfile::TempDir)> {
     let dir = tempfile::TempDir::new().expect("temporary directory");
     let sqlite = Store::open_sqlite(dir.path(), None).await.expect("SQLite");
     let mut stores = vec![(sqlite, dir)];
@@ -34,7 +34,7 @@ fn at(ms: i64) -> Timestamp {
     Timestamp::from_unix_ms(ms)
 }
 
-fn org(seed: u8, name: &str) -> OrgRow {
+pub(super) fn org(seed: u8, name: &str) -> OrgRow {
     OrgRow {
         id: OrgId::from_random([seed; 16]),
         name: name.parse().expect("a label"),
