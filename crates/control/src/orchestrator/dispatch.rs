@@ -218,7 +218,8 @@ impl<'a> DispatchTx<'a> {
 
     /// Notes the times of a run, and what people see of it.
     async fn note_phase(&mut self, run: &mut RunRow, before: Phase) -> Result<(), StoreError> {
-        if run.state.phase == before {
+        // An offer takes a place of its device's queue, and frees none.
+        if run.state.phase == before || run.state.phase == Phase::Offered {
             return Ok(());
         }
         self.moved.insert(run.node);

@@ -250,3 +250,6 @@ fn read(row: &AnyRow) -> Result<ThreadEvent, StoreError> {
         created_at: row.time("created_at")?,
     })
 }
+
+#[cfg(test)]
+mod tests;
