@@ -3,6 +3,7 @@
 //! Here is what happens to a run on this device, from its offer to its terminal event. The stream to the orchestrator is
 //! [`session`]; what stands on disk is [`crate::journal_keeper`]; what may run is [`crate::policy`].
 
+mod offer;
 mod registering;
 mod resumable;
 pub mod session;
@@ -18,10 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
-use types::ticket::TicketError;
-use types::{
-    Attempt, EventDraft, Fence, LiveType, RunId, RunOrder, RunStatus, SealedOrder, SignedRunTicket, Timestamp,
-};
+use types::{Attempt, EventDraft, Fence, LiveType, RunId, RunOrder, RunStatus, Timestamp};
 
 use crate::config::OnTalk;
 use crate::journal_keeper::{JournalKeeper, KeeperError, Offered};
@@ -35,6 +33,7 @@ use crate::runner::process::kill_marked;
 use crate::state_dir::StateDir;
 use crate::status::{RunSummary, StatusBoard};
 use crate::talk::Talk;
+use offer::Offer;
 use registering::Registering;
 use resumable::Resumable;
 use slots::Slots;
@@ -76,14 +75,6 @@ pub struct Sidecar {
     board: StatusBoard,
     on_talk: OnTalk,
     closing: watch::Sender<bool>,
-}
-
-/// An order with the leave to execute it, not looked at yet.
-pub(crate) struct Offer {
-    pub(crate) order: SealedOrder,
-    pub(crate) attempt: Attempt,
-    pub(crate) fence: Fence,
-    pub(crate) ticket: SignedRunTicket,
 }
 
 /// What the stream to the orchestrator sends for the sidecar.
@@ -212,22 +203,8 @@ impl Sidecar {
         }
     }
 
-    /// Returns the order that the ticket beside it was signed for: nothing else is ever executed.
     fn admit(&self, run_id: RunId, offer: &Offer) -> Result<RunOrder, Refusal> {
-        let pinned = self.membership.pinned();
-        let own_key = self.membership.own_key();
-        let opened = offer
-            .ticket
-            .open(&pinned.org_signing_key, pinned.org_id, own_key, now());
-        let admitted = opened.and_then(|ticket| ticket.admit(&offer.order, offer.attempt, offer.fence));
-        let own = admitted.and_then(|order| match order.run_id == run_id {
-            true => Ok(order),
-            false => Err(TicketError::WrongRun),
-        });
-        own.map_err(|error| Refusal {
-            reason: OfferRefusal::BadTicket,
-            message: error.to_string(),
-        })
+        offer.admit(run_id, self.membership.pinned(), self.membership.own_key(), now())
     }
 
     /// Counts the runs that are under way or about to be, without this one.
