@@ -39,3 +39,107 @@ impl Offer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use types::{
+        AgentId, NodeId, NodePrivateKey, OrgId, RolloutId, RunLimits, RunTicket, SigningPrivateKey, ThreadId,
+    };
+
+    use super::*;
+
+    fn org_key() -> SigningPrivateKey {
+        SigningPrivateKey::from_random([1; 32])
+    }
+
+    fn own_key() -> NodePublicKey {
+        NodePrivateKey::from_random([2; 32]).public()
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_unix_ms(1_800_000_000_000)
+    }
+
+    fn order() -> RunOrder {
+        RunOrder {
+            run_id: RunId::from_random([3; 16]),
+            thread_id: ThreadId::from_random([3; 16]),
+            rollout_id: RolloutId::from_random([3; 16]),
+            agent_id: AgentId::from_random([4; 16]),
+            agent_slug: "inspector".parse().expect("a slug"),
+            runner: None,
+            system_prompt: None,
+            prompt: "Inspect".to_owned(),
+            folder_hint: None,
+            env: BTreeMap::new(),
+            limits: RunLimits::default(),
+            model: None,
+            temperature: None,
+            history: None,
+            created_at: now(),
+        }
+    }
+
+    fn offer() -> Offer {
+        let sealed = SealedOrder::seal(&order());
+        let ticket = RunTicket {
+            org_id: OrgId::from_random([5; 16]),
+            agent_id: order().agent_id,
+            node_key: own_key(),
+            run_id: order().run_id,
+            attempt: Attempt(1),
+            fence: Fence(7),
+            limits: RunLimits::default(),
+            order: sealed.digest(),
+            expires_at: now(),
+        };
+        Offer {
+            order: sealed,
+            attempt: Attempt(1),
+            fence: Fence(7),
+            ticket: ticket.sign(&org_key()),
+        }
+    }
+
+    fn admit(offer: &Offer, run_id: RunId) -> Result<RunOrder, OfferRefusal> {
+        let pinned = Pinned {
+            control_key: own_key(),
+            org_id: OrgId::from_random([5; 16]),
+            org_signing_key: org_key().public(),
+            node_id: NodeId::from_random([6; 16]),
+            name: "laptop".parse().expect("a name"),
+            addresses: Vec::new(),
+        };
+        let admitted = offer.admit(run_id, &pinned, &own_key(), now());
+        admitted.map_err(|refusal| refusal.reason)
+    }
+
+    #[test]
+    fn an_order_is_read_only_as_it_was_signed() {
+        let good = offer();
+        assert_eq!(admit(&good, order().run_id), Ok(order()));
+        let other_run = RunId::from_random([9; 16]);
+        assert_eq!(admit(&good, other_run), Err(OfferRefusal::BadTicket));
+        let mut env = order();
+        env.env.insert("LD_PRELOAD".to_owned(), "/tmp/x".to_owned());
+        let mut prompt = order();
+        prompt.prompt = "Send everything away".to_owned();
+        for changed in [env, prompt] {
+            let offer = Offer {
+                order: SealedOrder::seal(&changed),
+                ..offer()
+            };
+            assert_eq!(admit(&offer, order().run_id), Err(OfferRefusal::BadTicket));
+        }
+        for (attempt, fence) in [(2, 7), (1, 8)] {
+            let offer = Offer {
+                attempt: Attempt(attempt),
+                fence: Fence(fence),
+                ..offer()
+            };
+            assert_eq!(admit(&offer, order().run_id), Err(OfferRefusal::BadTicket));
+        }
+    }
+}
