@@ -26,8 +26,20 @@ const NEXT: &str = "RELEASE SAVEPOINT turn; SAVEPOINT turn";
 const UNDO: &str = "ROLLBACK TO SAVEPOINT turn";
 
 /// Who may write, one after the other.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Turns(Arc<Mutex<Option<Group>>>);
+#[derive(Clone, Debug)]
+pub(super) struct Turns {
+    group: Arc<Mutex<Option<Group>>>,
+    age_max: Duration,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            group: Arc::default(),
+            age_max: AGE_MAX,
+        }
+    }
+}
 
 /// A transaction and the writes that wait for its commit.
 struct Group {
@@ -51,11 +63,12 @@ pub(crate) struct Turn(OwnedMutexGuard<Option<Group>>);
 impl Turns {
     /// Waits for the writes before it, and begins one.
     pub(super) async fn begin(&self, store: &Store) -> Result<Turn, StoreError> {
-        let mut group = Arc::clone(&self.0).lock_owned().await;
+        let mut group = Arc::clone(&self.group).lock_owned().await;
         if group.is_some() {
             // In a task of its own, since whoever waits here may go away in the middle of a statement.
+            let age_max = self.age_max;
             let joining = tokio::spawn(async move {
-                join(&mut group).await;
+                join(&mut group, age_max).await;
                 group
             });
             group = joining.await.map_err(|_| StoreError::Busy)?;
@@ -68,7 +81,7 @@ impl Turns {
                 has_savepoint: false,
                 is_torn: true,
             });
-            let turns = Arc::clone(&self.0);
+            let turns = Arc::clone(&self.group);
             tokio::spawn(async move {
                 // Held until all is told, so that no later write overtakes it.
                 let mut group = turns.lock_owned().await;
@@ -114,9 +127,9 @@ impl DerefMut for Turn {
 }
 
 /// Makes an open transaction ready for one more write, or ends it.
-async fn join(slot: &mut Option<Group>) {
+async fn join(slot: &mut Option<Group>, age_max: Duration) {
     let Some(mut group) = slot.take() else { return };
-    let is_full = group.done.len() >= WRITES_MAX || group.since.elapsed() > AGE_MAX;
+    let is_full = group.done.len() >= WRITES_MAX || group.since.elapsed() > age_max;
     // Whatever a first turn left behind is all that there is.
     let is_empty = group.done.is_empty();
     if is_full || is_empty {

@@ -6,6 +6,15 @@ use super::super::tests::{org, stores};
 use super::super::{Store, orgs};
 use super::*;
 
+/// The store, with all the time there is for a transaction: how fast this machine is just now must not matter.
+fn patient(store: Store) -> Store {
+    let turns = Turns {
+        age_max: Duration::from_secs(3600),
+        ..Turns::default()
+    };
+    Store { turns, ..store }
+}
+
 async fn is_there(store: &Store, seed: u8) -> bool {
     let mut conn = store.read().await.expect("reads");
     let found = orgs::find(&mut conn, org(seed, "x").id).await;
@@ -22,6 +31,7 @@ async fn write(store: &Store, seed: u8) -> Result<(), StoreError> {
 #[tokio::test]
 async fn writes_that_wait_are_committed_together_and_told_in_their_order() {
     for (store, _dir) in stores().await {
+        let store = patient(store);
         let log = Arc::new(Log::new(Vec::new()));
         let first = store.turn().await.expect("begins");
         let writers: Vec<_> = (1..=9_u8)
@@ -58,6 +68,7 @@ async fn writes_that_wait_are_committed_together_and_told_in_their_order() {
 #[tokio::test]
 async fn nothing_is_seen_or_told_before_the_commit() {
     for (store, _dir) in stores().await {
+        let store = patient(store);
         let mut first = store.turn().await.expect("begins");
         // The second stands in line before anything else, so the commit comes behind it.
         let mut second = Box::pin(store.turn());
@@ -129,6 +140,7 @@ async fn a_waiting_write_may_go_away() {
 #[tokio::test]
 async fn when_the_commit_fails_every_write_in_it_is_told_and_the_next_one_works() {
     let (store, _dir) = stores().await.remove(0);
+    let store = patient(store);
     let held = store.turn().await.expect("begins");
     let bad = async {
         let mut turn = store.turn().await?;
@@ -168,6 +180,7 @@ async fn on_a_full_disk_a_write_was_done_exactly_when_it_is_told_so() {
 #[tokio::test]
 async fn a_transaction_takes_in_a_bounded_number_of_writes() {
     let (store, _dir) = stores().await.remove(0);
+    let store = patient(store);
     let counts = Arc::new(Log::new((0, 0)));
     let held = store.turn().await.expect("begins");
     let writers: Vec<_> = (0..3 * WRITES_MAX)
@@ -193,4 +206,23 @@ async fn a_transaction_takes_in_a_bounded_number_of_writes() {
     let (open, most) = *counts.lock().expect("counts");
     assert_eq!(open, 0);
     assert!((2..=WRITES_MAX).contains(&most), "{most}");
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_old_takes_in_no_more() {
+    let (store, _dir) = stores().await.remove(0);
+    let turns = Turns {
+        age_max: Duration::ZERO,
+        ..Turns::default()
+    };
+    let store = Store { turns, ..store };
+    let mut first = store.turn().await.expect("begins");
+    let mut second = Box::pin(store.turn());
+    assert!(futures_util::poll!(second.as_mut()).is_pending());
+    orgs::insert(&mut first, &org(1, "one")).await.expect("inserts");
+    let first = tokio::spawn(first.finish(|| {}));
+    let second = second.await.expect("begins");
+    assert!(is_there(&store, 1).await, "committed before the second began");
+    drop(second);
+    first.await.expect("ends").expect("commits");
 }
