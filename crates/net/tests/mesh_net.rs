@@ -319,7 +319,7 @@ async fn a_stream_lives_on_when_its_peer_comes_from_a_new_address() {
 
 #[tokio::test]
 async fn a_stalled_reader_holds_up_the_writer_in_bounded_memory() {
-    let (a, b, mut writer, mut reader) = streams().await;
+    let (_a, _b, mut writer, mut reader) = streams().await;
     guarded(async {
         let chunk = vec![5; 64 * 1024];
         let mut written = 0;
@@ -381,7 +381,7 @@ async fn a_shutdown_delivers_what_was_written_and_frees_the_port() {
 
 #[tokio::test]
 async fn dropping_the_last_handle_cuts_the_streams_at_both_ends() {
-    let (a, b, mut stream, mut far) = streams().await;
+    let (a, _b, mut stream, mut far) = streams().await;
     guarded(async {
         drop(a);
         let error = stream.read(&mut [0; 1]).await.expect_err("stopped");
