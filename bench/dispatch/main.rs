@@ -42,12 +42,11 @@ fn main() -> Result<()> {
 fn measure_dispatch(world: &World, runs: usize) -> Result<()> {
     let mut dispatch = Vec::with_capacity(runs);
     let mut whole = Vec::with_capacity(runs);
-    for _ in 0..runs {
-        let run = world.dispatch("measure")?;
-        let run = world.wait_for_run(text(&run, "runId"), |status| status == "completed")?;
-        let created = unix_ms(text(&run, "createdAt"))?;
-        dispatch.push(unix_ms(text(&run, "acceptedAt"))? - created);
-        whole.push(unix_ms(text(&run, "completedAt"))? - created);
+    for number in 1..=runs {
+        let (accepted, completed) =
+            measure_run(world).with_context(|| format!("run {number} of {runs} was not measured"))?;
+        dispatch.push(accepted);
+        whole.push(completed);
     }
     println!("{runs} runs, one after the other, by the control plane's clock:");
     println!(
@@ -56,6 +55,17 @@ fn measure_dispatch(world: &World, runs: usize) -> Result<()> {
     );
     println!("  accepted by the API to completed: {}", quantiles(&mut whole));
     Ok(())
+}
+
+/// Returns how long one run took to be on the device's disk, and to be completed, in milliseconds.
+fn measure_run(world: &World) -> Result<(i64, i64)> {
+    let run = world.dispatch("measure")?;
+    let is_over = |status: &str| !matches!(status, "queued" | "dispatched" | "running");
+    let run = world.wait_for_run(text(&run, "runId"), is_over)?;
+    ensure!(text(&run, "status") == "completed", "it ended otherwise: {run}");
+    let time = |field: &str| unix_ms(text(&run, field)).with_context(|| format!("read {field} of {run}"));
+    let created = time("createdAt")?;
+    Ok((time("acceptedAt")? - created, time("completedAt")? - created))
 }
 
 /// Start, approve and the poll that brings the config, as one client sees them: the server's time and the loopback's.

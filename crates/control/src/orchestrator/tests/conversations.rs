@@ -224,4 +224,9 @@ async fn a_thread_of_twenty_thousand_events_opens_at_once() {
     let messages = snapshot["messages"].as_array().expect("messages");
     assert_eq!(messages.len(), 500);
     assert_eq!(messages[499]["sequence"], 20_001);
+    for (query, rows) in [("", 50), ("?limit=500", 500), ("?limit=1000", 500)] {
+        let page = bench.get(&format!("{path}{query}")).await.body;
+        assert_eq!(page["data"].as_array().map(Vec::len), Some(rows), "{query}");
+        assert_eq!(page["hasMore"], true);
+    }
 }
