@@ -190,7 +190,7 @@ mod tests {
     use super::*;
     use crate::ids::{RolloutId, ThreadId};
     use crate::keys::NodePrivateKey;
-    use crate::run::RunnerSpec;
+    use crate::run::{RunSettings, RunnerSpec};
 
     fn node_key(seed: u8) -> NodePublicKey {
         NodePrivateKey::from_random([seed; 32]).public()
@@ -227,6 +227,10 @@ mod tests {
             limits: RunLimits::default(),
             model: Some("big".to_owned()),
             temperature: Some(0.5),
+            settings: RunSettings {
+                top_k: Some(3),
+                ..RunSettings::default()
+            },
             history: Some("User: hello".to_owned()),
             created_at: Timestamp::from_unix_ms(7),
         }

@@ -45,7 +45,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use types::{
-        AgentId, NodeId, NodePrivateKey, OrgId, RolloutId, RunLimits, RunTicket, SigningPrivateKey, ThreadId,
+        AgentId, NodeId, NodePrivateKey, OrgId, RolloutId, RunLimits, RunSettings, RunTicket,
+        SigningPrivateKey, ThreadId,
     };
 
     use super::*;
@@ -77,6 +78,7 @@ mod tests {
             limits: RunLimits::default(),
             model: None,
             temperature: None,
+            settings: RunSettings::default(),
             history: None,
             created_at: now(),
         }

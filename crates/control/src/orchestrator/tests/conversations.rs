@@ -143,7 +143,7 @@ async fn the_rest_of_what_an_agent_asks_is_in_the_order_too() {
         "resources": [resource], "env": { "A": "1" } });
     bench.post("/v1/agents", settings).await.ok();
     bench.run(json!({ "agent": "picky" })).await;
-    let order = offered(&mut sidecar).await;
+    let order = sidecar.accept_order().await;
     let expected = types::RunSettings {
         tools: Some(vec!["shell".to_owned(), "edit".to_owned()]),
         top_p: Some(0.25),
