@@ -38,11 +38,7 @@ const PURE_FORBIDDEN: &[&str] = &[
 
 /// Checks one `Cargo.toml`: known crate, allowed edges, inherited lints.
 pub(crate) fn check_manifest(path: &str, content: &str) -> Vec<Finding> {
-    let mut report = Report {
-        path,
-        content,
-        findings: Vec::new(),
-    };
+    let mut report = Report::new(path, content);
     let manifest: toml::Table = match content.parse() {
         Ok(manifest) => manifest,
         Err(error) => {
@@ -66,14 +62,24 @@ pub(crate) fn check_manifest(path: &str, content: &str) -> Vec<Finding> {
     report.findings
 }
 
-struct Report<'a> {
+/// What is found in one `Cargo.toml`.
+pub(super) struct Report<'a> {
     path: &'a str,
     content: &'a str,
-    findings: Vec<Finding>,
+    pub(super) findings: Vec<Finding>,
 }
 
-impl Report<'_> {
-    fn add(&mut self, at: &str, rule: &'static str, message: String) {
+impl<'a> Report<'a> {
+    pub(super) fn new(path: &'a str, content: &'a str) -> Self {
+        Self {
+            path,
+            content,
+            findings: Vec::new(),
+        }
+    }
+
+    /// Adds a finding at the first line that begins with `at`.
+    pub(super) fn add(&mut self, at: &str, rule: &'static str, message: String) {
         let line = self
             .content
             .lines()
@@ -132,7 +138,7 @@ fn check_edges(name: &str, manifest: &toml::Table, report: &mut Report<'_>) {
 }
 
 /// Returns the names in one dependency table, those for one target system included.
-fn dependencies(manifest: &toml::Table, table: &str) -> Vec<String> {
+pub(super) fn dependencies(manifest: &toml::Table, table: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut collect = |tables: &toml::Table| {
         if let Some(found) = tables.get(table).and_then(toml::Value::as_table) {

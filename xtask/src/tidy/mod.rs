@@ -18,6 +18,7 @@ mod purity;
 mod source;
 mod text;
 mod tokens;
+mod unused;
 
 use source::Source;
 
@@ -47,20 +48,22 @@ pub(crate) fn run() -> Result<()> {
     collect_files(&root, &root, &mut files)?;
     files.sort();
     let mut findings = Vec::new();
-    let mut rust_files = 0;
+    let mut named = unused::Named::new();
+    let mut manifests = Vec::new();
     for path in &files {
         let content = fs::read_to_string(root.join(path)).with_context(|| format!("read {path}"))?;
         if path.ends_with("Cargo.toml") {
             findings.extend(edges::check_manifest(path, &content));
+            manifests.push((path.clone(), content.clone()));
         } else if path.ends_with(".rs") {
-            rust_files += 1;
-            findings.extend(check_source(path, &content));
+            findings.extend(check_source(path, &content, &mut named));
         }
         findings.extend(text::check_text(path, &content));
         findings.extend(links::check_links(path, &content, |target| {
             root.join(target).exists()
         }));
     }
+    findings.extend(unused::check_unused(&manifests, &named));
     findings.sort();
     for finding in &findings {
         println!("{finding}");
@@ -69,19 +72,21 @@ pub(crate) fn run() -> Result<()> {
         bail!("tidy: {} findings", findings.len());
     }
     eprintln!(
-        "tidy: {} files, {rust_files} of them Rust, nothing found",
-        files.len()
+        "tidy: {} files, {} of them Rust, nothing found",
+        files.len(),
+        named.len()
     );
     Ok(())
 }
 
-fn check_source(path: &str, content: &str) -> Vec<Finding> {
+fn check_source(path: &str, content: &str, named: &mut unused::Named) -> Vec<Finding> {
     let mut findings = text::check_rust_text(path, content);
     match Source::parse(path, content) {
         Ok(source) => {
             findings.extend(lengths::check_functions(&source));
             findings.extend(purity::check_purity(&source));
             findings.extend(tokens::check_tokens(&source));
+            named.insert(path.to_owned(), unused::named(&source));
         }
         Err(finding) => findings.push(finding),
     }
