@@ -1,14 +1,22 @@
-//! The journal as a file: opened, cut to its intact part, appended to with fdatasync, written anew when mostly dead.
-//! What stands in it is decided by [`runs::journal`].
+//! The journal as a file: opened, cut to its intact part, appended to with fdatasync, written anew when mostly dead,
+//! read from where an event stands. What stands in it is decided by [`runs::journal`].
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use runs::journal::{DecodeError, HEADER, Journal, JournalError, Write, decode, encode};
+use runs::journal::{
+    DecodeError, Decoder, HEADER, Journal, JournalError, Place, Record, Rewrite, Tail, Waiting, encode,
+    numbered,
+};
+use types::EventDraft;
 
 use crate::state_dir::sync_parent;
+
+/// What is read from the file at once when it is opened, in bytes.
+const READ_BYTES: usize = 64 * 1024;
 
 /// The largest journal file that is opened, in bytes: many times what the rules let it grow to.
 const FILE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
@@ -46,10 +54,13 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct JournalFile {
     path: PathBuf,
-    file: File,
+    /// Shared with those who read events from it; nobody else writes.
+    file: Arc<File>,
     len: u64,
     /// A failed write may have left bytes behind that could not be cut off; they must go before the next write.
     dirty: bool,
+    /// The file was moved to its name, and that may not be on disk yet; it must be before the next write is answered.
+    moved: bool,
 }
 
 impl JournalFile {
@@ -59,46 +70,43 @@ impl JournalFile {
             path: path.to_owned(),
             source,
         };
-        let mut file = open_for_writing(path, false).map_err(at)?;
+        let file = open_for_writing(path, false).map_err(at)?;
         if file.metadata().map_err(at)?.len() > FILE_BYTES_MAX {
             return Err(at(io::Error::other("the file is larger than 1 GiB")));
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(at)?;
-        let decoded = decode(&bytes).map_err(|source| OpenError::Damaged {
-            path: path.to_owned(),
-            source,
-        })?;
-        drop(bytes);
-        if decoded.torn_len > 0 {
-            tracing::warn!(bytes = decoded.torn_len, "cut a torn write off the journal");
+        let (journal, tail) = replay(path, &file)?;
+        if tail.torn_len > 0 {
+            tracing::warn!(bytes = tail.torn_len, "cut a torn write off the journal");
         }
         let mut opened = Self {
             path: path.to_owned(),
-            file,
-            len: decoded.intact_len as u64,
+            file: Arc::new(file),
+            len: tail.intact_len,
             dirty: true,
+            moved: false,
         };
         opened.make_clean().map_err(at)?;
         if opened.len == 0 {
             opened.add(HEADER, true).map_err(at)?;
             sync_parent(path).map_err(at)?;
         }
-        let journal = Journal::replay(decoded.records).map_err(|source| OpenError::Contradiction {
-            path: path.to_owned(),
-            source,
-        })?;
         Ok((opened, journal))
     }
 
-    /// Adds one write; after an error the file is as before.
-    pub fn write(&mut self, write: &Write, sync: bool) -> io::Result<()> {
-        let bytes = encode(&write.records).map_err(io::Error::other)?;
-        if bytes.is_empty() {
-            return Ok(());
+    /// Adds the records of one write and returns where each stands; after an error the file is as before.
+    pub fn write(&mut self, records: &[Record], sync: bool) -> io::Result<Vec<Place>> {
+        let encoded = encode(records, self.len).map_err(io::Error::other)?;
+        if !encoded.bytes.is_empty() {
+            self.make_clean()?;
+            self.add(&encoded.bytes, sync)?;
         }
-        self.make_clean()?;
-        self.add(&bytes, sync)
+        Ok(encoded.places)
+    }
+
+    /// Returns the file, to read events from. What was written into it stays where it is, whatever becomes of this.
+    #[must_use]
+    pub fn reader(&self) -> Arc<File> {
+        self.file.clone()
     }
 
     /// Returns the length of the file, in bytes.
@@ -113,28 +121,36 @@ impl JournalFile {
         self.len == 0
     }
 
-    /// Writes a new file with what `journal` still holds and moves it over the old one.
-    pub fn compact(&mut self, journal: &Journal) -> io::Result<()> {
+    /// Writes a new file with `content`, moves it over the old one, and returns the journal that stands in it.
+    pub fn compact(&mut self, content: Vec<Rewrite>) -> io::Result<Journal> {
         let temporary = self.path.with_extension("compacted");
         let mut file = open_for_writing(&temporary, true)?;
         file.write_all(HEADER)?;
         let mut len = HEADER.len() as u64;
-        for write in journal.compacted() {
-            let bytes = encode(&write.records).map_err(io::Error::other)?;
+        for write in content {
+            let records = match write {
+                Rewrite::Records(records) => records,
+                Rewrite::Events(run_id, batch) => {
+                    numbered(run_id, batch.first, read_events(&self.file, batch.events)?)
+                }
+            };
+            let bytes = encode(&records, len).map_err(io::Error::other)?.bytes;
             file.write_all(&bytes)?;
             len += bytes.len() as u64;
         }
         file.sync_all()?;
+        let (journal, _) = replay(&temporary, &file).map_err(io::Error::other)?;
         std::fs::rename(&temporary, &self.path)?;
-        self.file = file;
+        self.file = Arc::new(file);
         self.len = len;
         self.dirty = false;
-        sync_parent(&self.path)
+        self.moved = true;
+        Ok(journal)
     }
 
     fn add(&mut self, bytes: &[u8], sync: bool) -> io::Result<()> {
         self.dirty = true;
-        let written = self.file.write_all(bytes).and_then(|()| match sync {
+        let written = self.file.write_all_at(bytes, self.len).and_then(|()| match sync {
             true => self.file.sync_data(),
             false => Ok(()),
         });
@@ -156,21 +172,62 @@ impl JournalFile {
     #[cfg(test)]
     pub(crate) fn fail_writes(&mut self, fail: bool) {
         let path = if fail { Path::new("/dev/full") } else { &self.path };
-        self.file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .expect("opens");
-        self.file.seek(SeekFrom::Start(self.len)).expect("seeks");
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        self.file = Arc::new(file.expect("opens"));
     }
 
     fn make_clean(&mut self) -> io::Result<()> {
+        if self.moved {
+            sync_parent(&self.path)?;
+            self.moved = false;
+        }
         if self.dirty {
             self.file.set_len(self.len)?;
-            self.file.seek(SeekFrom::Start(self.len))?;
             self.dirty = false;
         }
         Ok(())
+    }
+}
+
+/// Returns events in order, reading from the file those that are not in memory.
+pub fn read_events(file: &File, waiting: Vec<Waiting>) -> io::Result<Vec<EventDraft>> {
+    let read = |waiting| match waiting {
+        Waiting::Here(draft) => Ok(draft),
+        Waiting::InFile(place) => {
+            let mut json = vec![0; place.len as usize];
+            file.read_exact_at(&mut json, place.offset)?;
+            place.event(&json).map_err(io::Error::other)
+        }
+    };
+    waiting.into_iter().map(read).collect()
+}
+
+/// Adds up what stands in a file, from its beginning.
+fn replay(path: &Path, file: &File) -> Result<(Journal, Tail), OpenError> {
+    let damaged = |source| OpenError::Damaged {
+        path: path.to_owned(),
+        source,
+    };
+    let mut journal = Journal::default();
+    let mut decoder = Decoder::default();
+    let mut piece = vec![0; READ_BYTES];
+    let mut offset = 0;
+    loop {
+        let len = file.read_at(&mut piece, offset).map_err(|source| OpenError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        if len == 0 {
+            return Ok((journal, decoder.finish().map_err(damaged)?));
+        }
+        offset += len as u64;
+        decoder.push(&piece[..len]);
+        while let Some(frame) = decoder.next_frame().map_err(damaged)? {
+            journal.replay(frame).map_err(|source| OpenError::Contradiction {
+                path: path.to_owned(),
+                source,
+            })?;
+        }
     }
 }
 

@@ -1,29 +1,30 @@
-//! The one thread that owns the journal: it takes decisions in turn, writes those that came together with one fsync,
-//! commits them and only then answers. Reading is open to all, under a short lock.
-//!
-//! Its queue has no limit of its own, but every run has at most one append, start or end under way, and offers wait for
-//! their answer, so it never holds more than a few entries per run.
+//! A handle on the journal, which one thread owns ([`writing`]): what is to be decided goes to that thread through a
+//! bounded queue and is answered when it is on disk. Looking at the journal is open to all, under a short lock.
 
-use std::collections::BTreeSet;
+mod writing;
+
+use std::fs::File;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use runs::journal::{Journal, JournalError, OfferDecision, Record, Write};
+use runs::journal::{Journal, JournalError};
 use runs::protocol::{OfferRefusal, OpenRunState};
 use serde_json::Value;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use types::{Attempt, EventDraft, Fence, RunId, RunOrder};
 
-use crate::journal_file::{JournalFile, OpenError};
+use crate::journal_file::{JournalFile, OpenError, read_events};
 use crate::runner::executor::SinkError;
+use writing::Keeper;
 
-/// One write takes no more decisions once it has this many bytes of events.
-const ROUND_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub use runs::journal::json_len;
 
-/// One write takes no more than this many decisions.
-const ROUND_COMMANDS_MAX: usize = 256;
+/// Commands that wait for the thread. Whoever comes on top waits for room: a runner is not read from meanwhile, and
+/// neither is the stream to the orchestrator.
+const COMMANDS_MAX: usize = 256;
 
 /// Why the journal did not do something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,11 +70,42 @@ struct Append {
     reply: oneshot::Sender<Result<(), SinkError>>,
 }
 
+/// The journal, and the file in which its events stand.
+pub struct Shared {
+    journal: Journal,
+    file: Arc<File>,
+}
+
+impl Deref for Shared {
+    type Target = Journal;
+
+    fn deref(&self) -> &Journal {
+        &self.journal
+    }
+}
+
+impl DerefMut for Shared {
+    fn deref_mut(&mut self) -> &mut Journal {
+        &mut self.journal
+    }
+}
+
+/// Events of one attempt to be sent.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Batch {
+    /// The fence to send them with.
+    pub fence: Fence,
+    /// The number of the first one.
+    pub first: u64,
+    /// The events.
+    pub events: Vec<EventDraft>,
+}
+
 /// A handle on the journal.
 #[derive(Clone)]
 pub struct JournalKeeper {
-    journal: Arc<Mutex<Journal>>,
-    commands: mpsc::UnboundedSender<Command>,
+    shared: Arc<Mutex<Shared>>,
+    commands: mpsc::Sender<Command>,
     changes: watch::Receiver<u64>,
 }
 
@@ -85,39 +117,43 @@ impl JournalKeeper {
         let started = open.iter().filter(|run| run.state == OpenRunState::Started);
         let interrupted: Vec<RunId> = started.map(|run| run.run_id).collect();
         let recovered = journal.recover();
-        file.write(&recovered, true).map_err(|source| OpenError::Io {
+        let at = |source| OpenError::Io {
             path: path.to_owned(),
             source,
-        })?;
-        journal.commit(recovered);
-        let (commands, receiver) = mpsc::unbounded_channel();
-        let (changed, changes) = watch::channel(0);
-        let journal = Arc::new(Mutex::new(journal));
-        let keeper = Keeper {
-            journal: journal.clone(),
-            file,
-            commands: receiver,
-            waiting: Vec::new(),
-            changed,
         };
-        let spawned = std::thread::Builder::new()
+        let places = file.write(&recovered.records, true).map_err(at)?;
+        journal.commit(recovered, &places);
+        let (keeper, handle) = Keeper::new(file, journal);
+        std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || keeper.run());
-        spawned.map_err(|source| OpenError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-        let handle = Self {
-            journal,
-            commands,
-            changes,
-        };
+            .spawn(move || keeper.run())
+            .map_err(at)?;
         Ok((handle, interrupted))
     }
 
     /// Looks at the journal; the guard must not be held across an await.
-    pub fn look(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn look(&self) -> MutexGuard<'_, Shared> {
+        lock(&self.shared)
+    }
+
+    /// Returns the next events of a run to be sent, from number `from` on, if there are any.
+    pub async fn unsent(&self, run_id: RunId, from: u64) -> io::Result<Option<Batch>> {
+        let (unsent, file) = {
+            let shared = self.look();
+            let Some(unsent) = shared.unsent(run_id, from) else {
+                return Ok(None);
+            };
+            // Taken under the lock: a compaction that follows moves the events into another file.
+            (unsent, shared.file.clone())
+        };
+        let (fence, first) = (unsent.fence, unsent.first);
+        let events = match unsent.in_memory() {
+            Ok(events) => events,
+            Err(unsent) => tokio::task::spawn_blocking(move || read_events(&file, unsent.events))
+                .await
+                .map_err(io::Error::other)??,
+        };
+        Ok(Some(Batch { fence, first, events }))
     }
 
     /// Follows every commit.
@@ -154,10 +190,13 @@ impl JournalKeeper {
         self.ask(|reply| Command::Forget(run_id, fence, reply)).await
     }
 
-    /// Takes note that everything below `next` is stored.
-    pub fn acknowledge(&self, run_id: RunId, fence: Fence, next: u64) {
+    /// Takes note that everything below `next` is stored; returns as soon as there is room for the note.
+    pub async fn acknowledge(&self, run_id: RunId, fence: Fence, next: u64) {
         // When the keeper is gone the process is ending, and a lost acknowledgement costs a resend only.
-        let _ = self.commands.send(Command::Acknowledge(run_id, fence, next));
+        let _ = self
+            .commands
+            .send(Command::Acknowledge(run_id, fence, next))
+            .await;
     }
 
     /// Takes events; the answer comes when they are on disk, and not before there is room for them.
@@ -177,250 +216,24 @@ impl JournalKeeper {
             reply,
         };
         // A dropped reply is an answer, too: closed.
-        let _ = self.commands.send(Command::Append(append));
+        if let Err(TrySendError::Full(command)) = self.commands.try_send(Command::Append(append)) {
+            let commands = self.commands.clone();
+            // One for each run at most, since a run waits for its answer before it appends again.
+            tokio::spawn(async move { commands.send(command).await.is_ok() });
+        }
         answer
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, KeeperError> {
         let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(command(reply))
-            .map_err(|_| KeeperError::Closed)?;
+        let sent = self.commands.send(command(reply)).await;
+        sent.map_err(|_| KeeperError::Closed)?;
         answer.await.unwrap_or(Err(KeeperError::Closed))
     }
 }
 
-/// The length of an event as JSON, in bytes.
-#[must_use]
-pub fn json_len(event: &EventDraft) -> usize {
-    struct Counter(usize);
-    impl io::Write for Counter {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut counter = Counter(0);
-    serde_json::to_writer(&mut counter, event).map_or(usize::MAX, |()| counter.0)
-}
-
-/// Answers one decision after its write.
-type Answer = Box<dyn FnOnce(Result<(), &str>, &mut Vec<Record>) + Send>;
-
-/// Decisions that are written together; each about another run, since each was taken in the same state.
-#[derive(Default)]
-struct Round {
-    records: Vec<Record>,
-    answers: Vec<Answer>,
-    runs: BTreeSet<RunId>,
-    bytes: usize,
-    sync: bool,
-}
-
-struct Keeper {
-    journal: Arc<Mutex<Journal>>,
-    file: JournalFile,
-    commands: mpsc::UnboundedReceiver<Command>,
-    /// Appends for which there is no room until something is acknowledged.
-    waiting: Vec<Append>,
-    changed: watch::Sender<u64>,
-}
-
-impl Keeper {
-    fn run(mut self) {
-        while let Some(first) = self.commands.blocking_recv() {
-            let mut round = Round::default();
-            self.take(first, &mut round);
-            for _ in 1..ROUND_COMMANDS_MAX {
-                let Ok(next) = self.commands.try_recv() else { break };
-                self.take(next, &mut round);
-            }
-            self.write(round);
-            self.retry_waiting();
-            self.compact();
-        }
-    }
-
-    fn look(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&mut self, command: Command, round: &mut Round) {
-        let run_id = match &command {
-            Command::Offer(order, ..) => order.run_id,
-            Command::Append(append) => append.run_id,
-            Command::Start(run_id, ..) | Command::End(run_id, ..) => *run_id,
-            Command::Acknowledge(run_id, ..) | Command::Forget(run_id, ..) => *run_id,
-        };
-        if !round.runs.insert(run_id) || round.bytes > ROUND_BYTES_MAX {
-            self.write(std::mem::take(round));
-            round.runs.insert(run_id);
-        }
-        match command {
-            Command::Offer(order, attempt, fence, reply) => self.offer(&order, attempt, fence, reply, round),
-            Command::Append(append) => self.append(append, round),
-            Command::Start(run_id, fence, payload, reply) => {
-                let decided = self.look().start(run_id, fence, payload);
-                round.decided(decided, reply);
-            }
-            Command::End(run_id, fence, payload, reply) => {
-                let decided = self.look().end(run_id, fence, payload);
-                round.decided(decided, reply);
-            }
-            Command::Forget(run_id, fence, reply) => {
-                let decided = self.look().forget(run_id, fence);
-                round.decided(decided, reply);
-            }
-            Command::Acknowledge(run_id, fence, next) => match self.look().acknowledge(run_id, fence, next) {
-                Ok(write) => round.records.extend(write.records),
-                Err(error) => tracing::debug!(%run_id, %error, "an acknowledgement was not for us"),
-            },
-        }
-    }
-
-    fn offer(
-        &self,
-        order: &RunOrder,
-        attempt: Attempt,
-        fence: Fence,
-        reply: Reply<Offered>,
-        round: &mut Round,
-    ) {
-        match self.look().offer(order, attempt, fence) {
-            OfferDecision::Known => drop(reply.send(Ok(Offered::Known))),
-            OfferDecision::Refuse(refusal) => {
-                let why = match refusal {
-                    OfferRefusal::StaleFence => "A later offer of this run was seen already.",
-                    _ => "The device holds as many runs as it can.",
-                };
-                drop(reply.send(Ok(Offered::Refused(refusal, why.to_owned()))));
-            }
-            OfferDecision::Take(write) => {
-                round.sync = true;
-                round.records.extend(write.records);
-                round.answers.push(Box::new(move |written, _| {
-                    let answer = match written {
-                        Ok(()) => Ok(Offered::Taken),
-                        Err(reason) => Err(KeeperError::Unwritable(reason.to_owned())),
-                    };
-                    drop(reply.send(answer));
-                }));
-            }
-        }
-    }
-
-    fn append(&mut self, append: Append, round: &mut Round) {
-        let Append {
-            run_id,
-            fence,
-            events,
-            bytes,
-            reply,
-        } = append;
-        // The rules take the events; they are needed again if there is no room.
-        let decided = self.look().append(run_id, fence, events.clone());
-        match decided {
-            Ok(write) => {
-                round.sync = true;
-                round.bytes += bytes;
-                round.records.extend(write.records);
-                round.answers.push(Box::new(move |written, records| {
-                    let answer = written.map_err(|reason| SinkError::Unwritable {
-                        reason: reason.to_owned(),
-                        events: take_events(records, run_id),
-                    });
-                    drop(reply.send(answer));
-                }));
-            }
-            Err(JournalError::Full) => self.waiting.push(Append {
-                run_id,
-                fence,
-                events,
-                bytes,
-                reply,
-            }),
-            Err(error) => {
-                tracing::warn!(%run_id, %error, "the journal does not take events");
-                drop(reply.send(Err(SinkError::Closed)));
-            }
-        }
-    }
-
-    fn write(&mut self, round: Round) {
-        let mut write = Write {
-            records: round.records,
-        };
-        let written = self
-            .file
-            .write(&write, round.sync)
-            .map_err(|error| error.to_string());
-        match &written {
-            Ok(()) if !write.records.is_empty() => {
-                self.look().commit(write);
-                write = Write::default();
-                self.changed.send_modify(|count| *count += 1);
-            }
-            Ok(()) => {}
-            Err(reason) => tracing::error!(reason, "the journal cannot be written"),
-        }
-        for answer in round.answers {
-            answer(
-                written.as_ref().copied().map_err(String::as_str),
-                &mut write.records,
-            );
-        }
-    }
-
-    fn retry_waiting(&mut self) {
-        for append in std::mem::take(&mut self.waiting) {
-            let mut round = Round::default();
-            self.append(append, &mut round);
-            self.write(round);
-        }
-    }
-
-    fn compact(&mut self) {
-        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        if journal.wants_compaction(self.file.len())
-            && let Err(error) = self.file.compact(&journal)
-        {
-            tracing::warn!(%error, "the journal cannot be compacted; it goes on growing");
-            drop(journal);
-            // A full disk would otherwise be asked again after every write.
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-impl Round {
-    fn decided(&mut self, decided: Result<Write, JournalError>, reply: Reply<()>) {
-        match decided {
-            Ok(write) => {
-                self.sync = true;
-                self.records.extend(write.records);
-                self.answers.push(Box::new(move |written, _| {
-                    let answer = written.map_err(|reason| KeeperError::Unwritable(reason.to_owned()));
-                    drop(reply.send(answer));
-                }));
-            }
-            Err(error) => drop(reply.send(Err(error.into()))),
-        }
-    }
-}
-
-fn take_events(records: &mut Vec<Record>, run: RunId) -> Vec<EventDraft> {
-    let mut events = Vec::new();
-    records.retain_mut(|record| match record {
-        Record::Event { run_id, draft, .. } if *run_id == run => {
-            events.push(draft.clone());
-            false
-        }
-        _ => true,
-    });
-    events
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! The keeper against a real file: what it answered for is there after a crash.
 
+use std::time::Duration;
+
 use runs::journal::UNSENT_BYTES_MAX;
 use serde_json::json;
 use types::{AgentId, EventType, RolloutId, RunLimits, ThreadId, Timestamp};
 
+use super::writing::Round;
 use super::*;
 
 const FENCE: Fence = Fence(1);
@@ -65,7 +68,7 @@ async fn what_was_answered_for_survives_and_an_interrupted_run_is_ended() {
 
     let (keeper, interrupted) = JournalKeeper::open(&path).expect("opens again");
     assert_eq!(interrupted, [run_id]);
-    let unsent = keeper.look().unsent(run_id, 1).expect("all of it");
+    let unsent = keeper.unsent(run_id, 1).await.expect("read").expect("all of it");
     let types: Vec<EventType> = unsent.events.iter().map(|event| event.event_type).collect();
     use EventType::{AssistantMessage, RunCompleted, RunStarted};
     assert_eq!(
@@ -112,15 +115,84 @@ async fn a_full_journal_makes_its_writer_wait_until_something_is_acknowledged() 
         assert!(written < 100, "the journal grows without end");
     };
     assert!(keeper.look().unsent_bytes() <= UNSENT_BYTES_MAX);
-    keeper.acknowledge(run_id, FENCE, 3);
+    keeper.acknowledge(run_id, FENCE, 3).await;
     (&mut answer)
         .await
         .expect("answered")
         .expect("written once there was room");
-    assert_eq!(
-        keeper.look().unsent(run_id, written + 1).expect("the last").first,
-        written + 1
-    );
+    let last = keeper
+        .unsent(run_id, written + 1)
+        .await
+        .expect("read")
+        .expect("the last");
+    assert_eq!((last.first, last.events), (written + 1, vec![said(&block)]));
+}
+
+#[tokio::test]
+async fn a_queue_that_is_full_makes_runs_wait_and_forgets_none_of_them() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (file, journal) = JournalFile::open(&dir.path().join("journal")).expect("opens");
+    let (keeper, handle) = Keeper::new(file, journal);
+    let runs = u8::try_from(COMMANDS_MAX - 1).expect("small");
+    let mut answers = Vec::new();
+    for seed in 0..=runs {
+        answers.push(handle.append(order(seed).run_id, FENCE, vec![said("x")]));
+    }
+    assert_eq!(handle.commands.capacity(), 0, "the queue is full");
+    let mut late = handle.append(order(1).run_id, FENCE, vec![said("late")]);
+    tokio::task::yield_now().await;
+    assert!(late.try_recv().is_err(), "nobody works yet");
+    std::thread::spawn(move || keeper.run());
+    for answer in answers.into_iter().chain([late]) {
+        let answer = answer.await.expect("answered");
+        assert_eq!(answer, Err(SinkError::Closed), "these runs were never accepted");
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_fit_into_memory_is_read_from_the_file_also_after_it_was_written_anew() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("journal");
+    let (keeper, _) = JournalKeeper::open(&path).expect("opens");
+    let text = |n: usize| format!("{n} {}", "x".repeat(100_000));
+    let gone = begin(&keeper, 2).await;
+    let run_id = begin(&keeper, 1).await;
+    for n in 0..60 {
+        for run in [gone, run_id] {
+            let answer = keeper.append(run, FENCE, vec![said(&text(n))]).await;
+            answer.expect("answered").expect("written");
+        }
+    }
+    let before = std::fs::metadata(&path).expect("there").len();
+    check_all(&keeper, run_id, text).await;
+    // More than three quarters of the file must be dead before it is written anew.
+    keeper.forget(gone, FENCE).await.expect("forgotten");
+    keeper.acknowledge(run_id, FENCE, 32).await;
+    for seed in 3..=4 {
+        let dead = begin(&keeper, seed).await;
+        keeper.forget(dead, FENCE).await.expect("forgotten");
+    }
+    let after = std::fs::metadata(&path).expect("there").len();
+    assert!(after < before / 3, "{before} bytes became {after}");
+    check_all(&keeper, run_id, text).await;
+    drop(keeper);
+    let (keeper, _) = JournalKeeper::open(&path).expect("opens again");
+    check_all(&keeper, run_id, text).await;
+}
+
+/// Reads every event that waits, batch by batch; event 1 is the start.
+async fn check_all(keeper: &JournalKeeper, run_id: RunId, text: impl Fn(usize) -> String) {
+    let mut from = 2;
+    while let Some(batch) = keeper.unsent(run_id, from).await.expect("read") {
+        for (event, number) in batch.events.iter().zip(batch.first..) {
+            if event.event_type == EventType::AssistantMessage {
+                let n = usize::try_from(number - 2).expect("small");
+                assert_eq!(event.payload["text"], text(n), "event {number}");
+            }
+        }
+        from = batch.first + batch.events.len() as u64;
+    }
+    assert!(from >= 62, "only events below {from} were there");
 }
 
 #[tokio::test]
@@ -141,7 +213,7 @@ async fn writes_of_many_runs_share_an_fsync_and_each_is_answered() {
                 .end(run_id, FENCE, json!({ "status": "completed" }))
                 .await
                 .expect("ended");
-            keeper.acknowledge(run_id, FENCE, 4);
+            keeper.acknowledge(run_id, FENCE, 4).await;
         });
     }
     while let Some(result) = tasks.join_next().await {
@@ -158,17 +230,7 @@ async fn a_full_disk_refuses_and_gives_the_events_back_and_goes_on_when_there_is
     let dir = tempfile::tempdir().expect("temporary directory");
     let (mut file, journal) = JournalFile::open(&dir.path().join("journal")).expect("opens");
     file.fail_writes(true);
-    let journal = Arc::new(Mutex::new(journal));
-    let (changed, _) = watch::channel(0);
-    let (_, commands) = mpsc::unbounded_channel();
-    let waiting = Vec::new();
-    let mut keeper = Keeper {
-        journal,
-        file,
-        commands,
-        waiting,
-        changed,
-    };
+    let (mut keeper, _handle) = Keeper::new(file, journal);
     let run_id = order(1).run_id;
     let act = |keeper: &mut Keeper, command| {
         let mut round = Round::default();
@@ -229,7 +291,7 @@ async fn dead_weight_is_dropped_from_the_file() {
             .end(run_id, FENCE, json!({ "status": "completed" }))
             .await
             .expect("ended");
-        keeper.acknowledge(run_id, FENCE, 4);
+        keeper.acknowledge(run_id, FENCE, 4).await;
     }
     let kept = begin(&keeper, 9).await;
     let len = std::fs::metadata(&path).expect("there").len();

@@ -303,7 +303,7 @@ impl Session<'_> {
             }
             ToSidecar::Cancel { run_id } => self.sidecar.cancel(run_id),
             ToSidecar::Appended { run_id, fence, next } => {
-                self.sidecar.journal().acknowledge(run_id, fence, next);
+                self.sidecar.journal().acknowledge(run_id, fence, next).await;
                 let under_way = false;
                 self.sent.insert((run_id, fence), Sent { next, under_way });
                 self.send_run(run_id).await?;
@@ -357,20 +357,22 @@ impl Session<'_> {
 
     /// Sends the next batch of a run, unless one is under way.
     async fn send_run(&mut self, run_id: RunId) -> Result<(), String> {
-        let batch = {
-            let journal = self.sidecar.journal().look();
-            let Some((fence, _)) = journal.state(run_id) else {
-                return Ok(());
-            };
-            let sent = self.sent.get(&(run_id, fence));
-            if sent.is_some_and(|sent| sent.under_way) {
-                return Ok(());
-            }
-            match journal.unsent(run_id, sent.map_or(0, |sent| sent.next)) {
-                Some(unsent) => unsent,
-                None => return Ok(()),
-            }
+        let Some((fence, _)) = self.sidecar.journal().look().state(run_id) else {
+            return Ok(());
         };
+        let sent = self.sent.get(&(run_id, fence));
+        if sent.is_some_and(|sent| sent.under_way) {
+            return Ok(());
+        }
+        let from = sent.map_or(0, |sent| sent.next);
+        let unsent = self.sidecar.journal().unsent(run_id, from).await;
+        let Some(batch) = unsent.map_err(|error| format!("the journal cannot be read: {error}"))? else {
+            return Ok(());
+        };
+        if batch.fence != fence {
+            // The run was replaced in between; that is a change, which leads here again.
+            return Ok(());
+        }
         let next = batch.first + batch.events.len() as u64;
         let under_way = true;
         self.sent.insert((run_id, batch.fence), Sent { next, under_way });

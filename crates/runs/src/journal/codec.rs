@@ -14,6 +14,8 @@
 //! frame only: a bad last frame is a *torn tail* and is cut off, since nobody was answered for it. A bad frame with a
 //! good one behind it is corruption, and the journal refuses to open rather than forget runs that it answered for.
 
+use types::EventDraft;
+
 use super::record::Record;
 
 /// The first bytes of every journal file.
@@ -38,22 +40,59 @@ pub enum DecodeError {
     )]
     Corrupt {
         /// Where the damaged frame begins.
-        offset: usize,
+        offset: u64,
         /// Where the next intact frame begins.
-        next_good: usize,
+        next_good: u64,
     },
 }
 
-/// What a journal file holds.
-#[derive(Debug, PartialEq)]
-pub struct Decoded {
-    /// Its records, in the order of writing.
-    pub records: Vec<Record>,
-    /// The length of the intact part, header included: the file is cut to it before anything is added. 0 means that
-    /// even the header is missing and must be written.
-    pub intact_len: usize,
-    /// How many bytes of a torn write stand behind the intact part.
-    pub torn_len: usize,
+/// Where one record stands in the file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The offset of its JSON from the start of the file, in bytes.
+    pub offset: u64,
+    /// The length of its JSON, in bytes.
+    pub len: u32,
+    /// The CRC-32C of its JSON.
+    pub checksum: u32,
+}
+
+/// What was read at a place is not what was written there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the journal no longer holds what was written at byte {offset}")]
+pub struct Misplaced {
+    /// The offset in the file.
+    pub offset: u64,
+}
+
+impl Place {
+    fn of(json: &[u8], offset: u64) -> Self {
+        let len = u32::try_from(json.len()).expect("a frame is smaller than 4 GiB");
+        let checksum = crc32c(json);
+        Self {
+            offset,
+            len,
+            checksum,
+        }
+    }
+
+    /// Returns the event in the bytes that were read from this place.
+    pub fn event(&self, json: &[u8]) -> Result<EventDraft, Misplaced> {
+        let intact = json.len() == self.len as usize && crc32c(json) == self.checksum;
+        match intact.then(|| serde_json::from_slice(json)) {
+            Some(Ok(Record::Event { draft, .. })) => Ok(draft),
+            _ => Err(Misplaced { offset: self.offset }),
+        }
+    }
+}
+
+/// One write: its bytes, and where in the file each of its records stands.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Encoded {
+    /// To be appended to the file.
+    pub bytes: Vec<u8>,
+    /// One place for each record, in order.
+    pub places: Vec<Place>,
 }
 
 /// A write that is larger than a frame may be.
@@ -61,62 +100,179 @@ pub struct Decoded {
 #[error("one write to the journal may have {FRAME_JSON_BYTES_MAX} bytes; this one has {0}")]
 pub struct FrameTooLarge(pub usize);
 
-/// Encodes the records of one write as one frame. No records make no bytes.
-pub fn encode(records: &[Record]) -> Result<Vec<u8>, FrameTooLarge> {
+/// Encodes the records of one write as one frame that begins at `offset` in the file. No records make no bytes.
+pub fn encode(records: &[Record], offset: u64) -> Result<Encoded, FrameTooLarge> {
     if records.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Encoded::default());
     }
-    let json = serde_json::to_vec(records).expect("records have only string keys");
+    let mut bytes = vec![b' '; PREFIX_LEN];
+    let mut places = Vec::with_capacity(records.len());
+    for record in records {
+        bytes.push(if places.is_empty() { b'[' } else { b',' });
+        let start = bytes.len();
+        serde_json::to_writer(&mut bytes, record).expect("records have only string keys");
+        places.push(Place::of(&bytes[start..], offset + start as u64));
+    }
+    bytes.push(b']');
+    let json = &bytes[PREFIX_LEN..];
     if json.len() > FRAME_JSON_BYTES_MAX {
         return Err(FrameTooLarge(json.len()));
     }
-    let mut frame = format!("{:08x} {:08x} ", json.len(), crc32c(&json)).into_bytes();
-    frame.extend_from_slice(&json);
-    frame.push(b'\n');
-    Ok(frame)
+    let prefix = format!("{:08x} {:08x} ", json.len(), crc32c(json));
+    bytes[..PREFIX_LEN].copy_from_slice(prefix.as_bytes());
+    bytes.push(b'\n');
+    Ok(Encoded { bytes, places })
 }
 
-/// Decodes a whole file. A torn tail is tolerated and reported, damage anywhere else is an error.
-pub fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    let mut decoded = Decoded {
-        records: Vec::new(),
-        intact_len: 0,
-        torn_len: bytes.len(),
-    };
-    if bytes.len() < HEADER.len() && HEADER.starts_with(bytes) {
-        return Ok(decoded);
+/// The records of one write as they were found in the file, and where each stands.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Frame {
+    /// In the order of writing.
+    pub records: Vec<Record>,
+    /// One place for each record.
+    pub places: Vec<Place>,
+}
+
+/// How a file ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tail {
+    /// The length of the intact part, header included: the file is cut to it before anything is added. 0 means that
+    /// even the header is missing and must be written.
+    pub intact_len: u64,
+    /// How many bytes of a torn write stand behind the intact part.
+    pub torn_len: u64,
+}
+
+/// Reads a journal file from its first byte to its last, in pieces of any size: [`Decoder::push`] a piece, take frames
+/// with [`Decoder::next_frame`] until there is none, and at the end of the file ask [`Decoder::finish`] whether all of
+/// it was in order. It holds one frame at most, and everything behind a bad one.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+    /// How many of `bytes` are decoded.
+    done: usize,
+    /// Where in the file the rest begins.
+    offset: u64,
+    /// A frame was bad: what follows decides whether it is a torn tail.
+    is_bad: bool,
+}
+
+impl Decoder {
+    /// Takes the next piece of the file.
+    pub fn push(&mut self, piece: &[u8]) {
+        self.bytes.drain(..std::mem::take(&mut self.done));
+        self.bytes.extend_from_slice(piece);
     }
-    if !bytes.starts_with(HEADER) {
-        return Err(DecodeError::NotAJournal);
-    }
-    let mut offset = HEADER.len();
-    while offset < bytes.len() {
-        let Some((records, len)) = frame_at(&bytes[offset..]) else {
-            if let Some(next_good) = next_good_frame(bytes, offset) {
-                return Err(DecodeError::Corrupt { offset, next_good });
+
+    /// Returns the next whole frame; `None` until more is pushed, or for ever behind a bad frame.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, DecodeError> {
+        if self.offset == 0 {
+            if !self.rest().starts_with(HEADER) {
+                return match HEADER.starts_with(self.rest()) {
+                    true => Ok(None),
+                    false => Err(DecodeError::NotAJournal),
+                };
             }
-            break;
-        };
-        decoded.records.extend(records);
-        offset += len;
+            self.advance(HEADER.len());
+        }
+        if self.is_bad {
+            return Ok(None);
+        }
+        match frame_at(self.rest(), self.offset) {
+            FrameAt::Whole(frame, len) => {
+                self.advance(len);
+                Ok(Some(frame))
+            }
+            FrameAt::Short => Ok(None),
+            FrameAt::Bad => {
+                self.is_bad = true;
+                Ok(None)
+            }
+        }
     }
-    decoded.intact_len = offset;
-    decoded.torn_len = bytes.len() - offset;
-    Ok(decoded)
+
+    /// Ends the file: a torn tail is tolerated and reported, damage anywhere else is an error.
+    pub fn finish(&self) -> Result<Tail, DecodeError> {
+        // Any offset, not only those behind a line break: the damaged byte may be the line break.
+        let rest = self.rest();
+        let good = (1..rest.len()).find(|start| {
+            let at = self.offset + *start as u64;
+            self.offset > 0 && matches!(frame_at(&rest[*start..], at), FrameAt::Whole(..))
+        });
+        match good {
+            Some(start) => Err(DecodeError::Corrupt {
+                offset: self.offset,
+                next_good: self.offset + start as u64,
+            }),
+            None => Ok(Tail {
+                intact_len: self.offset,
+                torn_len: rest.len() as u64,
+            }),
+        }
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.done..]
+    }
+
+    fn advance(&mut self, len: usize) {
+        self.done += len;
+        self.offset += len as u64;
+    }
 }
 
-fn frame_at(bytes: &[u8]) -> Option<(Vec<Record>, usize)> {
-    let prefix = bytes.get(..PREFIX_LEN)?;
-    let len = hex8(&prefix[..9])? as usize;
-    let checksum = hex8(&prefix[9..])?;
-    if len > FRAME_JSON_BYTES_MAX || bytes.get(PREFIX_LEN + len) != Some(&b'\n') {
-        return None;
+enum FrameAt {
+    Whole(Frame, usize),
+    /// So far it may be the beginning of one.
+    Short,
+    Bad,
+}
+
+fn frame_at(bytes: &[u8], offset: u64) -> FrameAt {
+    let Some(prefix) = bytes.get(..PREFIX_LEN) else {
+        return FrameAt::Short;
+    };
+    let (Some(len), Some(checksum)) = (hex8(&prefix[..9]), hex8(&prefix[9..])) else {
+        return FrameAt::Bad;
+    };
+    let len = len as usize;
+    if len > FRAME_JSON_BYTES_MAX {
+        return FrameAt::Bad;
     }
-    let json = &bytes[PREFIX_LEN..PREFIX_LEN + len];
-    if crc32c(json) != checksum {
-        return None;
+    let Some(rest) = bytes.get(PREFIX_LEN..PREFIX_LEN + len + 1) else {
+        return FrameAt::Short;
+    };
+    let (json, end) = rest.split_at(len);
+    if end != b"\n" || crc32c(json) != checksum {
+        return FrameAt::Bad;
     }
-    Some((serde_json::from_slice(json).ok()?, PREFIX_LEN + len + 1))
+    match records(json, offset + PREFIX_LEN as u64) {
+        Some(frame) => FrameAt::Whole(frame, PREFIX_LEN + len + 1),
+        None => FrameAt::Bad,
+    }
+}
+
+/// Parses the JSON array record by record, since only so it is known where each stands.
+fn records(json: &[u8], offset: u64) -> Option<Frame> {
+    let mut frame = Frame {
+        records: Vec::new(),
+        places: Vec::new(),
+    };
+    let mut at = 0;
+    loop {
+        if json.get(at) != Some(if at == 0 { &b'[' } else { &b',' }) {
+            break;
+        }
+        at += 1;
+        let mut stream = serde_json::Deserializer::from_slice(&json[at..]).into_iter();
+        frame.records.push(stream.next()?.ok()?);
+        let len = stream.byte_offset();
+        frame
+            .places
+            .push(Place::of(&json[at..at + len], offset + at as u64));
+        at += len;
+    }
+    (&json[at..] == b"]").then_some(frame)
 }
 
 fn hex8(text: &[u8]) -> Option<u32> {
@@ -126,11 +282,6 @@ fn hex8(text: &[u8]) -> Option<u32> {
         return None;
     }
     u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-}
-
-fn next_good_frame(bytes: &[u8], bad: usize) -> Option<usize> {
-    // Any offset, not only those behind a line break: the damaged byte may be the line break.
-    (bad + 1..bytes.len()).find(|start| frame_at(&bytes[*start..]).is_some())
 }
 
 const CRC32C_TABLE: [u32; 256] = crc32c_table();
@@ -173,9 +324,73 @@ mod tests {
     fn file(frames: &[&[Record]]) -> Vec<u8> {
         let mut bytes = HEADER.to_vec();
         for frame in frames {
-            bytes.extend(encode(frame).expect("small"));
+            bytes.extend(encode(frame, bytes.len() as u64).expect("small").bytes);
         }
         bytes
+    }
+
+    fn at(intact: usize, torn: usize) -> Tail {
+        Tail {
+            intact_len: intact as u64,
+            torn_len: torn as u64,
+        }
+    }
+
+    /// Decodes in pieces of a few bytes, as no file is read, so that every border is met.
+    fn decode(bytes: &[u8]) -> Result<(Vec<Record>, Tail), DecodeError> {
+        let mut decoder = Decoder::default();
+        let mut records = Vec::new();
+        for piece in bytes.chunks(7) {
+            decoder.push(piece);
+            while let Some(frame) = decoder.next_frame()? {
+                assert_eq!(frame.records.len(), frame.places.len());
+                records.extend(frame.records);
+            }
+        }
+        Ok((records, decoder.finish()?))
+    }
+
+    #[test]
+    fn an_event_is_found_again_at_its_place_and_nothing_else_is_taken_for_it() {
+        let event = |text: &str| Record::Event {
+            run_id: RunId::from_random([1; 16]),
+            number: 1,
+            draft: EventDraft {
+                event_type: types::EventType::AssistantMessage,
+                payload: serde_json::json!({ "text": text }),
+                client_event_id: None,
+            },
+        };
+        let mut bytes = file(&[&[started(1)]]);
+        let offset = bytes.len() as u64;
+        let encoded = encode(&[started(2), event("a"), event("b")], offset).expect("small");
+        bytes.extend(&encoded.bytes);
+        let slice = |place: &Place| {
+            let start = usize::try_from(place.offset).expect("small");
+            &bytes[start..start + place.len as usize]
+        };
+        let payload = |place: &Place| {
+            place
+                .event(slice(place))
+                .map(|draft| draft.payload["text"].clone())
+        };
+        assert_eq!(payload(&encoded.places[1]), Ok("a".into()));
+        assert_eq!(payload(&encoded.places[2]), Ok("b".into()));
+        let offset = encoded.places[0].offset;
+        assert_eq!(payload(&encoded.places[0]), Err(Misplaced { offset }));
+        let other = encoded.places[1].event(slice(&encoded.places[2]));
+        assert_eq!(
+            other,
+            Err(Misplaced {
+                offset: encoded.places[1].offset
+            })
+        );
+
+        let mut decoder = Decoder::default();
+        decoder.push(&bytes);
+        decoder.next_frame().expect("in order").expect("the first");
+        let frame = decoder.next_frame().expect("in order").expect("the second");
+        assert_eq!(frame.places, encoded.places);
     }
 
     #[test]
@@ -195,13 +410,20 @@ mod tests {
                 fence: Fence(3),
             },
         ];
-        let text = String::from_utf8(encode(&records).expect("small")).expect("text");
+        let encoded = encode(&records, 1000).expect("small");
+        let text = String::from_utf8(encoded.bytes).expect("text");
         assert_eq!(
             text,
             "00000091 9eac433c [{\"type\":\"started\",\"runId\":\"run_abababababab4bababababababababab\"},\
              {\"type\":\"forgotten\",\"runId\":\"run_01010101010141018101010101010101\",\"fence\":3}]\n"
         );
-        assert_eq!(encode(&[]).expect("empty"), b"");
+        assert_eq!(encode(&[], 0).expect("empty"), Encoded::default());
+        let places: Vec<_> = encoded
+            .places
+            .iter()
+            .map(|place| (place.offset, place.len))
+            .collect();
+        assert_eq!(places, [(1019, 65), (1085, 77)]);
     }
 
     #[test]
@@ -210,12 +432,12 @@ mod tests {
         let bytes = file(&frames);
         let ends: Vec<usize> = (0..=3).map(|n| file(&frames[..n]).len()).collect();
         for cut in 0..=bytes.len() {
-            let decoded = decode(&bytes[..cut]).expect("a cut is a torn tail");
+            let (found, tail) = decode(&bytes[..cut]).expect("a cut is a torn tail");
             let whole = ends.iter().filter(|end| **end <= cut).count();
             let records: usize = frames.iter().take(whole.saturating_sub(1)).map(|f| f.len()).sum();
-            assert_eq!(decoded.records.len(), records, "cut at {cut}");
+            assert_eq!(found.len(), records, "cut at {cut}");
             let intact = if whole == 0 { 0 } else { ends[whole - 1] };
-            assert_eq!((decoded.intact_len, decoded.torn_len), (intact, cut - intact));
+            assert_eq!(tail, at(intact, cut - intact));
         }
     }
 
@@ -223,18 +445,18 @@ mod tests {
     fn a_changed_byte_in_the_last_frame_is_a_torn_tail_and_before_it_corruption() {
         let good = file(&[&[started(1)], &[started(2)]]);
         let last = file(&[&[started(1)]]).len();
-        for at in HEADER.len()..good.len() {
+        for byte in HEADER.len()..good.len() {
             let mut bytes = good.clone();
-            bytes[at] ^= 0x01;
+            bytes[byte] ^= 0x01;
             match decode(&bytes) {
-                Ok(decoded) => {
-                    assert!(at >= last, "byte {at} was not noticed");
-                    assert_eq!((decoded.records.len(), decoded.intact_len), (1, last));
+                Ok((found, tail)) => {
+                    assert!(byte >= last, "byte {byte} was not noticed");
+                    assert_eq!((found.len(), tail.intact_len), (1, last as u64));
                 }
                 Err(error) => {
-                    let (offset, next_good) = (HEADER.len(), last);
-                    assert_eq!(error, DecodeError::Corrupt { offset, next_good }, "byte {at}");
-                    assert!(at < last);
+                    let (offset, next_good) = (HEADER.len() as u64, last as u64);
+                    assert_eq!(error, DecodeError::Corrupt { offset, next_good }, "byte {byte}");
+                    assert!(byte < last);
                 }
             }
         }
@@ -245,8 +467,8 @@ mod tests {
         let mut bytes = file(&[&[started(1)]]);
         let intact = bytes.len();
         bytes.extend([0; 4096]);
-        let decoded = decode(&bytes).expect("zeros are a torn tail");
-        assert_eq!((decoded.intact_len, decoded.torn_len), (intact, 4096));
+        let (_, tail) = decode(&bytes).expect("zeros are a torn tail");
+        assert_eq!(tail, at(intact, 4096));
         assert_eq!(decode(b"runmesh journal v2\n"), Err(DecodeError::NotAJournal));
         assert_eq!(decode(b"hello"), Err(DecodeError::NotAJournal));
     }

@@ -144,7 +144,7 @@ impl Journal {
         if bytes > APPEND_BYTES_MAX as u64 {
             return Err(JournalError::TooManyBytes(bytes));
         }
-        if self.unsent_bytes + bytes > UNSENT_BYTES_MAX {
+        if self.weight.bytes + bytes > UNSENT_BYTES_MAX {
             return Err(JournalError::Full);
         }
         let records = held.numbered(drafts);

@@ -7,7 +7,7 @@
 //!
 //! | step | call | after the commit |
 //! |---|---|---|
-//! | process start | [`decode`], cut the file to `intact_len`, [`Journal::replay`], [`Journal::recover`] | `Hello` with [`Journal::open_runs`] |
+//! | process start | [`Decoder`] and [`Journal::replay`] frame by frame, cut the file to `intact_len`, [`Journal::recover`] | `Hello` with [`Journal::open_runs`] |
 //! | `Offer`, `Registered` | [`Journal::offer`] | answer `Accepted` or `Refused` |
 //! | before the spawn | [`Journal::start`] | spawn; refused means: do not spawn |
 //! | something happened | [`Journal::append`] | send [`Journal::unsent`] |
@@ -19,6 +19,9 @@
 //! The rules that carry DESIGN §7: an accepted run stands in the file before anyone is told; `run_started` is in the same
 //! write as the mark that it was started, and so is `run_completed` with the mark that it ended; a run that was started
 //! and not ended when the process died is never started again, but gets `run_completed` with reason `interrupted`.
+//!
+//! Events that wait for their acknowledgement stay in the file: the journal knows where, and keeps only the first
+//! [`WINDOW_BYTES`] in memory, so that a node whose control plane is away does not grow with what its runs say.
 //!
 //! Not here: policy and tickets (the shell checks both before [`Journal::offer`]), and the file itself.
 
@@ -33,10 +36,14 @@ use types::{Attempt, EventDraft, Fence, RunId, RunOrder};
 
 use crate::protocol::{OpenRun, OpenRunState};
 use decisions::contradiction;
-use held::Held;
+use held::{Held, Weight};
 
-pub use codec::{DecodeError, Decoded, FRAME_JSON_BYTES_MAX, FrameTooLarge, HEADER, decode, encode};
+pub use codec::{
+    DecodeError, Decoder, Encoded, FRAME_JSON_BYTES_MAX, Frame, FrameTooLarge, HEADER, Misplaced, Place,
+    Tail, encode,
+};
 pub use decisions::{JournalError, OfferDecision, Write};
+pub use held::json_len;
 pub use record::Record;
 
 /// The most runs a journal holds at once; further offers are refused as busy.
@@ -45,6 +52,11 @@ pub const OPEN_RUNS_MAX: usize = 256;
 /// The most bytes of events, as JSON, that wait for their acknowledgement; what comes on top is refused as
 /// [`JournalError::Full`], except the one event that ends a run.
 pub const UNSENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// The most bytes of those events that are held in memory; what comes on top is read from the file when its turn comes.
+///
+/// Two batches: while the orchestrator keeps up, nothing is read back.
+pub const WINDOW_BYTES: u64 = 2 * BATCH_BYTES_MAX;
 
 /// How many forgotten runs are remembered by their fence, so that a late copy of an old offer starts nothing.
 ///
@@ -58,13 +70,20 @@ pub const BATCH_BYTES_MAX: u64 = 512 * 1024;
 pub const COMPACT_FILE_BYTES_MIN: u64 = 1024 * 1024;
 
 /// What the sidecar answered for, as the sum of its records.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Journal {
     runs: BTreeMap<RunId, Held>,
     forgotten: BTreeMap<RunId, Fence>,
     /// Oldest first; says which of `forgotten` goes first.
     forgotten_order: VecDeque<RunId>,
-    unsent_bytes: u64,
+    weight: Weight,
+    window_bytes: u64,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self::with_window(WINDOW_BYTES)
+    }
 }
 
 /// Events of one attempt that the store does not have yet.
@@ -75,27 +94,86 @@ pub struct Unsent {
     /// The number of the first one.
     pub first: u64,
     /// The events: at most [`APPEND_EVENTS_MAX`], and below [`BATCH_BYTES_MAX`] unless one alone is larger.
-    pub events: Vec<EventDraft>,
+    pub events: Vec<Waiting>,
+}
+
+impl Unsent {
+    /// Returns the events if none of them has to be read from the file.
+    pub fn in_memory(self) -> Result<Vec<EventDraft>, Self> {
+        if self
+            .events
+            .iter()
+            .any(|event| matches!(event, Waiting::InFile(_)))
+        {
+            return Err(self);
+        }
+        let here = |event| match event {
+            Waiting::Here(draft) => Some(draft),
+            Waiting::InFile(_) => None,
+        };
+        Ok(self.events.into_iter().filter_map(here).collect())
+    }
+}
+
+/// An event that waits for its acknowledgement.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Waiting {
+    /// In memory.
+    Here(EventDraft),
+    /// To be read from the file, and opened with [`Place::event`].
+    InFile(Place),
+}
+
+/// One write of a compacted file.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Rewrite {
+    /// These records.
+    Records(Vec<Record>),
+    /// These events of a run, of which some have to be read from the old file: [`numbered`] makes records of them.
+    Events(RunId, Unsent),
+}
+
+/// Makes records of events of a run, the first of which has the number `first`.
+#[must_use]
+pub fn numbered(run_id: RunId, first: u64, drafts: Vec<EventDraft>) -> Vec<Record> {
+    let record = |(number, draft)| Record::Event {
+        run_id,
+        number,
+        draft,
+    };
+    (first..).zip(drafts).map(record).collect()
 }
 
 impl Journal {
-    /// Adds up the records of a file, from its first to its last.
-    pub fn replay(records: impl IntoIterator<Item = Record>) -> Result<Self, JournalError> {
-        let mut journal = Self::default();
-        for record in records {
-            journal.apply(record)?;
+    /// Makes an empty journal that keeps at most `window_bytes` of events in memory.
+    #[must_use]
+    pub fn with_window(window_bytes: u64) -> Self {
+        Self {
+            runs: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
+            forgotten_order: VecDeque::new(),
+            weight: Weight::default(),
+            window_bytes,
         }
-        Ok(journal)
     }
 
-    /// Makes a write count, once it is on disk.
+    /// Adds up the records of a file, frame by frame from its first to its last.
+    pub fn replay(&mut self, frame: Frame) -> Result<(), JournalError> {
+        for (record, place) in frame.records.into_iter().zip(frame.places) {
+            self.apply(record, place)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a write count, once it is on disk; `places` is where [`encode`] put its records.
     ///
     /// # Panics
     ///
-    /// When the write was not decided by this journal in its present state.
-    pub fn commit(&mut self, write: Write) {
-        for record in write.records {
-            self.apply(record)
+    /// When the write was not decided by this journal in its present state, or a record has no place.
+    pub fn commit(&mut self, write: Write, places: &[Place]) {
+        assert_eq!(write.records.len(), places.len(), "every record has a place");
+        for (record, place) in write.records.into_iter().zip(places) {
+            self.apply(record, *place)
                 .expect("a write is committed in the state that decided it");
         }
     }
@@ -134,30 +212,40 @@ impl Journal {
     /// Returns how many bytes of events wait for their acknowledgement.
     #[must_use]
     pub fn unsent_bytes(&self) -> u64 {
-        self.unsent_bytes
+        self.weight.bytes
     }
 
     /// Tells whether a file of `file_bytes` is mostly dead weight, so that writing it anew is worth it.
     #[must_use]
     pub fn wants_compaction(&self, file_bytes: u64) -> bool {
-        file_bytes > COMPACT_FILE_BYTES_MIN && file_bytes / 4 > self.unsent_bytes
+        file_bytes > COMPACT_FILE_BYTES_MIN && file_bytes / 4 > self.weight.bytes
     }
 
-    /// Returns one write per run that together make the same journal in the fewest records: the content of the new file.
+    /// Returns the writes, of a bounded size each, that together make the same journal in the fewest records: the
+    /// content of the new file. It counts once it is on disk and [`Journal::replay`]ed in place of this one.
     #[must_use]
-    pub fn compacted(&self) -> Vec<Write> {
+    pub fn compacted(&self) -> Vec<Rewrite> {
         let forgotten = self.forgotten_order.iter().map(|run_id| Record::Forgotten {
             run_id: *run_id,
             fence: self.forgotten[run_id],
         });
-        let forgotten: Vec<Record> = forgotten.collect();
-        let mut writes = vec![Write { records: forgotten }];
-        writes.extend(self.runs.values().flat_map(Held::compacted));
-        writes.retain(|write| !write.records.is_empty());
+        let mut writes = vec![Rewrite::Records(forgotten.collect())];
+        for (run_id, held) in &self.runs {
+            writes.push(Rewrite::Records(held.accepted()));
+            let mut from = held.first;
+            while let Some(batch) = held.unsent(from) {
+                from = batch.first + batch.events.len() as u64;
+                writes.push(Rewrite::Events(*run_id, batch));
+            }
+            if held.state == OpenRunState::Ended {
+                let run_id = *run_id;
+                writes.push(Rewrite::Records(vec![Record::Ended { run_id }]));
+            }
+        }
         writes
     }
 
-    fn apply(&mut self, record: Record) -> Result<(), JournalError> {
+    fn apply(&mut self, record: Record, place: Place) -> Result<(), JournalError> {
         let run_id = record.run_id();
         match record {
             Record::Accepted {
@@ -173,9 +261,10 @@ impl Journal {
             other => {
                 let held = self.runs.get_mut(&run_id);
                 let held = held.ok_or_else(|| contradiction(run_id, "is mentioned before it is accepted"))?;
-                let before = held.bytes();
-                held.apply(other)?;
-                self.unsent_bytes = self.unsent_bytes - before + held.bytes();
+                let before = held.weight();
+                let room = self.window_bytes.saturating_sub(self.weight.in_memory);
+                held.apply(other, place, room)?;
+                self.weight.exchange(before, held.weight());
                 Ok(())
             }
         }
@@ -199,7 +288,7 @@ impl Journal {
 
     fn apply_forgotten(&mut self, run_id: RunId, fence: Fence) {
         if let Some(held) = self.runs.remove(&run_id) {
-            self.unsent_bytes -= held.bytes();
+            self.weight.exchange(held.weight(), Weight::default());
         }
         if let Some(known) = self.forgotten.get_mut(&run_id) {
             *known = fence.max(*known);

@@ -39,28 +39,42 @@ fn message(text: &str) -> EventDraft {
     event(EventType::AssistantMessage, json!({ "text": text }))
 }
 
+/// Commits a write as if the file began with it.
+fn commit(journal: &mut Journal, write: Write) {
+    let places = encode(&write.records, 0).expect("small").places;
+    journal.commit(write, &places);
+}
+
+fn here(waiting: Vec<Waiting>) -> Vec<EventDraft> {
+    let draft = |waiting| match waiting {
+        Waiting::Here(draft) => draft,
+        Waiting::InFile(place) => panic!("not in memory: {place:?}"),
+    };
+    waiting.into_iter().map(draft).collect()
+}
+
 fn take(journal: &mut Journal, seed: u8, fence: u64) {
     match journal.offer(&order(seed), Attempt(1), Fence(fence)) {
-        OfferDecision::Take(write) => journal.commit(write),
+        OfferDecision::Take(write) => commit(journal, write),
         other => panic!("offer {seed}/{fence}: {other:?}"),
     }
 }
 
 fn start(journal: &mut Journal, seed: u8, fence: u64) {
     let write = journal.start(id(seed), Fence(fence), json!({})).expect("starts");
-    journal.commit(write);
+    commit(journal, write);
 }
 
 fn append(journal: &mut Journal, seed: u8, texts: &[&str]) {
     let drafts = texts.iter().map(|text| message(text)).collect();
     let write = journal.append(id(seed), Fence(1), drafts).expect("appends");
-    journal.commit(write);
+    commit(journal, write);
 }
 
 fn end(journal: &mut Journal, seed: u8) {
     let status = json!({ "status": "completed" });
     let write = journal.end(id(seed), Fence(1), status).expect("ends");
-    journal.commit(write);
+    commit(journal, write);
 }
 
 fn numbers(journal: &Journal, seed: u8, from: u64) -> Option<(u64, usize)> {
@@ -83,15 +97,15 @@ fn a_run_goes_from_offer_to_forgotten() {
     let write = journal
         .acknowledge(id(1), Fence(1), 3)
         .expect("three were written");
-    journal.commit(write);
+    commit(&mut journal, write);
     assert_eq!(numbers(&journal, 1, 0), Some((3, 1)));
     end(&mut journal, 1);
     assert_eq!(journal.open_runs()[0].state, OpenRunState::Ended);
     let last = journal.unsent(id(1), 4).expect("the end waits");
-    assert_eq!(last.events[0].event_type, EventType::RunCompleted);
+    assert_eq!(here(last.events)[0].event_type, EventType::RunCompleted);
 
     let write = journal.acknowledge(id(1), Fence(1), 5).expect("all were written");
-    journal.commit(write);
+    commit(&mut journal, write);
     assert_eq!((journal.open_runs().len(), journal.unsent_bytes()), (0, 0));
 }
 
@@ -104,7 +118,7 @@ fn the_same_offer_is_known_and_a_stale_one_refused_even_when_the_run_is_over() {
     let stale = OfferDecision::Refuse(OfferRefusal::StaleFence);
     assert_eq!(offer(&journal, 2), stale);
     let write = journal.forget(id(1), Fence(3)).expect("held");
-    journal.commit(write);
+    commit(&mut journal, write);
     assert_eq!(offer(&journal, 3), stale);
     assert!(matches!(offer(&journal, 4), OfferDecision::Take(_)));
 }
@@ -159,8 +173,8 @@ fn what_was_started_when_the_process_died_is_ended_as_interrupted_and_never_star
     end(&mut journal, 2);
     let write = journal.recover();
     assert_eq!(write.records.len(), 2);
-    journal.commit(write);
-    let last = journal.unsent(id(1), 2).expect("the end waits").events;
+    commit(&mut journal, write);
+    let last = here(journal.unsent(id(1), 2).expect("the end waits").events);
     assert_eq!(last[0].payload["status"], "failed");
     assert_eq!(last[0].payload["reason"], "interrupted");
     let to_start: Vec<RunId> = journal.to_start().map(|(order, ..)| order.run_id).collect();
@@ -175,7 +189,7 @@ fn limits_are_kept_and_the_end_always_fits() {
     start(&mut journal, 1, 1);
     let append_to = |journal: &Journal, drafts| journal.append(id(1), Fence(1), drafts);
     let of_len = |len: usize| {
-        let empty = held::json_len(&message(""));
+        let empty = json_len(&message(""));
         message(&"x".repeat(len - empty))
     };
     assert!(append_to(&journal, vec![of_len(EVENT_BYTES_MAX)]).is_ok());
@@ -193,7 +207,7 @@ fn limits_are_kept_and_the_end_always_fits() {
     assert_eq!(append_to(&journal, vec![of_len(EVENT_BYTES_MAX); 9]), Err(error));
 
     while let Ok(write) = append_to(&journal, vec![of_len(EVENT_BYTES_MAX)]) {
-        journal.commit(write);
+        commit(&mut journal, write);
     }
     let full = append_to(&journal, vec![of_len(EVENT_BYTES_MAX)]);
     assert!(full == Err(JournalError::Full));
@@ -201,6 +215,35 @@ fn limits_are_kept_and_the_end_always_fits() {
     end(&mut journal, 1);
     let batch = journal.unsent(id(1), 2).expect("events wait");
     assert_eq!(batch.events.len(), 1, "an event of 1 MiB is a batch of its own");
+}
+
+#[test]
+fn only_the_window_is_held_in_memory_and_what_leaves_it_makes_room() {
+    let mut journal = Journal::default();
+    take(&mut journal, 1, 1);
+    start(&mut journal, 1, 1);
+    let block = "x".repeat(100_000);
+    for _ in 0..100 {
+        append(&mut journal, 1, &[&block]);
+    }
+    assert!(journal.unsent_bytes() > 10_000_000);
+    let in_memory = |journal: &Journal| journal.weight.in_memory;
+    assert!(in_memory(&journal) <= WINDOW_BYTES && in_memory(&journal) > WINDOW_BYTES - 200_000);
+    let from_file = |journal: &Journal, from| {
+        let events = journal.unsent(id(1), from).expect("waits").events;
+        events
+            .iter()
+            .filter(|event| matches!(event, Waiting::InFile(_)))
+            .count()
+    };
+    assert_eq!((from_file(&journal, 0), from_file(&journal, 50)), (0, 5));
+    let write = journal.acknowledge(id(1), Fence(1), 50).expect("written");
+    commit(&mut journal, write);
+    append(&mut journal, 1, &[&block]);
+    assert_eq!((from_file(&journal, 0), from_file(&journal, 102)), (5, 0));
+    let write = journal.forget(id(1), Fence(1)).expect("held");
+    commit(&mut journal, write);
+    assert_eq!((journal.unsent_bytes(), in_memory(&journal)), (0, 0));
 }
 
 #[test]
@@ -214,7 +257,7 @@ fn as_many_runs_as_the_limit_and_no_more() {
     };
     for n in 0..OPEN_RUNS_MAX {
         match journal.offer(&numbered(n), Attempt(1), Fence(1)) {
-            OfferDecision::Take(write) => journal.commit(write),
+            OfferDecision::Take(write) => commit(&mut journal, write),
             other => panic!("{other:?}"),
         }
     }
@@ -259,13 +302,10 @@ fn records_that_contradict_each_other_are_refused() {
         vec![accepted(), Record::Acknowledged { run_id, next: 2 }],
     ];
     for records in cases {
-        assert!(
-            matches!(
-                Journal::replay(records.clone()),
-                Err(JournalError::Contradiction(_))
-            ),
-            "{records:?}"
-        );
+        let places = encode(&records, 0).expect("small").places;
+        let said = format!("{records:?}");
+        let replayed = Journal::default().replay(Frame { records, places });
+        assert!(matches!(replayed, Err(JournalError::Contradiction(_))), "{said}");
     }
 }
 
@@ -297,6 +337,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// So small that most events have to be read back.
+const WINDOW: u64 = 150;
+
 /// A sidecar whose disk is a `Vec`, with what it told the outside world.
 struct Machine {
     journal: Journal,
@@ -311,8 +354,32 @@ struct Machine {
 impl Machine {
     fn write(&mut self, write: Write) {
         self.synced = self.disk.len();
-        self.disk.extend(encode(&write.records).expect("small"));
-        self.journal.commit(write);
+        let encoded = encode(&write.records, self.disk.len() as u64).expect("small");
+        self.disk.extend(&encoded.bytes);
+        self.journal.commit(write, &encoded.places);
+    }
+
+    fn read(&self, waiting: Vec<Waiting>) -> Vec<EventDraft> {
+        let draft = |waiting| match waiting {
+            Waiting::Here(draft) => draft,
+            Waiting::InFile(place) => {
+                let start = usize::try_from(place.offset).expect("small");
+                let json = &self.disk[start..start + place.len as usize];
+                place.event(json).expect("it was written there")
+            }
+        };
+        waiting.into_iter().map(draft).collect()
+    }
+
+    /// Opens the disk as after a start; returns the length of what is intact.
+    fn reopened(&self, bytes: &[u8]) -> (Journal, Tail) {
+        let mut decoder = Decoder::default();
+        let mut journal = Journal::with_window(WINDOW);
+        decoder.push(bytes);
+        while let Some(frame) = decoder.next_frame().expect("own bytes") {
+            journal.replay(frame).expect("own records");
+        }
+        (journal, decoder.finish().expect("a torn tail is tolerated"))
     }
 
     fn fence(&self, seed: u8) -> Fence {
@@ -350,8 +417,9 @@ impl Machine {
             let Some(unsent) = self.journal.unsent(run.run_id, 0) else {
                 continue;
             };
+            let events = self.read(unsent.events);
             let sent = self.sent.entry((run.run_id, run.fence)).or_default();
-            for (event, number) in unsent.events.iter().zip(unsent.first..) {
+            for (event, number) in events.iter().zip(unsent.first..) {
                 let at = usize::try_from(number - 1).expect("small");
                 match sent.get(at) {
                     Some(before) => assert_eq!(before, event, "an event was sent in two forms"),
@@ -365,27 +433,31 @@ impl Machine {
     }
 
     fn compact(&mut self) {
-        self.disk = HEADER.to_vec();
+        let mut disk = HEADER.to_vec();
         for write in self.journal.compacted() {
-            self.disk.extend(encode(&write.records).expect("small"));
+            let records = match write {
+                Rewrite::Records(records) => records,
+                Rewrite::Events(run_id, batch) => numbered(run_id, batch.first, self.read(batch.events)),
+            };
+            disk.extend(encode(&records, disk.len() as u64).expect("small").bytes);
         }
-        self.synced = self.disk.len();
-        let decoded = decode(&self.disk).expect("own bytes");
-        assert_eq!(Journal::replay(decoded.records).as_ref(), Ok(&self.journal));
+        let (journal, _) = self.reopened(&disk);
+        assert_eq!(journal, self.journal);
+        (self.synced, self.disk, self.journal) = (disk.len(), disk, journal);
     }
 
     fn crash(&mut self, lost: usize) {
         // Whoever was answered was answered after the fsync, so a cut into the last write is allowed only for a write
         // that nobody saw; here every write was seen, so a torn write is added instead of taken away.
-        let torn = encode(&[Record::Forgotten {
+        let forgotten = Record::Forgotten {
             run_id: id(9),
             fence: Fence(1),
-        }]);
-        let torn = torn.expect("small");
+        };
+        let torn = encode(&[forgotten], 0).expect("small").bytes;
         self.disk.extend(&torn[..lost.min(torn.len() - 1)]);
-        let decoded = decode(&self.disk).expect("a torn tail is tolerated");
-        self.disk.truncate(decoded.intact_len);
-        let replayed = Journal::replay(decoded.records).expect("own records");
+        let (replayed, tail) = self.reopened(&self.disk);
+        self.disk
+            .truncate(usize::try_from(tail.intact_len).expect("small"));
         assert_eq!(replayed, self.journal);
         self.journal = replayed;
         let write = self.journal.recover();
@@ -400,7 +472,7 @@ proptest! {
     #[test]
     fn no_history_starts_an_attempt_twice_or_changes_what_was_sent(steps in prop::collection::vec(step(), 0..60)) {
         let mut machine = Machine {
-            journal: Journal::default(),
+            journal: Journal::with_window(WINDOW),
             disk: HEADER.to_vec(),
             synced: HEADER.len(),
             starts: Vec::new(),
@@ -414,9 +486,8 @@ proptest! {
         starts.dedup();
         prop_assert_eq!(starts.len(), machine.starts.len());
         // Any prefix that ends with a whole write is a journal too.
-        let decoded = decode(&machine.disk[..machine.synced]).expect("own bytes");
-        prop_assert_eq!(decoded.torn_len, 0);
-        prop_assert!(Journal::replay(decoded.records).is_ok());
+        let (_, tail) = machine.reopened(&machine.disk[..machine.synced]);
+        prop_assert_eq!(tail.torn_len, 0);
     }
 
     #[test]
@@ -424,6 +495,9 @@ proptest! {
         if whole {
             bytes.splice(0..0, HEADER.iter().copied());
         }
-        let _ = decode(&bytes);
+        let mut decoder = Decoder::default();
+        decoder.push(&bytes);
+        while let Ok(Some(_)) = decoder.next_frame() {}
+        let _ = decoder.finish();
     }
 }
