@@ -3,7 +3,8 @@
 //! Every netmap, whether it comes over the control stream or from the last start, passes [`Membership::offer`]: it is
 //! checked, applied, kept on disk, and only then counts.
 
-use std::collections::BTreeMap;
+mod paths;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,13 +14,12 @@ use net::MeshNet;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::timeout;
 use types::control::FromNode;
-use types::{
-    Generation, Netmap, NodeKind, NodePublicKey, PathKind, PathReason, PeerRecord, SigningPublicKey,
-};
+use types::{Generation, Netmap, NodeKind, NodePublicKey, PeerRecord};
 
 use crate::link_state::Pinned;
 use crate::state_dir::StateDir;
-use crate::status::{NodeSummary, PeerStatus, StatusBoard};
+use crate::status::{NodeSummary, StatusBoard};
+use paths::{Path, Paths};
 
 const FILE: &str = "netmap.json";
 
@@ -32,14 +32,6 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many reports may wait for the control stream; the oldest state is said anew after a reconnect anyway.
 const REPORTS_MAX: usize = 256;
 
-/// How a peer is reached now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Path {
-    kind: Option<PathKind>,
-    reason: PathReason,
-    endpoint: Option<SocketAddr>,
-}
-
 /// The netmap in force and what follows from it.
 pub struct Membership {
     mesh: MeshNet,
@@ -49,7 +41,7 @@ pub struct Membership {
     board: StatusBoard,
     current: watch::Sender<Option<Arc<Netmap>>>,
     control_opened: watch::Sender<u64>,
-    paths: Mutex<BTreeMap<NodePublicKey, Path>>,
+    paths: Mutex<Paths>,
     /// Two netmaps are never applied at once.
     applying: tokio::sync::Mutex<()>,
     reports: mpsc::Sender<FromNode>,
@@ -74,7 +66,7 @@ impl Membership {
             board,
             current: watch::Sender::new(None),
             control_opened: watch::Sender::new(0),
-            paths: Mutex::new(BTreeMap::new()),
+            paths: Mutex::default(),
             applying: tokio::sync::Mutex::new(()),
             reports,
         };
@@ -211,7 +203,7 @@ impl Membership {
             .filter(|peer| !stays(peer))
         {
             self.mesh.remove_peer(gone.public_key).await;
-            self.paths().remove(&gone.public_key);
+            self.paths().forget(&gone.public_key);
         }
         for peer in &netmap.peers {
             let unchanged = before.is_some_and(|map| map.peers.contains(peer) && map.node == netmap.node);
@@ -224,11 +216,7 @@ impl Membership {
     async fn put_peer(&self, netmap: &Netmap, peer: &PeerRecord) {
         let own = netmap.node.addresses;
         let endpoint = resolve_first(&peer.endpoints).await;
-        let reason = match endpoint {
-            Some(_) => PathReason::Probing,
-            None => PathReason::NoCandidate,
-        };
-        self.paths().entry(peer.public_key).or_insert(unreached(reason));
+        self.paths().expect(peer.public_key, endpoint);
         let is_platform = peer.kind == NodeKind::Platform;
         let config = PeerConfig {
             public_key: peer.public_key,
@@ -242,38 +230,22 @@ impl Membership {
     }
 
     fn noticed(&self, event: TunnelEvent) {
-        let (peer, path) = match event {
-            TunnelEvent::SessionUp { peer, endpoint } | TunnelEvent::EndpointChanged { peer, endpoint } => {
-                (peer, reached(Some(endpoint)))
-            }
-            TunnelEvent::SessionDown { peer, .. } => (peer, unreached(PathReason::PeerAsleep)),
-            TunnelEvent::HandshakeFailed { peer } => (peer, unreached(PathReason::Probing)),
-        };
+        let (peer, path) = Path::after(event);
         self.set_path(peer, path);
     }
 
     async fn look_at_all(&self) {
-        let peers: Vec<NodePublicKey> = self.paths().keys().copied().collect();
+        let peers = self.paths().peers();
         for peer in peers {
             if let Some(status) = self.mesh.peer_status(peer).await {
-                let path = if status.has_session {
-                    reached(status.endpoint)
-                } else {
-                    unreached(PathReason::Probing)
-                };
-                self.set_path(peer, path);
+                self.set_path(peer, Path::of(&status));
             }
         }
     }
 
     fn set_path(&self, peer: NodePublicKey, path: Path) {
-        {
-            let mut paths = self.paths();
-            let Some(known) = paths.get_mut(&peer) else { return };
-            if *known == path {
-                return;
-            }
-            *known = path;
+        if !self.paths().set(&peer, path) {
+            return;
         }
         self.show();
         let current = self.current.borrow();
@@ -281,9 +253,9 @@ impl Membership {
             .iter()
             .flat_map(|map| &map.peers)
             .find(|record| record.public_key == peer);
-        if let Some(record) = record {
+        if let Some(report) = record.and_then(|record| self.paths().report(record)) {
             // A full queue means that the control stream is away; it asks for all paths when it is back.
-            let _ = self.reports.try_send(report(record, path));
+            let _ = self.reports.try_send(report);
         }
     }
 
@@ -293,9 +265,7 @@ impl Membership {
         let paths = self.paths();
         let current = self.current.borrow();
         let records = current.iter().flat_map(|map| &map.peers);
-        records
-            .filter_map(|record| paths.get(&record.public_key).map(|path| report(record, *path)))
-            .collect()
+        records.filter_map(|record| paths.report(record)).collect()
     }
 
     fn show(&self) {
@@ -315,22 +285,12 @@ impl Membership {
                 org_name: netmap.org_name.clone(),
                 addresses: vec![own.mesh_ip4.to_string(), own.mesh_ip6.to_string()],
             });
-            let shown = netmap
-                .peers
-                .iter()
-                .map(|peer| shown(peer, paths.get(&peer.public_key)));
-            status.peers = shown.collect();
+            status.peers = netmap.peers.iter().map(|peer| paths.shown(peer)).collect();
         });
     }
 
-    fn paths(&self) -> MutexGuard<'_, BTreeMap<NodePublicKey, Path>> {
+    fn paths(&self) -> MutexGuard<'_, Paths> {
         self.paths.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns the key with which run tickets must be signed.
-    #[must_use]
-    pub fn org_signing_key(&self) -> &SigningPublicKey {
-        &self.pinned.org_signing_key
     }
 
     /// Returns what was pinned at approval.
@@ -343,49 +303,6 @@ impl Membership {
     #[must_use]
     pub fn own_key(&self) -> &NodePublicKey {
         &self.own_key
-    }
-}
-
-fn reached(endpoint: Option<SocketAddr>) -> Path {
-    Path {
-        kind: Some(PathKind::Direct),
-        reason: PathReason::EndpointAnswered,
-        endpoint,
-    }
-}
-
-fn unreached(reason: PathReason) -> Path {
-    Path {
-        kind: None,
-        reason,
-        endpoint: None,
-    }
-}
-
-fn report(record: &PeerRecord, path: Path) -> FromNode {
-    FromNode::Path {
-        peer_id: record.id,
-        path: path.kind,
-        reason: path.reason,
-    }
-}
-
-fn shown(peer: &PeerRecord, path: Option<&Path>) -> PeerStatus {
-    PeerStatus {
-        id: peer.id,
-        name: peer.name.clone(),
-        kind: peer.kind,
-        public_key: peer.public_key,
-        addresses: peer
-            .allowed_ips
-            .iter()
-            .map(|block| block.address().to_string())
-            .collect(),
-        path: path.and_then(|path| path.kind),
-        reason: path.map_or(PathReason::NoCandidate, |path| path.reason),
-        endpoint: path
-            .and_then(|path| path.endpoint)
-            .map(|endpoint| endpoint.to_string()),
     }
 }
 
