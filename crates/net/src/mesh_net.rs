@@ -120,6 +120,23 @@ pub struct NetCounters {
     pub stacks_broken: u64,
 }
 
+impl NetCounters {
+    /// Returns every reason for which the shell dropped something or gave it up, with its word and its count.
+    #[must_use]
+    pub fn drops(&self) -> [(&'static str, u64); 8] {
+        [
+            ("misdirected", self.packets_misdirected),
+            ("fragmented", self.packets_fragmented),
+            ("malformed", self.packets_malformed),
+            ("send_refused", self.sends_refused),
+            ("receive_refused", self.receives_refused),
+            ("accept_refused", self.accepts_refused),
+            ("batch_broken", self.batches_broken),
+            ("stack_broken", self.stacks_broken),
+        ]
+    }
+}
+
 /// The counters of the tunnel and of the shell around it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MeshCounters {

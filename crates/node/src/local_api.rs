@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use types::{AgentSlug, RolloutId, RunId, RunStatus, ThreadId};
 
 use crate::sidecar::{RegisterError, Registration, Sidecar};
-use crate::status::{Status, StatusBoard};
+use crate::status::{Status, StatusBoard, Traffic};
 
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "runmesh.sock";
@@ -110,7 +110,12 @@ pub async fn serve(listener: UnixListener, state: LocalState, until: Cancellatio
 }
 
 async fn status(State(state): State<LocalState>) -> Json<Status> {
-    Json(state.board.read())
+    let mut status = state.board.read();
+    if let Some(sidecar) = state.sidecar.get() {
+        let counters = sidecar.membership().mesh().counters().await;
+        status.traffic = Some(Traffic::from(&counters));
+    }
+    Json(status)
 }
 
 async fn start_run(State(state): State<LocalState>, Json(request): Json<StartRun>) -> Response {

@@ -1,5 +1,8 @@
 //! What the daemon knows of itself, as one value: what `GET /status` on the local socket answers.
 
+use std::collections::BTreeMap;
+
+use net::mesh_net::MeshCounters;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use types::{
@@ -29,6 +32,9 @@ pub struct Status {
     pub netmap_refused: Option<String>,
     /// The UDP address of the mesh socket.
     pub mesh_address: Option<String>,
+    /// What went through the mesh and what did not, since this start; absent before the device is a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
     /// Every node this one may talk to.
     pub peers: Vec<PeerStatus>,
     /// The dispatch session.
@@ -80,6 +86,47 @@ pub struct NodeSummary {
     pub org_name: OrgName,
     /// Its mesh addresses.
     pub addresses: Vec<String>,
+}
+
+/// What went through the mesh since the daemon started, and what did not.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Traffic {
+    /// Packets sent to peers.
+    pub packets_sent: u64,
+    /// Bytes in those.
+    pub bytes_sent: u64,
+    /// Packets received from peers and found in order.
+    pub packets_received: u64,
+    /// Bytes in those.
+    pub bytes_received: u64,
+    /// Handshakes that gave a session.
+    pub handshakes: u64,
+    /// Cookies sent because too many handshakes came.
+    pub cookies_sent: u64,
+    /// By reason: how many datagrams or packets went no further, or what was given up. Reasons that never occurred
+    /// are left out.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl From<&MeshCounters> for Traffic {
+    fn from(counters: &MeshCounters) -> Self {
+        let tunnel = &counters.tunnel;
+        let in_tunnel = tunnel.drops().map(|(reason, count)| (reason.as_str(), count));
+        let in_shell = counters.net.drops().into_iter().filter(|(_, count)| *count > 0);
+        Self {
+            packets_sent: tunnel.packets_sent,
+            bytes_sent: tunnel.bytes_sent,
+            packets_received: tunnel.packets_received,
+            bytes_received: tunnel.bytes_received,
+            handshakes: tunnel.handshakes,
+            cookies_sent: tunnel.cookies_sent,
+            dropped: in_tunnel
+                .chain(in_shell)
+                .map(|(reason, count)| (reason.to_owned(), count))
+                .collect(),
+        }
+    }
 }
 
 /// A connection that is kept up.
@@ -170,6 +217,7 @@ impl StatusBoard {
             generation: None,
             netmap_refused: None,
             mesh_address: None,
+            traffic: None,
             peers: Vec::new(),
             sidecar: Connection::down(now, "not linked yet"),
             runs: Vec::new(),
@@ -194,5 +242,35 @@ impl StatusBoard {
     #[must_use]
     pub fn follow(&self) -> watch::Receiver<Status> {
         self.0.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use net::mesh_net::NetCounters;
+
+    use super::*;
+
+    #[test]
+    fn only_reasons_that_occurred_are_told_those_of_the_tunnel_and_those_of_the_shell() {
+        let net = NetCounters {
+            packets_misdirected: 2,
+            ..NetCounters::default()
+        };
+        let traffic = Traffic::from(&MeshCounters {
+            net,
+            ..MeshCounters::default()
+        });
+        let dropped: Vec<_> = traffic.dropped.into_iter().collect();
+        assert_eq!(dropped, [("misdirected".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn no_two_reasons_share_a_word() {
+        let tunnel = mesh::tunnel::DropReason::ALL.iter().map(|reason| reason.as_str());
+        let shell = NetCounters::default().drops();
+        let words: Vec<_> = tunnel.chain(shell.iter().map(|(word, _)| *word)).collect();
+        let distinct: std::collections::BTreeSet<_> = words.iter().collect();
+        assert_eq!(distinct.len(), words.len(), "{words:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! One count per reason for which a datagram or packet was dropped, and what went through.
 
 macro_rules! drop_reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $word:literal,)+) => {
         /// Why a datagram or packet went no further.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         pub enum DropReason {
@@ -11,55 +11,63 @@ macro_rules! drop_reasons {
         impl DropReason {
             /// Every reason.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// Returns the word for programs: lower case, with `_`.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word,)+
+                }
+            }
         }
     };
 }
 
 drop_reasons! {
     /// Received: the type is none of WireGuard's four, or a reserved byte is not zero.
-    UnknownType,
+    UnknownType = "unknown_type",
     /// Received: the length does not fit the type.
-    BadLength,
+    BadLength = "bad_length",
     /// Received: the first MAC of a handshake message is wrong: the sender does not know our public key.
-    BadMac1,
+    BadMac1 = "bad_mac1",
     /// Received: a handshake message without a valid second MAC while under load; it was answered with a cookie.
-    CookieRequired,
+    CookieRequired = "cookie_required",
     /// Received: one source sends handshake messages faster than allowed while under load.
-    RateLimited,
+    RateLimited = "rate_limited",
     /// Received: a handshake message that does not open: a forgery, another key, a low-order point or a wrong preshared key.
-    BadHandshake,
+    BadHandshake = "bad_handshake",
     /// Received: a handshake message of a key that is no peer.
-    UnknownPeer,
+    UnknownPeer = "unknown_peer",
     /// Received: an initiation whose timestamp is not greater than the greatest seen: a replay, or a clock set back.
-    OldTimestamp,
+    OldTimestamp = "old_timestamp",
     /// Received: an initiation less than 20 ms after the peer's last one.
-    InitiationFlood,
+    InitiationFlood = "initiation_flood",
     /// Received: a receiver index that names no session or handshake of ours.
-    UnknownIndex,
+    UnknownIndex = "unknown_index",
     /// Received: a cookie reply that does not open, or that nobody waits for.
-    BadCookieReply,
+    BadCookieReply = "bad_cookie_reply",
     /// Received: a data message of a session that is too old or used up.
-    SessionExpired,
+    SessionExpired = "session_expired",
     /// Received: a counter that was seen before, or lies behind the window.
-    Replayed,
+    Replayed = "replayed",
     /// Received: a data message that does not open.
-    BadData,
+    BadData = "bad_data",
     /// Received: the packet inside is no well-formed IPv4 or IPv6 packet.
-    BadPacket,
+    BadPacket = "bad_packet",
     /// Received: the packet inside comes from an address that is not the peer's.
-    SpoofedSource,
+    SpoofedSource = "spoofed_source",
     /// To send: the packet is empty or longer than a datagram can carry.
-    BadSendLength,
+    BadSendLength = "bad_send_length",
     /// To send: the queue of packets that wait for a handshake was full; the oldest went.
-    QueueFull,
+    QueueFull = "queue_full",
     /// To send: the handshake they waited for failed, or the peer was removed.
-    QueueAbandoned,
+    QueueAbandoned = "queue_abandoned",
     /// To send: the peer has no endpoint.
-    NoEndpoint,
+    NoEndpoint = "no_endpoint",
     /// To send: the caller did not collect what was ready; there is no more room.
-    OutboxFull,
+    OutboxFull = "outbox_full",
     /// The caller did not collect events; the oldest went.
-    EventsFull,
+    EventsFull = "events_full",
 }
 
 /// What a tunnel did since it was made. Every count only grows, and starts again at zero after 2^64.
@@ -144,6 +152,9 @@ mod tests {
             assert_eq!(*reason as usize, index);
             counters.drop_many(*reason, index + 1);
         }
+        let words: std::collections::BTreeSet<_> =
+            DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words.len(), DropReason::ALL.len());
         for (index, (reason, count)) in counters.drops().enumerate() {
             assert_eq!((reason, count), (DropReason::ALL[index], index as u64 + 1));
         }

@@ -7,7 +7,6 @@ use clap::Args;
 use node::LocalClient;
 use node::link_state;
 use node::local_client::LocalClientError;
-use node::state_dir::StateDir;
 use serde_json::{Value, json};
 
 use super::up::state_dir;
@@ -23,7 +22,7 @@ pub(crate) struct StatusArgs {
     state_dir: Option<PathBuf>,
 }
 
-const FIELDS: [Column; 18] = [
+const FIELDS: [Column; 21] = [
     ("running", "/running"),
     ("version", "/version"),
     ("server", "/serverUrl"),
@@ -35,6 +34,9 @@ const FIELDS: [Column; 18] = [
     ("addresses", "/node/addresses"),
     ("public key", "/publicKey"),
     ("mesh socket", "/meshAddress"),
+    ("packets sent", "/traffic/packetsSent"),
+    ("packets received", "/traffic/packetsReceived"),
+    ("handshakes", "/traffic/handshakes"),
     ("control", "/control/connected"),
     ("control reason", "/control/reason"),
     ("generation", "/generation"),
@@ -52,6 +54,8 @@ const PEERS: [Column; 6] = [
     ("ENDPOINT", "/endpoint"),
     ("ADDRESSES", "/addresses"),
 ];
+
+const DROPPED: [Column; 2] = [("DROPPED BECAUSE OF", "/reason"), ("COUNT", "/count")];
 
 const RUNS: [Column; 4] = [
     ("RUN", "/runId"),
@@ -76,14 +80,45 @@ pub(crate) async fn status(args: StatusArgs, output: Output) -> Result<()> {
     if output.is_json() {
         return Ok(());
     }
-    show_table(&status, "peers", &PEERS, output)?;
-    show_table(&status, "runs", &RUNS, output)
+    show_table(&rows(&status, "peers"), &PEERS, output)?;
+    show_table(&dropped(&status), &DROPPED, output)?;
+    show_table(&rows(&status, "runs"), &RUNS, output)
 }
 
-fn show_table(status: &Value, list: &str, columns: &[Column], output: Output) -> Result<()> {
-    match status[list].as_array() {
-        Some(rows) if !rows.is_empty() => output.text(&(), &format!("\n{}", table(rows, columns))),
-        _ => Ok(()),
+fn rows(status: &Value, list: &str) -> Vec<Value> {
+    status[list].as_array().cloned().unwrap_or_default()
+}
+
+/// Why datagrams and packets went no further, the most frequent first.
+fn dropped(status: &Value) -> Vec<Value> {
+    let counts = status["traffic"]["dropped"].as_object().into_iter().flatten();
+    let mut rows: Vec<Value> = counts
+        .map(|(reason, count)| json!({ "reason": reason, "count": count }))
+        .collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row["count"].as_u64()));
+    rows
+}
+
+fn show_table(rows: &[Value], columns: &[Column], output: Output) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    output.text(&(), &format!("\n{}", table(rows, columns)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_frequent_reason_stands_first() {
+        let status = json!({ "traffic": { "dropped": { "a": 2, "b": 7 } } });
+        let rows = dropped(&status);
+        assert_eq!(
+            (&rows[0]["reason"], &rows[1]["reason"]),
+            (&json!("b"), &json!("a"))
+        );
+        assert!(dropped(&json!({ "running": false })).is_empty());
     }
 }
 
@@ -95,9 +130,6 @@ fn remembered(dir: &Path) -> Result<Value> {
             "start one with `runmesh up --server URL`, or say where it is with --state-dir",
         )
     };
-    if !dir.is_dir() {
-        return Err(never());
-    }
-    let record = link_state::read(&StateDir::open(dir)?)?.ok_or_else(never)?;
+    let record = link_state::peek(dir)?.ok_or_else(never)?;
     Ok(json!({ "running": false, "serverUrl": record.server_url, "link": record.state }))
 }
