@@ -1,9 +1,11 @@
 //! How far the link is, as it is kept in `link.json`.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use types::{NodeId, NodeName, NodePublicKey, OrgId, SigningPublicKey, Timestamp};
 
-use crate::state_dir::{StateDir, StateDirError};
+use crate::state_dir::{StateDir, StateDirError, peek_json};
 
 const FILE: &str = "link.json";
 
@@ -66,6 +68,11 @@ pub struct Pinned {
 /// Reads the record, if there is one.
 pub fn read(state_dir: &StateDir) -> Result<Option<LinkRecord>, StateDirError> {
     state_dir.read_json(FILE)
+}
+
+/// Reads the record of a state directory that a daemon may be using.
+pub fn peek(dir: &Path) -> Result<Option<LinkRecord>, StateDirError> {
+    peek_json(dir, FILE)
 }
 
 /// Writes the record.

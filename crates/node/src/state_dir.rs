@@ -129,17 +129,7 @@ impl StateDir {
 
     /// Reads a JSON file; `None` if there is none.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateDirError> {
-        let path = self.file(name);
-        let Some(bytes) = read_if_there(&path).map_err(|source| StateDirError::Io {
-            path: path.clone(),
-            source,
-        })?
-        else {
-            return Ok(None);
-        };
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|source| StateDirError::BadJson { path, source })
+        peek_json(&self.path, name)
     }
 
     /// Writes a JSON file so that after a crash either the old or the new one is there, whole.
@@ -162,6 +152,21 @@ impl StateDir {
             _ => Ok(()),
         }
     }
+}
+
+/// Reads a JSON file of a state directory without taking its lock, as whoever only looks does; `None` if there is none.
+pub fn peek_json<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<Option<T>, StateDirError> {
+    let path = dir.join(name);
+    let Some(bytes) = read_if_there(&path).map_err(|source| StateDirError::Io {
+        path: path.clone(),
+        source,
+    })?
+    else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|source| StateDirError::BadJson { path, source })
 }
 
 /// Writes a file with mode 0600 beside `path`, syncs it, and moves it over `path`.
@@ -208,12 +213,27 @@ fn read_or_make_key<T: std::ops::Deref<Target = String> + From<String>>(
         source,
     };
     if let Some(bytes) = read_if_there(path).map_err(at)? {
+        close_to_others(path).map_err(at)?;
         let text = String::from_utf8(bytes).unwrap_or_default();
         return Ok(T::from(text));
     }
     let key = make(net::random::bytes::<32>());
     write_atomically(path, key.as_bytes()).map_err(at)?;
     Ok(key)
+}
+
+/// A key that others may read is no secret: they are shut out, and the owner is told that they may have read it.
+fn close_to_others(path: &Path) -> io::Result<()> {
+    let mode = fs::metadata(path)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        tracing::warn!(
+            path = %path.display(),
+            "a private key had mode {mode:04o} and has 0600 now; if others may have read it, revoke this node and link \
+             it anew with a fresh state directory"
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -260,6 +280,29 @@ mod tests {
         fs::write(state.file("node.key"), "rubbish").expect("writes");
         assert!(matches!(state.node_key(), Err(StateDirError::BadKey { .. })));
         assert_eq!(fs::read(state.file("node.key")).expect("there"), b"rubbish");
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_closed_to_them_and_stays_the_same() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let state = StateDir::open(dir.path()).expect("opens");
+        let key = state.node_key().expect("made").public();
+        let path = state.file("node.key");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("own file");
+        assert_eq!(state.node_key().expect("read").public(), key);
+        assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn whoever_only_looks_needs_no_lock() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let state = StateDir::open(dir.path()).expect("opens");
+        state.write_json("x.json", &3).expect("writes");
+        assert_eq!(peek_json::<u8>(dir.path(), "x.json").expect("there"), Some(3));
+        assert_eq!(
+            peek_json::<u8>(&dir.path().join("none"), "x.json").expect("none"),
+            None
+        );
     }
 
     #[test]
