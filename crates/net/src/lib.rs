@@ -6,6 +6,7 @@
 pub mod alarm;
 pub mod clock;
 mod engine;
+pub mod memory;
 pub mod mesh_net;
 pub mod netstack;
 pub mod random;

@@ -15,6 +15,7 @@ use url::Url;
 use crate::backoff::Backoff;
 use crate::config::{Exit, NodeConfig};
 use crate::control_client::{ControlClient, hostname};
+use crate::footprint::give_back_at_rest;
 use crate::journal_file::OpenError;
 use crate::journal_keeper::JournalKeeper;
 use crate::link::{LinkError, Linker};
@@ -71,13 +72,15 @@ pub enum NodeError {
 
 /// Runs the daemon until it is asked to stop or shut out by its org. Everything is on disk when it returns.
 ///
-/// Two worker threads of the runtime are plenty; the data path and the journal have threads of their own.
+/// [`crate::footprint::runtime`] is the runtime for it.
 pub async fn run(config: NodeConfig, shutdown: CancellationToken) -> Result<Exit, NodeError> {
     // Whoever installed another one first meant it.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let daemon = Daemon::open(config, shutdown.child_token())?;
     let serving = daemon.serve_local()?;
+    let resting = tokio::spawn(give_back_at_rest(daemon.board.clone()));
     let ended = daemon.live().await;
+    resting.abort();
     serving.stop().await;
     let _ = daemon.state_dir.remove(local_api::SOCKET);
     ended

@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod config;
 pub mod control_client;
 pub mod daemon;
+pub mod footprint;
 pub mod journal_file;
 pub mod journal_keeper;
 pub mod link;
