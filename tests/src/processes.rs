@@ -86,22 +86,14 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until the process has ended by itself.
-    pub fn wait_for_end(&self, timeout: Duration) -> Result<()> {
-        let deadline = Instant::now() + timeout;
-        while Instant::now() < deadline {
-            if self
-                .child
-                .borrow_mut()
-                .try_wait()
-                .context("wait for a child")?
-                .is_some()
-            {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        bail!("{} goes on running", self.name)
+    /// Sends it a signal, such as `INT`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        send_signal(&self.child.borrow(), name)
+    }
+
+    /// Waits until the process has ended by itself; returns its exit code, `None` when a signal ended it.
+    pub fn wait_for_end(&self, timeout: Duration) -> Result<Option<i32>> {
+        wait_for_end(&mut self.child.borrow_mut(), timeout).with_context(|| self.name.clone())
     }
 }
 
@@ -112,7 +104,7 @@ impl Drop for Process {
             return;
         }
         // Asked first, so that it can end its own children; std can only kill.
-        let _ = Command::new("kill").arg(child.id().to_string()).status();
+        let _ = send_signal(child, "TERM");
         let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline && child.try_wait().is_ok_and(|ended| ended.is_none()) {
             std::thread::sleep(Duration::from_millis(20));
@@ -120,6 +112,28 @@ impl Drop for Process {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// Sends a signal, such as `INT`, to a child.
+pub fn send_signal(child: &Child, name: &str) -> Result<()> {
+    let mut kill = Command::new("kill");
+    let status = kill.args(["-s", name, &child.id().to_string()]).status();
+    if !status.context("start kill")?.success() {
+        bail!("kill -s {name}: no such process");
+    }
+    Ok(())
+}
+
+/// Waits until a child has ended by itself; returns its exit code, `None` when a signal ended it.
+pub fn wait_for_end(child: &mut Child, timeout: Duration) -> Result<Option<i32>> {
+    let deadline = Instant::now() + timeout;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().context("wait for a child")? {
+            return Ok(status.code());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    bail!("it goes on running")
 }
 
 /// Wraps a command so that the kernel ends it when this process ends in whatever way.

@@ -12,6 +12,9 @@ pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:7420";
 /// The same as an address for clients.
 const DEFAULT_API_URL: &str = "http://127.0.0.1:7420";
 
+/// Where help shows what every command takes, so that a command's own words stand together.
+const HEADING: &str = "For every command";
+
 /// A private network for machines and AI agents, in one binary.
 #[derive(Parser)]
 #[command(name = "runmesh", version, about, disable_help_subcommand = true)]
@@ -28,10 +31,17 @@ pub(crate) struct Cli {
 #[derive(Args)]
 pub(crate) struct Global {
     /// Print one JSON document (JSON lines where output follows something) instead of tables
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = HEADING)]
     pub(crate) json: bool,
     /// The control plane's address
-    #[arg(long, global = true, env = "RUNTOOLS_API_URL", default_value = DEFAULT_API_URL, value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "RUNTOOLS_API_URL",
+        default_value = DEFAULT_API_URL,
+        value_name = "URL",
+        help_heading = HEADING
+    )]
     pub(crate) api_url: String,
     /// The API key; better in the environment, where other users of this machine cannot read it
     #[arg(
@@ -39,7 +49,8 @@ pub(crate) struct Global {
         global = true,
         env = "RUNTOOLS_API_KEY",
         hide_env_values = true,
-        value_name = "KEY"
+        value_name = "KEY",
+        help_heading = HEADING
     )]
     pub(crate) api_key: Option<String>,
 }

@@ -1,4 +1,6 @@
-//! How a command ends badly: `error: …`, an empty line, `hint: …` on stderr, and an exit code.
+//! How a command ends badly: `error: …`, an empty line, `hint: …` on stderr, and an exit code. With `--json` the same as
+//! one line, the last on stderr: `{"error":{"code":…,"message":…,"hint":…}}`, where the code is the API's if it was the
+//! API that said no, else `failed` or `usage`.
 //!
 //! 1 means the command was understood and failed, 2 that it was not understood.
 
@@ -9,8 +11,14 @@ use std::process::ExitCode;
 use api::ErrorCode;
 use api::client::ClientError;
 use clap::error::ErrorKind;
+use control::ServeError;
+use node::NodeError;
+use node::link::LinkError;
+use node::state_dir::StateDirError;
+use serde_json::json;
 
 use crate::output::talk;
+use crate::terminal;
 
 /// An error of the command line itself, with the hint that fits it.
 #[derive(Debug)]
@@ -33,12 +41,45 @@ pub(crate) fn hinted(message: impl Into<String>, hint: impl Into<String>) -> any
     anyhow::Error::new(Hinted { message, hint })
 }
 
+/// How a failure is said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Form {
+    /// JSON when the command line asks for it.
+    pub(crate) fn of(json: bool) -> Self {
+        if json { Self::Json } else { Self::Text }
+    }
+
+    fn say(self, code: &str, message: &str, hint: &str) {
+        match self {
+            Self::Text => talk(&format!("error: {message}\n\nhint: {hint}")),
+            Self::Json => {
+                let error = json!({ "error": { "code": code, "message": message, "hint": hint } });
+                talk(&terminal::json(&error.to_string()));
+            }
+        }
+    }
+}
+
 /// Says what went wrong and what to do, and returns the exit code.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error, form: Form) -> ExitCode {
     if reader_is_gone(error) {
         return ExitCode::SUCCESS;
     }
-    talk(&format!("error: {error:#}\n\nhint: {}", hint(error)));
+    let client = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<ClientError>());
+    let code = match client.and_then(ClientError::api) {
+        Some(body) => body.code.to_string(),
+        None => "failed".to_owned(),
+    };
+    form.say(&code, &format!("{error:#}"), &hint(error));
     ExitCode::FAILURE
 }
 
@@ -49,17 +90,18 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let mut text = error.render().to_string();
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        text.insert_str(0, "error: a command is needed\n\n");
-    }
+    let text = error.render().to_string();
     let text = text
         .trim_end()
         .trim_end_matches("For more information, try '--help'.")
         .trim_end();
-    talk(&format!(
-        "{text}\n\nhint: add --help to see what this command takes"
-    ));
+    let text = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => format!("a command is needed\n\n{text}"),
+        _ => text.trim_start_matches("error: ").to_owned(),
+    };
+    // The words were not understood, so this one is looked for by itself.
+    let form = Form::of(std::env::args_os().any(|word| word == "--json"));
+    form.say("usage", &text, "add --help to see what this command takes");
     ExitCode::from(2)
 }
 
@@ -77,8 +119,67 @@ fn hint(error: &anyhow::Error) -> String {
         if let Some(client) = cause.downcast_ref::<ClientError>() {
             return client_hint(client).to_owned();
         }
+        if let Some(node) = cause.downcast_ref::<NodeError>() {
+            return node_hint(node).to_owned();
+        }
+        if let Some(state) = cause.downcast_ref::<StateDirError>() {
+            return state_hint(state).to_owned();
+        }
+        if let Some(serve) = cause.downcast_ref::<ServeError>() {
+            return serve_hint(serve).to_owned();
+        }
     }
     "run it again with RUST_LOG=debug to see every step".to_owned()
+}
+
+fn node_hint(error: &NodeError) -> &'static str {
+    match error {
+        NodeError::State(state) => state_hint(state),
+        NodeError::Policy(_) => "docs/operating/policy-file.md shows what may stand in it",
+        NodeError::Journal(_) => {
+            "it holds events that the control plane may not have yet: move it away only when they may be lost"
+        }
+        NodeError::Link(LinkError::Refused(client)) => client_hint(client),
+        NodeError::Link(LinkError::State(state)) => state_hint(state),
+        NodeError::Link(LinkError::Revoked(_)) => {
+            "to link this machine again, start with a fresh --state-dir"
+        }
+        NodeError::Link(_) => "start `runmesh up` again for a new code",
+        NodeError::NoServer | NodeError::BadServer => "write it like --server https://mesh.example.com",
+        NodeError::OtherServer(_) => "leave out --server to start with the control plane it is linked to",
+        NodeError::Socket { .. } => {
+            "the path of the state directory may be too long for a socket: choose a shorter one"
+        }
+        NodeError::Mesh(_) => "another program may have that port: leave out --listen to take any free one",
+    }
+}
+
+fn serve_hint(error: &ServeError) -> &'static str {
+    match error {
+        ServeError::DataDir { .. } => {
+            "check that the directory can be written to, or choose another --data-dir"
+        }
+        ServeError::InUse { .. } => "stop it, or choose another --data-dir",
+        ServeError::Database(_) => "the data directory or --database-url says which database it is",
+        ServeError::Mesh(_) => "another program may have that UDP port: choose another with --mesh-listen",
+        ServeError::Listen { .. } => "another program may have that port: choose another with --listen",
+    }
+}
+
+fn state_hint(error: &StateDirError) -> &'static str {
+    match error {
+        StateDirError::InUse(_) => "`runmesh status` shows the node that is running there",
+        StateDirError::ForeignOwner(_) => {
+            "start it as the user who owns the directory, or choose another --state-dir"
+        }
+        StateDirError::Io { .. } => {
+            "check that the directory can be written to, or choose another --state-dir"
+        }
+        StateDirError::BadKey { .. } => "without that key this device is another node to its org",
+        StateDirError::BadJson { .. } => {
+            "the file is written whole or not at all, so something else changed it"
+        }
+    }
 }
 
 fn client_hint(error: &ClientError) -> &'static str {

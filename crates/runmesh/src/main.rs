@@ -8,6 +8,7 @@ use std::process::ExitCode;
 mod cli;
 mod commands;
 mod failure;
+mod interrupts;
 mod output;
 mod table;
 mod terminal;
@@ -17,8 +18,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    let form = failure::Form::of(cli.global.json);
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
+        Err(error) => failure::report(&error, form),
     }
 }

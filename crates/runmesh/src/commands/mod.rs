@@ -3,8 +3,6 @@
 use anyhow::{Context, Result};
 use api::client::Client;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, Global};
@@ -41,21 +39,31 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Serve(args) => {
             log_to_stderr("info");
-            server_runtime()?.block_on(serve::serve(args, output))
+            to_the_end(server_runtime()?, serve::serve(args, output))
         }
         Command::Up(args) => {
             log_to_stderr("warn");
-            node_runtime()?.block_on(up::up(args, output))
+            to_the_end(
+                node::footprint::runtime().context("start the runtime")?,
+                up::up(args, output),
+            )
         }
         Command::Status(args) => {
             log_to_stderr("warn");
-            client_runtime()?.block_on(status::status(args, output))
+            to_the_end(client_runtime()?, status::status(args, output))
         }
         command => {
             log_to_stderr("warn");
-            client_runtime()?.block_on(ask(command, &cli.global, output))
+            to_the_end(client_runtime()?, ask(command, &cli.global, output))
         }
     }
+}
+
+fn to_the_end(runtime: Runtime, command: impl Future<Output = Result<()>>) -> Result<()> {
+    let ended = runtime.block_on(command);
+    // Everything that matters is done; a name that is still being resolved must not keep the process.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Runs a command that only asks the API.
@@ -85,31 +93,6 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
     }
 }
 
-/// Returns a token that is cancelled when this process is told to stop.
-pub(crate) fn stop_token() -> CancellationToken {
-    let token = CancellationToken::new();
-    let stop = token.clone();
-    tokio::spawn(async move {
-        until_told_to_stop().await;
-        stop.cancel();
-    });
-    token
-}
-
-/// Ends when this process is told to stop: ctrl-C, or the signal that service managers send.
-async fn until_told_to_stop() {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signals) => signals.recv().await,
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated => {}
-    }
-}
-
 /// RUST_LOG decides, else `default`; logs are talk and go to stderr.
 fn log_to_stderr(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
@@ -122,16 +105,6 @@ fn log_to_stderr(default: &str) {
 
 fn server_runtime() -> Result<Runtime> {
     Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")
-}
-
-/// A node is idle most of its life: two workers keep it small, one can block without stopping the other.
-fn node_runtime() -> Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    builder
-        .worker_threads(2)
         .enable_all()
         .build()
         .context("start the runtime")

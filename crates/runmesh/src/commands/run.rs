@@ -1,19 +1,22 @@
 //! `runmesh run`: give an agent work and watch it to the end.
 //!
-//! The first ctrl-C cancels the run and waits for its end, the second leaves it alone.
+//! The first ctrl-C cancels the run and waits for its end, the second leaves it alone. One that comes while the server
+//! has not yet answered waits for the answer, for only that names the run.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use api::events::Frame;
 use api::runs::{Run, RunConfig, RunReceipt, StartRun};
 use api::threads::ThreadQuery;
 use clap::Args;
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
 use super::Api;
 use super::follow::{End, Follower};
 use crate::failure::hinted;
+use crate::interrupts::Interrupts;
 use crate::output::talk;
 use crate::table::Column;
 
@@ -53,27 +56,29 @@ const RECEIPT: [Column; 6] = [
     ("queue expires", "/queueExpiresAt"),
 ];
 
+/// After ctrl-C, how long the server may take to answer that it has started, cancelled or read the run.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Starts a run and, unless told otherwise, shows it to its end.
 pub(crate) async fn run(args: RunArgs, api: &Api) -> Result<()> {
     let (request, after) = request(&args, api).await?;
+    let mut interrupts = Interrupts::listen()?;
     let key = args.idempotency_key.unwrap_or_else(made_up_key);
-    let receipt = api.client.start_run(&request, Some(&key)).await?;
-    if args.detach {
+    let (receipt, is_cancelled) = start(&request, &key, &mut interrupts, api).await?;
+    if args.detach && !is_cancelled {
         return api.output.record(&receipt, &RECEIPT);
     }
     if api.output.is_json() {
         api.output.stream(&tagged("receipt", &receipt)?, "")?;
     }
     talk(&opening(&receipt));
-    let end = watch(&receipt, after, api).await?;
-    if end == Watched::Left {
-        talk(&format!(
-            "the run goes on: runmesh thread --follow {}",
-            receipt.thread_id
-        ));
-        return Ok(());
+    if watch(&receipt, (after, is_cancelled), &mut interrupts, api).await? == Watched::Left {
+        return Err(left(&receipt));
     }
-    let run = api.client.run(receipt.run_id).await?;
+    let run = tokio::select! {
+        run = api.client.run(receipt.run_id) => run?,
+        () = interrupts.next() => return Err(left(&receipt)),
+    };
     if api.output.is_json() {
         api.output.stream(&tagged("run", &run)?, "")?;
     }
@@ -112,7 +117,40 @@ enum Watched {
     Left,
 }
 
-async fn watch(receipt: &RunReceipt, after: u64, api: &Api) -> Result<Watched> {
+/// Asks for the run; `true` when ctrl-C was pressed meanwhile, so that it is to be cancelled.
+async fn start(
+    request: &StartRun,
+    key: &str,
+    interrupts: &mut Interrupts,
+    api: &Api,
+) -> Result<(RunReceipt, bool)> {
+    let starting = api.client.start_run(request, Some(key));
+    tokio::pin!(starting);
+    tokio::select! {
+        receipt = &mut starting => return Ok((receipt?, false)),
+        () = interrupts.next() => {}
+    }
+    talk("the server has not answered yet; the run is cancelled when it does; press ctrl-C again to leave");
+    let unknown = || {
+        hinted(
+            "left before the server answered: the run may have been started",
+            format!("`runmesh runs` shows it; --idempotency-key {key} asks for the same run again"),
+        )
+    };
+    tokio::select! {
+        receipt = &mut starting => Ok((receipt?, true)),
+        () = interrupts.next() => Err(unknown()),
+        () = sleep(ANSWER_TIMEOUT) => Err(unknown()),
+    }
+}
+
+/// Shows the run to its end; with `is_cancelled` it is cancelled first.
+async fn watch(
+    receipt: &RunReceipt,
+    (after, is_cancelled): (u64, bool),
+    interrupts: &mut Interrupts,
+    api: &Api,
+) -> Result<Watched> {
     let mut follower = Follower::new(api, &receipt.thread_id.to_string(), after);
     let run_id = receipt.run_id;
     let ours = |frame: &Frame| match frame {
@@ -121,24 +159,50 @@ async fn watch(receipt: &RunReceipt, after: u64, api: &Api) -> Result<Watched> {
     };
     let following = follower.until(ours);
     tokio::pin!(following);
-    let mut cancelled = false;
-    loop {
+    if !is_cancelled {
         tokio::select! {
-            end = &mut following => return match end? {
-                End::Seen => Ok(Watched::ToTheEnd),
-                End::Deleted => Err(hinted("the thread was deleted under the run", "start the run again")),
-            },
-            pressed = tokio::signal::ctrl_c() => {
-                pressed.context("listen for ctrl-C")?;
-                if cancelled {
-                    return Ok(Watched::Left);
-                }
-                cancelled = true;
-                talk("cancelling the run; press ctrl-C again to leave without waiting for its end");
-                api.client.cancel_run(run_id).await?;
-            }
+            end = &mut following => return watched(end?),
+            () = interrupts.next() => {}
         }
     }
+    talk("cancelling the run; press ctrl-C again to leave without waiting for its end");
+    let cancelling = async {
+        match timeout(ANSWER_TIMEOUT, api.client.cancel_run(run_id)).await {
+            Ok(cancelled) => cancelled.map_err(Error::from),
+            Err(_) => Err(hinted("the server did not answer the cancel", LEFT_HINT)),
+        }
+    };
+    tokio::select! {
+        cancelled = cancelling => cancelled?,
+        () = interrupts.next() => return Ok(Watched::Left),
+    };
+    tokio::select! {
+        end = &mut following => watched(end?),
+        () = interrupts.next() => Ok(Watched::Left),
+    }
+}
+
+fn watched(end: End) -> Result<Watched> {
+    match end {
+        End::Seen => Ok(Watched::ToTheEnd),
+        End::Deleted => Err(hinted(
+            "the thread was deleted under the run",
+            "start the run again",
+        )),
+    }
+}
+
+const LEFT_HINT: &str = "the run may go on: `runmesh runs` shows it, `runmesh cancel RUN` asks again";
+
+/// The person left before the run was seen to end.
+fn left(receipt: &RunReceipt) -> Error {
+    hinted(
+        format!("left before {} ended", receipt.run_id),
+        format!(
+            "see how it ends with `runmesh thread --follow {}`",
+            receipt.thread_id
+        ),
+    )
 }
 
 fn opening(receipt: &RunReceipt) -> String {

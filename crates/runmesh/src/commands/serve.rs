@@ -9,9 +9,9 @@ use control::ServeConfig;
 use control::clock::Clock;
 use serde_json::json;
 
-use super::stop_token;
 use crate::cli::DEFAULT_LISTEN;
 use crate::failure::hinted;
+use crate::interrupts::stop_token;
 use crate::output::{Output, talk};
 use crate::table::Column;
 
@@ -92,7 +92,7 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
         clock: Clock::system(),
     };
     // Taken before anything is opened, so that a signal during the start is not lost.
-    let stop = stop_token();
+    let stop = stop_token()?;
     let server = control::serve(config).await?;
     let key = server.admin_key.as_ref().map(|key| key.expose());
     let started = json!({

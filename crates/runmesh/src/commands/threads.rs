@@ -10,6 +10,7 @@ use serde_json::json;
 use super::Api;
 use super::follow::Follower;
 use super::thread_text::ThreadText;
+use crate::interrupts::Interrupts;
 use crate::output::talk;
 use crate::table::Column;
 
@@ -72,10 +73,11 @@ pub(crate) async fn list(args: ThreadsArgs, api: &Api) -> Result<()> {
 /// Shows a thread's events, and what follows them if asked.
 pub(crate) async fn show(args: ThreadArgs, api: &Api) -> Result<()> {
     if args.follow {
+        let mut interrupts = Interrupts::listen()?;
         let mut follower = Follower::new(api, &args.thread, args.after);
         tokio::select! {
             end = follower.until(|_| false) => { end?; }
-            pressed = tokio::signal::ctrl_c() => pressed.context("listen for ctrl-C")?,
+            () = interrupts.next() => {}
         }
         return Ok(());
     }

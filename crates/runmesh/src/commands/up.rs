@@ -11,8 +11,8 @@ use clap::Args;
 use node::{Exit, NodeConfig, PolicySeed, Talk};
 use serde_json::{Value, json};
 
-use super::stop_token;
 use crate::failure::hinted;
+use crate::interrupts::stop_token;
 use crate::output::{Output, talk};
 
 /// What `up` takes.
@@ -59,7 +59,7 @@ pub(crate) async fn up(args: UpArgs, output: Output) -> Result<()> {
         runners: args.runners,
     };
     config.on_talk = Arc::new(move |said| say(said, output));
-    match node::run(config, stop_token()).await? {
+    match node::run(config, stop_token()?).await? {
         Exit::Shutdown => Ok(()),
         Exit::Revoked => Err(hinted(
             "the org shut this node out",
