@@ -24,7 +24,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Installs the real agents that the tests start, under target/agents.
+    /// Installs the real agents and the sign-in provider that the tests start, under target/.
     Agents,
     /// Everything a change must pass: fmt, clippy, doc, tidy, deny, OpenAPI drift, test.
     Ci,
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Agents => {
             agents::install_all();
-            Ok(())
+            tools::install_oidc_provider().map(|_| ())
         }
         Task::Ci => ci::run_all(),
         Task::Demo { json } => demo::run(json),

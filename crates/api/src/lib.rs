@@ -12,6 +12,7 @@ pub mod client;
 pub mod envelope;
 pub mod error;
 pub mod events;
+pub mod invitations;
 pub mod links;
 pub mod nodes;
 pub mod orgs;
@@ -19,6 +20,7 @@ pub mod overview;
 pub mod page;
 pub mod runs;
 pub mod scope;
+pub mod sessions;
 pub mod threads;
 
 pub use envelope::{ErrorBody, ErrorEnvelope, Meta, Page, PageMeta, Success};

@@ -97,11 +97,11 @@ scopes! {
     SandboxWrite = "sandbox:write",
     /// All of `org`.
     OrgAll = "org:*",
-    /// See the org and one's API keys.
+    /// See the org, and one's API keys and sessions.
     OrgRead = "org:read",
-    /// Make orgs and API keys.
+    /// Make orgs and API keys, end sessions.
     OrgWrite = "org:write",
-    /// Add members.
+    /// Add and invite members.
     OrgMembers = "org:members",
     /// All of `admin`.
     AdminAll = "admin:*",

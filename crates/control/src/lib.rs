@@ -13,6 +13,7 @@ mod limits;
 mod live;
 mod orchestrator;
 mod platform;
+pub mod provider;
 mod secrets;
 pub mod serve;
 mod store;

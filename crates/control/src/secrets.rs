@@ -35,14 +35,22 @@ pub(crate) fn api_key(is_test: bool) -> SecretString {
     SecretString::new(format!("{prefix}{}", text(ALPHANUMERIC, 32)))
 }
 
+/// How a session token begins, and an API key does not.
+pub(crate) const SESSION_PREFIX: &str = "rts_";
+
 /// Makes a session token: `rts_` and 43 alphanumerics (256 bits).
 pub(crate) fn session_token() -> SecretString {
-    SecretString::new(format!("rts_{}", text(ALPHANUMERIC, 43)))
+    SecretString::new(format!("{SESSION_PREFIX}{}", text(ALPHANUMERIC, 43)))
 }
 
-/// Makes a token against cross-site requests.
-pub(crate) fn csrf_token() -> String {
-    text(ALPHANUMERIC, 43)
+/// Makes an invitation token: `rti_` and 43 alphanumerics.
+pub(crate) fn invitation_token() -> SecretString {
+    SecretString::new(format!("rti_{}", text(ALPHANUMERIC, 43)))
+}
+
+/// Makes a text that nobody guesses, 43 alphanumerics: against cross-site requests, and what a sign-in needs.
+pub(crate) fn token() -> SecretString {
+    SecretString::new(text(ALPHANUMERIC, 43))
 }
 
 /// Returns the SHA-256 of a credential in hexadecimal: all that is stored of it. The credentials are random and long,

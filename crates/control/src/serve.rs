@@ -21,6 +21,7 @@ use crate::keys::ControlKeys;
 use crate::live::Watchers;
 use crate::orchestrator::{self, Orchestrator};
 use crate::platform::Platform;
+use crate::provider::{Provider, ProviderConfig, ProviderConfigError};
 use crate::store::Store;
 
 /// How long requests under way may take to end when the server stops.
@@ -46,6 +47,8 @@ pub struct ServeConfig {
     pub org_name: OrgName,
     /// Proxies whose `X-Forwarded-For` is believed; of everybody else the address of the connection counts.
     pub trusted_proxies: Vec<AllowedIp>,
+    /// Where people sign in without an API key; nowhere by default.
+    pub provider: Option<ProviderConfig>,
     /// The clock; tests turn it forward.
     pub clock: Clock,
 }
@@ -61,6 +64,8 @@ pub struct Tuning {
     pub connections_per_address_max: Option<usize>,
     /// How often a live connection is pinged; every 20 seconds when absent.
     pub ping_every: Option<Duration>,
+    /// How long a request to the sign-in provider may take; ten seconds when absent.
+    pub provider_timeout: Option<Duration>,
 }
 
 /// Why a control plane did not start.
@@ -86,6 +91,9 @@ pub enum ServeError {
     /// The platform's mesh socket cannot be opened.
     #[error("cannot start the platform's mesh node: {0}")]
     Mesh(String),
+    /// The sign-in provider is not configured as it must be.
+    #[error("cannot use the sign-in provider")]
+    Provider(#[from] ProviderConfigError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -134,6 +142,11 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
     let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
     let http_addr = listener.local_addr().map_err(listen_error)?;
     let public_url = with_slash(config.public_url.clone().unwrap_or_else(|| url_of(http_addr)));
+    let provider = config
+        .provider
+        .clone()
+        .map(|provider| Provider::new(provider, &public_url, tuning.provider_timeout))
+        .transpose()?;
     let keys = ControlKeys::open(&config.data_dir).map_err(|source| ServeError::DataDir {
         path: config.data_dir.clone(),
         source,
@@ -153,6 +166,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         revocations: Revocations::default(),
         limits: Limits::default(),
         platform,
+        provider,
         watchers: Arc::new(Watchers::default()),
         orchestrator: Arc::new(Orchestrator::default()),
     });

@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use control::Tuning;
 use futures_util::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -33,6 +34,10 @@ use Sees::{Code, NoThing, Org, Owner};
 const ROUTES: &[(&str, &str, &str, Sees)] = &[
     ("GET", "/", "open", NoThing),
     ("GET", "/healthz", "open", NoThing),
+    ("GET", "/account", "open", NoThing),
+    ("POST", "/account/keys", "open", NoThing),
+    ("POST", "/account/sessions/{id}/end", "open", NoThing),
+    ("GET", "/join", "open", NoThing),
     ("GET", "/link", "open", NoThing),
     ("POST", "/link", "open", NoThing),
     ("POST", "/link/sign-in", "open", NoThing),
@@ -42,6 +47,8 @@ const ROUTES: &[(&str, &str, &str, Sees)] = &[
     ("POST", "/link/{code}/approve", "open", Code),
     ("POST", "/link/{code}/deny", "open", Code),
     ("GET", "/llms.txt", "open", NoThing),
+    ("GET", "/sign-in", "open", NoThing),
+    ("GET", "/sign-in/callback", "open", NoThing),
     ("GET", "/v1/activity", "activity:read", NoThing),
     ("GET", "/v1/agents", "agent:read", NoThing),
     ("POST", "/v1/agents", "agent:write", NoThing),
@@ -53,6 +60,9 @@ const ROUTES: &[(&str, &str, &str, Sees)] = &[
     ("POST", "/v1/api-keys", "org:write", NoThing),
     ("DELETE", "/v1/api-keys/{id}", "org:write", Owner),
     ("GET", "/v1/api-keys/{id}", "org:read", Owner),
+    ("GET", "/v1/invitations", "org:members (admin)", NoThing),
+    ("POST", "/v1/invitations", "org:members (admin)", NoThing),
+    ("DELETE", "/v1/invitations/{id}", "org:members (admin)", Org),
     ("GET", "/v1/me", "signed in", NoThing),
     ("GET", "/v1/openapi.json", "open", NoThing),
     ("POST", "/v1/organizations", "org:write", NoThing),
@@ -91,6 +101,8 @@ const ROUTES: &[(&str, &str, &str, Sees)] = &[
     ("GET", "/v1/runs", "agent:read", NoThing),
     ("GET", "/v1/runs/{id}", "agent:read", Owner),
     ("POST", "/v1/runs/{id}/cancel", "agent:run", Owner),
+    ("GET", "/v1/sessions", "org:read", NoThing),
+    ("DELETE", "/v1/sessions/{id}", "org:write", Owner),
     ("GET", "/v1/threads", "agent:read", NoThing),
     ("DELETE", "/v1/threads/{id}", "agent:write", Owner),
     ("GET", "/v1/threads/{id}", "agent:read", Owner),
@@ -120,6 +132,12 @@ fn filled(path: &str) -> String {
     path.replace("{id}", id)
         .replace("{slug}", "nobody")
         .replace("{code}", "ABCDEF")
+}
+
+/// A server that people can be invited to; its provider is never asked.
+async fn start() -> Fixture {
+    let provider = support::provider::config("http://127.0.0.1:9");
+    Fixture::start_with(Tuning::default(), |config| config.provider = Some(provider)).await
 }
 
 async fn key_with(fixture: &Fixture, scope: &str) -> String {
@@ -162,7 +180,7 @@ fn every_route_is_in_the_table_and_demands_what_it_says() {
 
 #[tokio::test]
 async fn without_a_credential_nothing_but_the_open_routes_answers() {
-    let fixture = Fixture::start().await;
+    let fixture = start().await;
     for (method, path, access, _) in ROUTES.iter().filter(|(_, _, access, _)| *access != "open") {
         let place = format!("{method} {path} ({access})");
         let refused = call(&fixture, None, method, &filled(path)).await;
@@ -188,7 +206,7 @@ async fn without_a_credential_nothing_but_the_open_routes_answers() {
 
 #[tokio::test]
 async fn a_credential_without_the_scope_is_refused() {
-    let fixture = Fixture::start().await;
+    let fixture = start().await;
     let weak = key_with(&fixture, "sandbox:read").await;
     let member = member(&fixture).await;
     for (method, path, access, _) in ROUTES.iter().filter(|row| row.2.contains(':')) {
@@ -212,7 +230,7 @@ async fn a_credential_without_the_scope_is_refused() {
 
 #[tokio::test]
 async fn exactly_the_scope_is_enough() {
-    let fixture = Fixture::start().await;
+    let fixture = start().await;
     for (method, path, access, _) in ROUTES.iter().filter(|row| row.2.contains(':')) {
         let scope = access.split(' ').next().expect("a scope");
         let key = key_with(&fixture, scope).await;
@@ -229,6 +247,8 @@ async fn exactly_the_scope_is_enough() {
 /// The admin's things, by which part of a path stands for them.
 struct Things {
     org: String,
+    invitation: String,
+    session: String,
     key: String,
     node: String,
     run: String,
@@ -254,8 +274,13 @@ impl Things {
             .post("/v1/run", json!({"agent": "robot", "prompt": "hello"}))
             .await;
         let key = fixture.post("/v1/api-keys", json!({"name": "mine"})).await;
+        let invited = fixture.post("/v1/invitations", json!({"role": "member"})).await;
+        fixture.session(&fixture.admin).await;
+        let sessions = fixture.get("/v1/sessions").await;
         Self {
             org: text(&fixture.get("/v1/organizations/current").await, "id"),
+            invitation: text(&invited, "id"),
+            session: text(&sessions, "0.id"),
             key: text(&key, "id"),
             node,
             run: text(&run, "runId"),
@@ -268,6 +293,8 @@ impl Things {
             _ if path.starts_with("/v1/runmesh/") => &self.node,
             _ if path.starts_with("/v1/api-keys/") => &self.key,
             _ if path.starts_with("/v1/organizations/") => &self.org,
+            _ if path.starts_with("/v1/invitations/") => &self.invitation,
+            _ if path.starts_with("/v1/sessions/") => &self.session,
             _ if path.starts_with("/v1/runs/") => &self.run,
             _ => &self.thread,
         };
@@ -283,7 +310,7 @@ fn routes_to_things() -> Vec<&'static (&'static str, &'static str, &'static str,
 
 #[tokio::test]
 async fn the_things_of_another_org_are_not_there() {
-    let fixture = Fixture::start().await;
+    let fixture = start().await;
     let things = Things::make(&fixture).await;
     let made = fixture.post("/v1/organizations", json!({"name": "other"})).await;
     let outsider = text(&made, "apiKey.key");
@@ -300,7 +327,7 @@ async fn the_things_of_another_org_are_not_there() {
 
 #[tokio::test]
 async fn the_things_of_another_member_are_not_there_but_for_an_admin() {
-    let fixture = Fixture::start().await;
+    let fixture = start().await;
     let things = Things::make(&fixture).await;
     let member = member(&fixture).await;
     for (method, path, access, sees) in routes_to_things() {
@@ -330,7 +357,7 @@ async fn the_things_of_another_member_are_not_there_but_for_an_admin() {
 
 #[tokio::test]
 async fn only_an_admin_looks_across_the_org() {
-    let fixture = Fixture::start().await;
+    let fixture = start().await;
     let member = member(&fixture).await;
     for path in [
         "/v1/runmesh/nodes",
@@ -353,7 +380,7 @@ async fn only_an_admin_looks_across_the_org() {
 
 #[tokio::test]
 async fn the_key_header_and_the_bearer_header_are_the_same() {
-    let fixture = Fixture::start().await;
+    let fixture = start().await;
     let request = fixture
         .http
         .get(fixture.url("/v1/me"))
@@ -366,7 +393,7 @@ async fn the_key_header_and_the_bearer_header_are_the_same() {
 
 #[tokio::test]
 async fn a_member_reads_of_the_audit_log_what_concerns_them() {
-    let fixture = Fixture::start().await;
+    let fixture = start().await;
     let bob = member(&fixture).await;
     fixture
         .post("/v1/api-keys", json!({"name": "the admin's"}))
@@ -393,7 +420,7 @@ async fn a_member_reads_of_the_audit_log_what_concerns_them() {
 
 #[tokio::test]
 async fn a_live_stream_ends_with_the_credential_that_opened_it() {
-    let fixture = Fixture::start().await;
+    let fixture = start().await;
     let things = Things::make(&fixture).await;
     let path = things.fill("/v1/threads/{id}/events");
     for way in ["revoked", "expired"] {

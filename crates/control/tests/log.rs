@@ -9,8 +9,11 @@ use reqwest::Method;
 use reqwest::header::{COOKIE, SET_COOKIE};
 use serde_json::json;
 use support::Fixture;
+use support::browser::Browser;
+use support::provider::{Provider, SECRET};
 use tracing_subscriber::filter::LevelFilter;
 use types::NodePrivateKey;
+use url::Url;
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -67,6 +70,35 @@ async fn use_credentials(fixture: &Fixture) -> Vec<String> {
     vec![fixture.admin.clone(), key, wrong, csrf, session]
 }
 
+/// Takes a person through an invitation and the provider; returns what must not be in the log.
+async fn sign_in(fixture: &Fixture, provider: &Provider) -> Vec<String> {
+    let made = fixture.post("/v1/invitations", json!({"role": "member"})).await;
+    let link = made.data(201)["url"].as_str().expect("a link").to_owned();
+    let token = link.split('=').nth(1).expect("a token").to_owned();
+    let mut browser = Browser::new(fixture);
+    browser.get(&link).await;
+    let sent = browser
+        .get(&format!("/sign-in?to=/account&invitation={token}"))
+        .await;
+    let cookie = sent.cookies[0]
+        .split(['=', ';'])
+        .nth(1)
+        .expect("a value")
+        .to_owned();
+    let asked: Url = sent.leads().parse().expect("an address");
+    let secrets = asked
+        .query_pairs()
+        .filter(|(name, _)| name == "state" || name == "nonce");
+    let mut secrets: Vec<String> = secrets.map(|(_, value)| value.into_owned()).collect();
+    let back = provider.answer(sent.leads());
+    let signed = browser.get(&format!("/sign-in/callback?{back}")).await;
+    assert_eq!(signed.status, 303);
+    secrets.extend([token, cookie, browser.session().expect("signed in").to_owned()]);
+    secrets.extend([SECRET.to_owned(), "an-access-token".to_owned()]);
+    secrets.extend(provider.verifiers());
+    secrets
+}
+
 async fn link(fixture: &Fixture) {
     let key = NodePrivateKey::from_random([1; 32]).public();
     let body = Some(json!({"publicKey": key}));
@@ -89,9 +121,10 @@ async fn the_log_tells_no_secret() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .init();
-    let fixture = Fixture::start().await;
+    let (fixture, provider) = Fixture::start_with_provider().await;
     link(&fixture).await;
     let mut secrets = use_credentials(&fixture).await;
+    secrets.extend(sign_in(&fixture, &provider).await);
     let data = fixture.dir.path().join("data");
     for file in ["control.key", "platform.key"] {
         let key = std::fs::read_to_string(data.join(file)).expect("a key file");

@@ -2,106 +2,11 @@
 
 mod support;
 
-use reqwest::header::{COOKIE, SET_COOKIE};
-use reqwest::redirect::Policy;
-use reqwest::{Method, RequestBuilder};
+use reqwest::Method;
 use serde_json::json;
 use support::Fixture;
+use support::browser::Browser;
 use types::NodePrivateKey;
-
-struct Browser<'a> {
-    fixture: &'a Fixture,
-    http: reqwest::Client,
-    cookies: Vec<(String, String)>,
-}
-
-struct Shown {
-    status: u16,
-    /// `Retry-After`, and what remains of the limit.
-    limit: (Option<String>, Option<String>),
-    location: Option<String>,
-    policy: Option<String>,
-    cookies: Vec<String>,
-    text: String,
-}
-
-impl Shown {
-    fn csrf(&self) -> String {
-        let rest = self.text.split("name=\"csrf\" value=\"").nth(1).expect("a form");
-        rest.split('"').next().expect("a value").to_owned()
-    }
-}
-
-impl<'a> Browser<'a> {
-    fn new(fixture: &'a Fixture) -> Self {
-        let http = reqwest::Client::builder()
-            .redirect(Policy::none())
-            .build()
-            .expect("a client");
-        Self {
-            fixture,
-            http,
-            cookies: Vec::new(),
-        }
-    }
-
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let cookies: Vec<String> = self.cookies.iter().map(|(n, v)| format!("{n}={v}")).collect();
-        self.http
-            .request(method, self.fixture.url(path))
-            .header(COOKIE, cookies.join("; "))
-    }
-
-    async fn send(&mut self, request: RequestBuilder) -> Shown {
-        let answer = request.send().await.expect("an answer");
-        let header = |name| {
-            answer
-                .headers()
-                .get(name)
-                .map(|v| v.to_str().expect("text").to_owned())
-        };
-        let limit = (header("retry-after"), header("x-ratelimit-remaining"));
-        let (location, policy) = (header("location"), header("content-security-policy"));
-        let set = answer.headers().get_all(SET_COOKIE).iter();
-        let cookies: Vec<String> = set.map(|v| v.to_str().expect("text").to_owned()).collect();
-        for cookie in &cookies {
-            let pair = cookie.split(';').next().expect("a pair");
-            let (name, value) = pair.split_once('=').expect("a pair");
-            self.cookies.retain(|(known, _)| known != name);
-            self.cookies.push((name.to_owned(), value.to_owned()));
-        }
-        Shown {
-            status: answer.status().as_u16(),
-            limit,
-            location,
-            policy,
-            cookies,
-            text: answer.text().await.expect("a body"),
-        }
-    }
-
-    async fn get(&mut self, path: &str) -> Shown {
-        let request = self.request(Method::GET, path);
-        self.send(request).await
-    }
-
-    async fn submit(&mut self, path: &str, fields: &[(&str, &str)]) -> Shown {
-        let body: String = fields
-            .iter()
-            .map(|(name, value)| format!("{name}={}&", value.replace('%', "%25").replace('&', "%26")))
-            .collect();
-        let request = self
-            .request(Method::POST, path)
-            .header("sec-fetch-site", "same-origin");
-        self.send(request.body(body)).await
-    }
-
-    async fn sign_in(&mut self, key: &str, code: &str) -> Shown {
-        let csrf = self.get(&format!("/link/{code}")).await.csrf();
-        self.submit("/link/sign-in", &[("csrf", &csrf), ("key", key), ("code", code)])
-            .await
-    }
-}
 
 async fn start(fixture: &Fixture, label: &str) -> String {
     let key = NodePrivateKey::from_random([1; 32]).public();
@@ -123,15 +28,15 @@ async fn a_person_signs_in_and_approves() {
     let mut browser = Browser::new(&fixture);
     assert_eq!(browser.get("/").await.location.as_deref(), Some("/link"));
 
-    let signed = browser.sign_in(&fixture.admin, &code).await;
     let place = format!("/link/{code}");
+    let signed = browser.sign_in(&fixture.admin, &place).await;
     assert_eq!(
         (signed.status, signed.location.as_deref()),
         (303, Some(place.as_str()))
     );
     let session = &signed.cookies[0];
     assert!(
-        session.contains("HttpOnly") && session.contains("SameSite=Strict"),
+        session.contains("HttpOnly") && session.contains("SameSite=Lax"),
         "{session}"
     );
     assert!(!session.contains(&fixture.admin));
@@ -253,9 +158,8 @@ async fn a_wrong_key_is_told_so_and_tries_are_limited() {
 async fn guesses_on_the_page_are_limited_and_it_says_when_to_come_back() {
     let fixture = Fixture::start().await;
     let mut browser = Browser::new(&fixture);
-    let admin = fixture.admin.clone();
     let code = start(&fixture, "laptop").await;
-    browser.sign_in(&admin, &code).await;
+    browser.sign_in(&fixture.admin, &format!("/link/{code}")).await;
     let mut last = browser.get("/link/ZZZZZZ").await;
     assert_eq!((last.status, &last.limit.0), (404, &None));
     for _ in 0..12 {
@@ -281,7 +185,7 @@ async fn a_key_that_may_not_link_sees_nothing_and_a_session_dies_with_its_key() 
     let made = made.data(201);
     let weak = made["key"].as_str().expect("the key");
     let mut browser = Browser::new(&fixture);
-    browser.sign_in(weak, &code).await;
+    browser.sign_in(weak, &format!("/link/{code}")).await;
     assert_eq!(browser.get(&format!("/link/{code}")).await.status, 403);
     let path = format!("/v1/api-keys/{}", made["id"].as_str().expect("id"));
     fixture

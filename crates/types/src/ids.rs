@@ -87,6 +87,8 @@ id!(/** A person. */ UserId, "", "a user id");
 id!(/** A key that an org admitted. */ NodeId, "", "a node id");
 id!(/** An agent of an org. */ AgentId, "", "an agent id");
 id!(/** An API key (its record, not the key). */ ApiKeyId, "", "an API key id");
+id!(/** An invitation to an org (its record, not its token). */ InvitationId, "", "an invitation id");
+id!(/** A signed-in browser (its record, not its token). */ SessionId, "", "a session id");
 id!(/** One row of the audit log. */ AuditId, "", "an audit id");
 id!(/** One row of the activity list. */ ActivityId, "", "an activity id");
 id!(/** One piece of dispatched work. */ RunId, "run_", "a run id (run_…)");

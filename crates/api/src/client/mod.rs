@@ -5,10 +5,12 @@
 mod agents;
 mod api_keys;
 mod events;
+mod invitations;
 mod links;
 mod nodes;
 mod orgs;
 mod runs;
+mod sessions;
 mod threads;
 
 pub use events::Frames;

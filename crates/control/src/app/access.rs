@@ -8,14 +8,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::api_keys::ApiKey;
 use api::audit::ActorType;
 use api::{ErrorCode, Role, Scope};
 use tokio::sync::watch;
-use types::{ApiKeyId, NodeId, OrgId, OrgName, Timestamp, UserId};
+use types::{ApiKeyId, NodeId, OrgId, OrgName, SessionId, Timestamp, UserId};
 
 use super::{App, AppError};
 use crate::secrets;
-use crate::store;
+use crate::store::api_keys::CredentialRow;
+use crate::store::{self, Conn};
 
 /// How often `lastUsedAt` of a key is written, in milliseconds.
 const TOUCH_EVERY_MS: i64 = 60_000;
@@ -41,8 +43,23 @@ pub(crate) enum Access {
 pub(crate) enum Credential {
     /// An API key.
     ApiKey(ApiKeyId),
-    /// A browser session that was opened with this API key.
-    Session(ApiKeyId),
+    /// A session: a browser's, or its token in a program's hands.
+    Session {
+        /// Which one.
+        id: SessionId,
+        /// The API key that opened it and with which it dies; none when the sign-in provider vouched.
+        key: Option<ApiKeyId>,
+    },
+}
+
+impl Credential {
+    /// The session that this is, if it is one.
+    pub(crate) fn session(self) -> Option<SessionId> {
+        match self {
+            Self::Session { id, .. } => Some(id),
+            Self::ApiKey(_) => None,
+        }
+    }
 }
 
 /// An authenticated person, in one org, with one credential.
@@ -89,15 +106,9 @@ impl Caller {
 
     /// Returns the caller as the actor of an audit or activity row.
     pub(crate) fn actor(&self) -> Actor {
-        let (kind, id) = match self.credential {
-            Credential::ApiKey(key) => (ActorType::ApiKey, key.to_string()),
-            Credential::Session(_) => (ActorType::User, self.user.to_string()),
-        };
-        Actor {
-            kind,
-            id: Some(id),
-            user: Some(self.user),
-            ip: Some(self.ip),
+        match self.credential {
+            Credential::ApiKey(key) => Actor::key(key, self.user, self.ip),
+            Credential::Session { .. } => Actor::person(self.user, self.ip),
         }
     }
 }
@@ -120,6 +131,26 @@ impl Actor {
             id: None,
             user: None,
             ip: None,
+        }
+    }
+
+    /// A person, by their API key.
+    pub(crate) fn key(key: ApiKeyId, user: UserId, ip: IpAddr) -> Self {
+        Self {
+            kind: ActorType::ApiKey,
+            id: Some(key.to_string()),
+            user: Some(user),
+            ip: Some(ip),
+        }
+    }
+
+    /// A person who is signed in.
+    pub(crate) fn person(user: UserId, ip: IpAddr) -> Self {
+        Self {
+            kind: ActorType::User,
+            id: Some(user.to_string()),
+            user: Some(user),
+            ip: Some(ip),
         }
     }
 
@@ -170,40 +201,97 @@ pub(crate) async fn authenticate(app: &App, token: Option<&str>, ip: IpAddr) -> 
     let now = app.clock.wall();
     let hash = secrets::hash(token);
     let mut conn = app.store.read().await?;
-    let (row, session_end) = if token.starts_with("rts_") {
-        let session = store::sessions::find(&mut conn, &hash).await?;
-        session.map_or((None, None), |s| (Some(s.credential), Some(s.expires_at)))
+    let found = if token.starts_with(secrets::SESSION_PREFIX) {
+        by_session(&mut conn, &hash).await?
     } else {
-        (store::api_keys::credential(&mut conn, &hash).await?, None)
+        let row = store::api_keys::credential(&mut conn, &hash).await?;
+        row.map(Found::by_key)
     };
     drop(conn);
-    let row = row
-        .filter(|row| row.key.revoked_at.is_none())
+    let revoked = |found: &Found| found.key.as_ref().is_some_and(|key| key.revoked_at.is_some());
+    let found = found
+        .filter(|found| !revoked(found))
         .ok_or_else(|| AppError::new(ErrorCode::InvalidToken, "this credential is unknown or revoked"))?;
-    let until = [row.key.expires_at, session_end].into_iter().flatten().min();
+    let key_end = found.key.as_ref().and_then(|key| key.expires_at);
+    let until = [key_end, found.session_end].into_iter().flatten().min();
     if until.is_some_and(|end| end <= now) {
         return Err(AppError::new(
             ErrorCode::TokenExpired,
             "this credential has expired",
         ));
     }
-    let used = row.key.last_used_at.map_or(0, Timestamp::unix_ms);
-    if now.unix_ms() - used >= TOUCH_EVERY_MS {
-        touch(app, row.key.id).await;
+    if let Some(key) = &found.key {
+        let used = key.last_used_at.map_or(0, Timestamp::unix_ms);
+        if now.unix_ms() - used >= TOUCH_EVERY_MS {
+            touch(app, key.id).await;
+        }
     }
     Ok(Caller {
-        org: row.org,
-        org_name: row.org_name,
-        user: row.key.user_id,
-        role: row.role,
-        scopes: row.key.scopes,
-        credential: match session_end {
-            Some(_) => Credential::Session(row.key.id),
-            None => Credential::ApiKey(row.key.id),
-        },
+        org: found.org,
+        org_name: found.org_name,
+        user: found.user,
+        role: found.role,
+        scopes: found.scopes,
+        credential: found.credential,
         until,
         ip,
     })
+}
+
+/// Whom a credential stands for, before it is looked whether it is still good.
+struct Found {
+    org: OrgId,
+    org_name: OrgName,
+    user: UserId,
+    role: Role,
+    scopes: Vec<Scope>,
+    credential: Credential,
+    /// The key that it is, or that opened the session.
+    key: Option<ApiKey>,
+    session_end: Option<Timestamp>,
+}
+
+impl Found {
+    fn by_key(row: CredentialRow) -> Self {
+        Self {
+            org: row.org,
+            org_name: row.org_name,
+            user: row.key.user_id,
+            role: row.role,
+            scopes: row.key.scopes.clone(),
+            credential: Credential::ApiKey(row.key.id),
+            key: Some(row.key),
+            session_end: None,
+        }
+    }
+}
+
+/// A session that a key opened is good for what the key is, one that the provider vouched for what the membership says.
+async fn by_session(conn: &mut Conn, hash: &str) -> Result<Option<Found>, AppError> {
+    let Some(row) = store::sessions::find(conn, hash).await? else {
+        return Ok(None);
+    };
+    let key = match row.key {
+        Some(id) => Some(
+            store::api_keys::find(conn, row.org, id)
+                .await?
+                .ok_or_else(AppError::internal)?,
+        ),
+        None => None,
+    };
+    Ok(Some(Found {
+        org: row.org,
+        org_name: row.org_name,
+        user: row.user,
+        role: row.role,
+        scopes: key.as_ref().map_or(row.scopes, |key| key.scopes.clone()),
+        credential: Credential::Session {
+            id: row.id,
+            key: row.key,
+        },
+        key,
+        session_end: Some(row.expires_at),
+    }))
 }
 
 /// Says that a credential was revoked, to whoever still uses one.
@@ -225,13 +313,12 @@ impl Revocations {
 
 /// Waits until the caller's credential is good no more: for answers that go on for long.
 pub(crate) async fn ended(app: Arc<App>, caller: Caller) {
-    let (Credential::ApiKey(key) | Credential::Session(key)) = caller.credential;
     let mut revocations = app.revocations.0.subscribe();
     loop {
         if caller.until.is_some_and(|end| end <= app.clock.wall()) {
             return;
         }
-        match is_revoked(&app, caller.org, key).await {
+        match is_revoked(&app, &caller).await {
             Ok(true) => return,
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "a credential in use was not looked at"),
@@ -241,9 +328,21 @@ pub(crate) async fn ended(app: Arc<App>, caller: Caller) {
     }
 }
 
-async fn is_revoked(app: &App, org: OrgId, key: ApiKeyId) -> Result<bool, AppError> {
+async fn is_revoked(app: &App, caller: &Caller) -> Result<bool, AppError> {
     let mut conn = app.store.read().await?;
-    let key = store::api_keys::find(&mut conn, org, key).await?;
+    let key = match caller.credential {
+        Credential::ApiKey(key) => Some(key),
+        Credential::Session { id, key } => {
+            if !store::sessions::stands(&mut conn, id).await? {
+                return Ok(true);
+            }
+            key
+        }
+    };
+    let Some(key) = key else {
+        return Ok(false);
+    };
+    let key = store::api_keys::find(&mut conn, caller.org, key).await?;
     Ok(key.is_none_or(|key| key.revoked_at.is_some()))
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod api_keys;
 pub(crate) mod audit;
 mod error;
 pub(crate) mod events;
+pub(crate) mod invitations;
 pub(crate) mod links;
 pub(crate) mod netmap;
 pub(crate) mod nodes;
@@ -19,6 +20,7 @@ pub(crate) mod page;
 pub(crate) mod presence;
 pub(crate) mod runs;
 pub(crate) mod sessions;
+pub(crate) mod sign_in;
 pub(crate) mod threads;
 pub(crate) mod users;
 
@@ -42,6 +44,7 @@ use crate::limits::{Buckets, Quota};
 use crate::live::Watchers;
 use crate::orchestrator::Orchestrator;
 use crate::platform::Platform;
+use crate::provider::Provider;
 use crate::store::{self, Conn, Store, Tx};
 
 /// Everything a request needs, shared by all of them.
@@ -57,6 +60,8 @@ pub(crate) struct App {
     pub(crate) revocations: Revocations,
     pub(crate) limits: Limits,
     pub(crate) platform: Platform,
+    /// Where people sign in without an API key, when one is configured.
+    pub(crate) provider: Option<Provider>,
 }
 
 impl App {
@@ -113,7 +118,7 @@ pub(crate) struct Limits {
     pub(crate) link_guess_by_code: Buckets,
     /// Wrong codes at approve, deny and show, per person.
     pub(crate) link_guess_by_user: Buckets,
-    /// Sign-ins at the link page, per address.
+    /// Sign-ins, with a key or at the provider, per address.
     pub(crate) sign_in: Buckets,
 }
 
@@ -126,7 +131,7 @@ pub(crate) enum Limit {
     LinkPoll,
     /// Approve, deny and show of a code.
     LinkCode,
-    /// Sign-in at the link page.
+    /// Sign-in, with a key or at the provider.
     SignIn,
 }
 

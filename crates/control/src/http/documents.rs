@@ -23,7 +23,8 @@ const LLMS: &str = "# RunMesh\n\n\
     ## API\n\n\
     - [OpenAPI 3.1 document](/v1/openapi.json): every route, its scope and its shapes\n\n\
     ## Pages\n\n\
-    - [Link a device](/link): enter the code that a device shows, approve or deny it\n";
+    - [Link a device](/link): enter the code that a device shows, approve or deny it\n\
+    - [Account](/account): one's sessions, and a key for the command line\n";
 
 pub(super) fn register(routes: Routes) -> Routes {
     routes

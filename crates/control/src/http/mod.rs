@@ -12,6 +12,7 @@ mod control;
 mod documents;
 mod events;
 mod extract;
+mod invitations;
 mod links;
 mod nodes;
 mod orgs;
@@ -19,6 +20,7 @@ mod pages;
 mod respond;
 mod routes;
 mod runs;
+mod sessions;
 mod threads;
 mod users;
 
@@ -45,6 +47,8 @@ pub(crate) fn routes() -> Routes {
     let routes = events::register(routes);
     let routes = orgs::register(routes);
     let routes = users::register(routes);
+    let routes = invitations::register(routes);
+    let routes = sessions::register(routes);
     let routes = audit::register(routes);
     let routes = activity::register(routes);
     let routes = links::register(routes);

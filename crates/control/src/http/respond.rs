@@ -102,21 +102,26 @@ pub(crate) async fn no_such_method() -> AppError {
 
 impl IntoResponse for AppError {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let limit = self.limit;
         let error = ErrorBody {
             code: self.code,
-            message: self.message,
+            message: self.message.clone(),
             request_id: request_id(),
         };
-        let mut answer = (status, Json(ErrorEnvelope { error })).into_response();
-        refusal_headers(&mut answer, limit);
+        let mut answer = Json(ErrorEnvelope { error }).into_response();
+        mark_refused(&mut answer, &self);
         answer
     }
 }
 
+/// Gives an answer the status and the headers of a refusal.
+pub(crate) fn mark_refused(answer: &mut Response, error: &AppError) {
+    let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *answer.status_mut() = status;
+    refusal_headers(answer, error.limit);
+}
+
 /// Writes the headers of a refusal: how its limit stands, and on 429 when to come back.
-pub(crate) fn refusal_headers(answer: &mut Response, limit: Option<RateLimit>) {
+fn refusal_headers(answer: &mut Response, limit: Option<RateLimit>) {
     let Some(limit) = limit else { return };
     limit_headers(answer, limit);
     if answer.status() == StatusCode::TOO_MANY_REQUESTS {

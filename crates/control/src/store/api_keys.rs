@@ -118,7 +118,7 @@ pub(crate) async fn touch(conn: &mut Conn, id: ApiKeyId, now: Timestamp) -> Resu
     Ok(())
 }
 
-pub(super) fn read_credential(row: &AnyRow) -> Result<CredentialRow, StoreError> {
+fn read_credential(row: &AnyRow) -> Result<CredentialRow, StoreError> {
     Ok(CredentialRow {
         key: read(row)?,
         org: row.parsed("org_id")?,

@@ -10,6 +10,8 @@ pub(crate) mod api_keys;
 pub(crate) mod audit;
 mod error;
 pub(crate) mod events;
+pub(crate) mod identities;
+pub(crate) mod invitations;
 pub(crate) mod links;
 mod migrate;
 pub(crate) mod nodes;
@@ -19,6 +21,7 @@ mod row;
 pub(crate) mod runs;
 pub(crate) mod scratch;
 pub(crate) mod sessions;
+pub(crate) mod sign_ins;
 #[cfg(test)]
 mod tests;
 pub(crate) mod threads;

@@ -1,6 +1,7 @@
 //! What both engines must do alike: run on SQLite always, on PostgreSQL when `RUNMESH_TEST_POSTGRES_URL` is set.
 
 use api::audit::ActorType;
+use api::invitations::Invitation;
 use api::links::{Link, LinkStatus};
 use api::nodes::{Node, NodesQuery};
 use api::orgs::User;
@@ -8,14 +9,17 @@ use api::{Role, Scope};
 use serde_json::Map;
 use types::address::{host_ip4, node_ip6};
 use types::{
-    ApiKeyId, AuditId, NodeId, NodeKind, NodePrivateKey, NodeStatus, OrgId, SigningPrivateKey, Timestamp,
-    UserId,
+    ApiKeyId, AuditId, InvitationId, NodeId, NodeKind, NodePrivateKey, NodeStatus, OrgId, SigningPrivateKey,
+    Timestamp, UserId,
 };
 
 use super::audit::AuditDraft;
 use super::links::LinkRow;
 use super::orgs::OrgRow;
-use super::{Store, StoreError, api_keys, audit, links, nodes, orgs, scratch, users};
+use super::sign_ins::SignInRow;
+use super::{
+    Store, StoreError, api_keys, audit, identities, invitations, links, nodes, orgs, scratch, sign_ins, users,
+};
 
 /// Every engine at hand, each with an empty database.
 pub(super) async fn stores() -> Vec<(Store, tempfile::TempDir)> {
@@ -309,5 +313,99 @@ async fn whoever_crowds_the_waiting_room_makes_room_for_others() {
             !links::crowd_out(&mut tx, "c", at(10)).await.expect("asked"),
             "one each is no crowd"
         );
+    }
+}
+
+fn sign_in(seed: u8, expires: i64) -> SignInRow {
+    SignInRow {
+        state_hash: format!("state-{seed}"),
+        browser_hash: format!("browser-{seed}"),
+        nonce: "nonce".to_owned().into(),
+        verifier: "verifier".to_owned().into(),
+        landing: "/link".to_owned(),
+        invitation: None,
+        expires_at: at(expires),
+    }
+}
+
+#[tokio::test]
+async fn sign_ins_under_way_are_bounded_and_each_is_spent_once() {
+    for (store, _dir) in stores().await {
+        let mut tx = store.write().await.expect("a write");
+        for (seed, expires) in [(1, 5), (2, 20), (3, 30), (4, 40)] {
+            let row = sign_in(seed, expires);
+            sign_ins::insert(&mut tx, &row).await.expect("stored");
+        }
+        sign_ins::sweep(&mut tx, at(10), 2).await.expect("swept");
+        for (state, there) in [
+            ("state-1", false),
+            ("state-2", false),
+            ("state-3", true),
+            ("state-4", true),
+        ] {
+            let found = sign_ins::find(&mut tx, state).await.expect("read");
+            assert_eq!(found.is_some(), there, "{state}");
+        }
+        assert!(sign_ins::take(&mut tx, "state-4").await.expect("asked"));
+        assert!(!sign_ins::take(&mut tx, "state-4").await.expect("asked"));
+    }
+}
+
+#[tokio::test]
+async fn a_subject_is_one_person_and_an_invitation_lets_one_in() {
+    for (store, _dir) in stores().await {
+        let (org, now) = (org(1, "one"), at(50));
+        let mut tx = store.write().await.expect("a write");
+        orgs::insert(&mut tx, &org).await.expect("stored");
+        let ids = [7, 8].map(|seed| UserId::from_random([seed; 16]));
+        for id in ids {
+            let user = User {
+                id,
+                name: "Ada".to_owned(),
+                created_at: now,
+            };
+            users::insert(&mut tx, &user).await.expect("stored");
+        }
+        for (expires, accepted) in [(100, true), (50, false)] {
+            let invitation = Invitation {
+                id: InvitationId::from_random([u8::try_from(expires).expect("small"); 16]),
+                org_id: org.id,
+                role: Role::Member,
+                scopes: vec![Scope::AgentRun],
+                email: Some("ada@example.com".to_owned()),
+                invited_by: ids[0],
+                created_at: at(1),
+                expires_at: at(expires),
+                accepted_at: None,
+                accepted_by: None,
+                revoked_at: None,
+            };
+            let hash = format!("hash-{expires}");
+            invitations::insert(&mut tx, &invitation, &hash)
+                .await
+                .expect("stored");
+            let found = invitations::find_by_hash(&mut tx, &hash).await.expect("read");
+            assert_eq!(found, Some(invitation.clone()));
+            let first = invitations::accept(&mut tx, invitation.id, ids[0], now).await;
+            assert_eq!(first.expect("asked"), accepted);
+            let second = invitations::accept(&mut tx, invitation.id, ids[1], now).await;
+            assert!(!second.expect("asked"));
+        }
+        assert_eq!(
+            invitations::open(&mut tx, org.id, at(49)).await.expect("counted"),
+            1
+        );
+        let subject = ("https://id.example.com", "ada");
+        identities::insert(&mut tx, subject, ids[0], now)
+            .await
+            .expect("stored");
+        let found = identities::find(&mut tx, subject.0, subject.1)
+            .await
+            .expect("read");
+        assert_eq!(found, Some(ids[0]));
+        let elsewhere = identities::find(&mut tx, "https://id.example.com/", "ada").await;
+        assert_eq!(elsewhere.expect("read"), None);
+        let again = identities::insert(&mut tx, subject, ids[1], now).await;
+        assert!(matches!(again, Err(StoreError::Taken)), "{again:?}");
     }
 }

@@ -1,10 +1,10 @@
 //! People and their membership in orgs.
 
-use api::Role;
 use api::orgs::{Member, User};
-use types::{OrgId, Timestamp, UserId};
+use api::{Role, Scope};
+use types::{OrgId, OrgName, Timestamp, UserId};
 
-use super::row::name_of;
+use super::row::{json_of, name_of};
 use super::{Conn, RowExt as _, StoreError};
 
 /// Adds a person.
@@ -50,6 +50,36 @@ pub(crate) async fn insert_member(
         .execute(conn)
         .await?;
     Ok(())
+}
+
+/// Says what a member's sessions are good for when the provider opens them; everything unless said.
+pub(crate) async fn set_scopes(
+    conn: &mut Conn,
+    org: OrgId,
+    user: UserId,
+    scopes: &[Scope],
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE members SET scopes = $1 WHERE org_id = $2 AND user_id = $3")
+        .bind(json_of(&scopes))
+        .bind(org.to_string())
+        .bind(user.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Lists the orgs that a person is in, in the order of joining.
+pub(crate) async fn memberships(conn: &mut Conn, user: UserId) -> Result<Vec<(OrgId, OrgName)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT m.org_id, o.name FROM members m JOIN orgs o ON o.id = m.org_id WHERE m.user_id = $1 \
+         ORDER BY m.created_at, m.org_id",
+    )
+    .bind(user.to_string())
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| Ok((row.parsed("org_id")?, row.parsed("name")?)))
+        .collect()
 }
 
 /// Lists the members of an org after `after` (time of joining, id), oldest first.

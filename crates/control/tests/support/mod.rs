@@ -4,6 +4,10 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod browser;
+pub(crate) mod provider;
+pub(crate) mod sign_in;
+
 use control::clock::Clock;
 use control::{ServeConfig, Server, Tuning, serve_with};
 use reqwest::{Method, StatusCode};
@@ -58,11 +62,34 @@ pub(crate) fn config(dir: &TempDir, clock: &Clock) -> ServeConfig {
         public_url: None,
         org_name: "home".parse().expect("name"),
         trusted_proxies: Vec::new(),
+        provider: None,
         clock: clock.clone(),
     }
 }
 
 impl Fixture {
+    /// A server with a sign-in provider that says what the test wants.
+    pub(crate) async fn start_with_provider() -> (Self, provider::Provider) {
+        let clock = Clock::system();
+        let provider = provider::Provider::start(&clock).await;
+        let config = provider.config();
+        let fixture = Self::start_with(Tuning::default(), |start| {
+            start.clock = clock;
+            start.provider = Some(config);
+        });
+        (fixture.await, provider)
+    }
+
+    /// Signs in with an API key as a browser does; returns the session's token.
+    pub(crate) async fn session(&self, key: &str) -> String {
+        let mut browser = browser::Browser::new(self);
+        let signed = browser.sign_in(key, "/link").await;
+        let token = browser.session();
+        token
+            .unwrap_or_else(|| panic!("not signed in: {signed:?}"))
+            .to_owned()
+    }
+
     pub(crate) async fn start() -> Self {
         Self::start_with(Tuning::default(), |_| {}).await
     }
@@ -90,7 +117,7 @@ impl Fixture {
             .to_owned();
         Self {
             server,
-            clock,
+            clock: config.clock.clone(),
             admin,
             http: reqwest::Client::new(),
             dir,

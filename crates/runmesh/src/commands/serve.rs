@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use control::ServeConfig;
 use control::clock::Clock;
+use control::provider::ProviderConfig;
 use serde_json::json;
 
 use crate::cli::DEFAULT_LISTEN;
@@ -52,6 +53,85 @@ pub(crate) struct ServeArgs {
     /// A proxy before this server whose X-Forwarded-For is believed, such as 10.0.0.1/32; may be given again
     #[arg(long = "trusted-proxy", value_name = "CIDR")]
     trusted_proxies: Vec<String>,
+    #[command(flatten)]
+    oidc: OidcArgs,
+}
+
+/// Where people sign in without an API key.
+#[derive(Args)]
+struct OidcArgs {
+    /// The OpenID Connect provider where people sign in, as it writes its own address
+    #[arg(
+        long = "oidc-issuer",
+        value_name = "URL",
+        env = "RUNMESH_OIDC_ISSUER",
+        requires = "client_id"
+    )]
+    issuer: Option<String>,
+    /// What the provider calls this server
+    #[arg(
+        long = "oidc-client-id",
+        value_name = "ID",
+        env = "RUNMESH_OIDC_CLIENT_ID",
+        requires = "issuer"
+    )]
+    client_id: Option<String>,
+    /// The file with what this server proves itself with at the provider; none for a public client
+    #[arg(
+        long = "oidc-client-secret-file",
+        value_name = "FILE",
+        env = "RUNMESH_OIDC_CLIENT_SECRET_FILE",
+        requires = "issuer"
+    )]
+    client_secret_file: Option<PathBuf>,
+    /// What the sign-in button calls the provider; its host when left out
+    #[arg(
+        long = "oidc-name",
+        value_name = "TEXT",
+        env = "RUNMESH_OIDC_NAME",
+        requires = "issuer"
+    )]
+    name: Option<String>,
+    /// Who joins the first org without an invitation: ROLE:sub:SUBJECT or ROLE:email:ADDRESS; may be given again
+    #[arg(
+        long = "oidc-join",
+        value_name = "WHO",
+        env = "RUNMESH_OIDC_JOIN",
+        value_delimiter = '\n',
+        requires = "issuer"
+    )]
+    joiners: Vec<String>,
+}
+
+impl OidcArgs {
+    fn provider(self) -> Result<Option<ProviderConfig>> {
+        let (Some(issuer), Some(client_id)) = (self.issuer, self.client_id) else {
+            return Ok(None);
+        };
+        let secret = self.client_secret_file.map(|path| {
+            let text = std::fs::read_to_string(&path);
+            let text = text.with_context(|| format!("read the client secret from {}", path.display()))?;
+            Ok::<_, anyhow::Error>(text.trim().to_owned().into())
+        });
+        let joiners = self.joiners.iter().map(|text| {
+            let joiner = text.trim().parse();
+            joiner.map_err(|error| {
+                hinted(
+                    format!("`{text}` {error}"),
+                    "write it like member:email:ada@example.com",
+                )
+            })
+        });
+        let address = issuer.split_once("://").map_or(issuer.as_str(), |(_, rest)| rest);
+        let host = address.split('/').next().unwrap_or_default().to_owned();
+        Ok(Some(ProviderConfig {
+            client_id,
+            client_secret: secret.transpose()?,
+            name: self.name.unwrap_or(host),
+            joiners: joiners.collect::<Result<_>>()?,
+            issuer,
+        }))
+    }
 }
 
 const FIELDS: [Column; 3] = [("url", "/url"), ("api key", "/apiKey"), ("data", "/dataDir")];
@@ -89,6 +169,7 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
             .parse()
             .with_context(|| format!("the org's name `{}`", args.org))?,
         trusted_proxies: trusted.collect::<Result<_>>()?,
+        provider: args.oidc.provider()?,
         clock: Clock::system(),
     };
     // Taken before anything is opened, so that a signal during the start is not lost.

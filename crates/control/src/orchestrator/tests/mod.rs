@@ -206,6 +206,7 @@ async fn serve_in(dir: &TempDir, clock: &Clock, tuning: Tuning) -> Server {
         public_url: None,
         org_name: "home".parse().expect("name"),
         trusted_proxies: Vec::new(),
+        provider: None,
         clock: clock.clone(),
     };
     serve_with(config, tuning).await.expect("the server starts")
