@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{agents, audit, keys, links, nodes, run, runs, serve, status, threads, up};
+use crate::commands::{
+    agents, audit, invitations, keys, links, nodes, run, runs, serve, sessions, status, threads, up,
+};
 use crate::failure;
 
 /// Where the control plane listens unless told otherwise.
@@ -85,6 +87,12 @@ pub(crate) enum Command {
     /// Make, list and delete API keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Invite people who sign in at the provider; list and take back invitations
+    #[command(subcommand)]
+    Invitations(invitations::InvitationsCommand),
+    /// List signed-in browsers, or sign one out
+    #[command(subcommand)]
+    Sessions(sessions::SessionsCommand),
     /// Make, list, show and delete agents
     #[command(subcommand)]
     Agents(agents::AgentsCommand),

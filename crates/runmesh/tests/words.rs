@@ -12,9 +12,28 @@ fn runmesh(arguments: &[&str]) -> Output {
 }
 
 /// Every command of the documentation, and nothing else: a word is a promise.
-const COMMANDS: [&str; 19] = [
-    "serve", "up", "status", "approve", "deny", "overview", "nodes", "node", "rename", "revoke", "config",
-    "audit", "keys", "agents", "run", "runs", "cancel", "threads", "thread",
+const COMMANDS: [&str; 21] = [
+    "serve",
+    "up",
+    "status",
+    "approve",
+    "deny",
+    "overview",
+    "nodes",
+    "node",
+    "rename",
+    "revoke",
+    "config",
+    "audit",
+    "keys",
+    "invitations",
+    "sessions",
+    "agents",
+    "run",
+    "runs",
+    "cancel",
+    "threads",
+    "thread",
 ];
 
 #[test]
@@ -47,7 +66,15 @@ fn every_command_explains_itself_on_stdout_and_takes_json() {
 
 #[test]
 fn what_is_not_understood_ends_with_2_and_a_hint() {
-    for words in [&["explode"][..], &["nodes", "--bogus"], &["approve"], &[]] {
+    for words in [
+        &["explode"][..],
+        &["nodes", "--bogus"],
+        &["approve"],
+        &["serve", "--oidc-issuer", "https://id.example.com"],
+        &["serve", "--oidc-client-id", "runmesh"],
+        &["invitations", "create", "--role", "owner"],
+        &[],
+    ] {
         let output = runmesh(words);
         let said = String::from_utf8(output.stderr).expect("UTF-8");
         assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
@@ -70,4 +97,39 @@ fn the_key_never_stands_in_help() {
         .output();
     let help = String::from_utf8(help.expect("the program starts").stdout).expect("UTF-8");
     assert!(!help.contains("rt_live_secret"), "{help}");
+}
+
+#[test]
+fn a_provider_that_cannot_be_trusted_stops_the_start() {
+    let dir = std::env::temp_dir().join(format!("runmesh-words-{}", std::process::id()));
+    let data = dir.to_string_lossy();
+    let serve = [
+        "serve",
+        "--data-dir",
+        &data,
+        "--listen",
+        "127.0.0.1:0",
+        "--oidc-client-id",
+        "runmesh",
+    ];
+    for (issuer, more, said) in [
+        ("http://id.example.com", &[][..], "must be an https:// address"),
+        (
+            "https://id.example.com",
+            &["--oidc-join", "ada"],
+            "is not ROLE:sub:SUBJECT",
+        ),
+        (
+            "https://id.example.com",
+            &["--oidc-client-secret-file", "/nowhere"],
+            "read the client secret",
+        ),
+    ] {
+        let words = [&serve[..], &["--oidc-issuer", issuer], more].concat();
+        let output = runmesh(&words);
+        let text = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(said), "{text}");
+    }
+    let _ = std::fs::remove_dir_all(dir);
 }

@@ -11,6 +11,7 @@ use crate::output::Output;
 pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod follow;
+pub(crate) mod invitations;
 pub(crate) mod keys;
 pub(crate) mod links;
 pub(crate) mod nodes;
@@ -18,6 +19,7 @@ pub(crate) mod overview;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod serve;
+pub(crate) mod sessions;
 pub(crate) mod status;
 pub(crate) mod thread_text;
 pub(crate) mod threads;
@@ -81,6 +83,8 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         Command::Config(args) => nodes::config(&args, &api).await,
         Command::Audit(args) => audit::list(args, &api).await,
         Command::Keys(command) => keys::keys(command, &api).await,
+        Command::Invitations(command) => invitations::invitations(command, &api).await,
+        Command::Sessions(command) => sessions::sessions(command, &api).await,
         Command::Agents(command) => agents::agents(command, &api).await,
         Command::Run(args) => run::run(args, &api).await,
         Command::Runs(args) => runs::runs(args, &api).await,
