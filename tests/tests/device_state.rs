@@ -191,6 +191,56 @@ fn dropped_datagrams_are_counted_by_reason() {
     assert!(row.ends_with('3'), "{row}");
 }
 
+/// Runs a command that fails with `--json`, and checks what it says and how it ends.
+fn check_failure(api: &Runmesh, words: &[&str], exit: i32, code: &str) {
+    let output = api.command(words).arg("--json").output().expect("runmesh starts");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(exit), "{words:?}: {said}");
+    assert!(output.stdout.is_empty(), "{words:?}");
+    let error = error_of(&said);
+    assert_eq!(text(&error, "code"), code, "{words:?}: {said}");
+    assert!(
+        !text(&error, "message").is_empty() && !text(&error, "hint").is_empty(),
+        "{said}"
+    );
+}
+
+const NO_ID: &str = "00000000-0000-4000-8000-000000000000";
+
+const ABOUT_NOTHING: [&[&str]; 13] = [
+    &["node", NO_ID],
+    &["revoke", NO_ID],
+    &["config", NO_ID],
+    &["rename", NO_ID, "x"],
+    &["approve", "ABCDEF"],
+    &["deny", "ABCDEF"],
+    &["agents", "show", "nobody"],
+    &["agents", "delete", "nobody"],
+    &["keys", "delete", NO_ID],
+    &["run", "nobody", "x"],
+    &["runs", "run_00000000000040008000000000000000"],
+    &["cancel", "run_00000000000040008000000000000000"],
+    &["thread", "thr_00000000000040008000000000000000"],
+];
+
+const QUESTIONS: [&[&str]; 7] = [
+    &["overview"],
+    &["nodes"],
+    &["audit"],
+    &["keys", "list"],
+    &["agents", "list"],
+    &["runs"],
+    &["threads"],
+];
+
+const NOT_UNDERSTOOD: [&[&str]; 5] = [
+    &["explode"],
+    &["nodes", "--bogus"],
+    &["approve"],
+    &[],
+    &["nodes", "--limit", "many"],
+];
+
 #[test]
 fn errors_are_json_for_those_who_ask_for_json() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -198,73 +248,28 @@ fn errors_are_json_for_those_who_ask_for_json() {
     let (_serve, api) = runmesh
         .serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0")
         .expect("serve");
-    let check = |api: &Runmesh, words: &[&str], exit: i32, code: &str| {
-        let output = api.command(words).arg("--json").output().expect("runmesh starts");
-        let said = String::from_utf8(output.stderr).expect("UTF-8");
-        assert_eq!(output.status.code(), Some(exit), "{words:?}: {said}");
-        assert!(output.stdout.is_empty(), "{words:?}");
-        let error = error_of(&said);
-        assert_eq!(text(&error, "code"), code, "{words:?}: {said}");
-        assert!(
-            !text(&error, "message").is_empty() && !text(&error, "hint").is_empty(),
-            "{said}"
-        );
-    };
-    let id = "00000000-0000-4000-8000-000000000000";
-    for words in [
-        &["node", id][..],
-        &["revoke", id],
-        &["config", id],
-        &["rename", id, "x"],
-        &["approve", "ABCDEF"],
-        &["deny", "ABCDEF"],
-        &["agents", "show", "nobody"],
-        &["agents", "delete", "nobody"],
-        &["keys", "delete", id],
-        &["run", "nobody", "x"],
-        &["runs", "run_00000000000040008000000000000000"],
-        &["cancel", "run_00000000000040008000000000000000"],
-        &["thread", "thr_00000000000040008000000000000000"],
-    ] {
-        check(&api, words, 1, "not_found");
+    for words in ABOUT_NOTHING {
+        check_failure(&api, words, 1, "not_found");
     }
     let mut stranger = api.clone();
     stranger.key = "rt_live_00000000000000000000000000000000".to_owned();
     let mut nameless = api.clone();
     nameless.key = String::new();
-    for words in [
-        &["overview"][..],
-        &["nodes"],
-        &["audit"],
-        &["keys", "list"],
-        &["agents", "list"],
-        &["runs"],
-        &["threads"],
-    ] {
-        check(&stranger, words, 1, "invalid_token");
+    for words in QUESTIONS {
+        check_failure(&stranger, words, 1, "invalid_token");
     }
-    check(&nameless, &["nodes"], 1, "unauthorized");
+    check_failure(&nameless, &["nodes"], 1, "unauthorized");
     let mut lost = api.clone();
     lost.url = "http://127.0.0.1:1".to_owned();
     for words in [&["nodes"][..], &["run", "a", "b"], &["overview"]] {
-        check(&lost, words, 1, "failed");
+        check_failure(&lost, words, 1, "failed");
     }
-    check(&api, &["status", "--state-dir", "/nonexistent"], 1, "failed");
+    check_failure(&api, &["status", "--state-dir", "/nonexistent"], 1, "failed");
     let taken = dir.path().to_string_lossy();
-    check(
-        &api,
-        &["serve", "--data-dir", &taken, "--listen", "127.0.0.1:0"],
-        1,
-        "failed",
-    );
-    for words in [
-        &["explode"][..],
-        &["nodes", "--bogus"],
-        &["approve"],
-        &[],
-        &["nodes", "--limit", "many"],
-    ] {
-        check(&api, words, 2, "usage");
+    let again = ["serve", "--data-dir", &taken, "--listen", "127.0.0.1:0"];
+    check_failure(&api, &again, 1, "failed");
+    for words in NOT_UNDERSTOOD {
+        check_failure(&api, words, 2, "usage");
     }
 }
 
