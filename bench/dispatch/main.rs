@@ -31,6 +31,7 @@ fn main() -> Result<()> {
         "first start to a linked device with an agent: {} ms",
         begun.elapsed().as_millis()
     );
+    std::thread::sleep(IDLE);
     println!("memory after linking: {}", memory(&world)?);
     measure_dispatch(&world, runs)?;
     std::thread::sleep(IDLE);

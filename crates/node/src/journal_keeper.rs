@@ -122,7 +122,7 @@ impl JournalKeeper {
             source,
         };
         let places = file.write(&recovered.records, true).map_err(at)?;
-        journal.commit(recovered, &places);
+        journal.commit_at(recovered, &places);
         let (keeper, handle) = Keeper::new(file, journal);
         std::thread::Builder::new()
             .name("journal".to_owned())

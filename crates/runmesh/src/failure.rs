@@ -160,6 +160,7 @@ fn serve_hint(error: &ServeError) -> &'static str {
             "check that the directory can be written to, or choose another --data-dir"
         }
         ServeError::InUse { .. } => "stop it, or choose another --data-dir",
+        ServeError::Provider(_) => "check the --oidc-… options: docs/operating/sign-in.md says what each is",
         ServeError::Database(_) => "the data directory or --database-url says which database it is",
         ServeError::Mesh(_) => "another program may have that UDP port: choose another with --mesh-listen",
         ServeError::Listen { .. } => "another program may have that port: choose another with --listen",

@@ -196,7 +196,7 @@ impl Keeper {
             .map_err(|error| error.to_string());
         match &written {
             Ok(places) if !places.is_empty() => {
-                self.look().commit(std::mem::take(&mut write), places);
+                self.look().commit_at(std::mem::take(&mut write), places);
                 self.changed.send_modify(|count| *count += 1);
             }
             Ok(_) => {}

@@ -106,6 +106,18 @@ fn show_table(rows: &[Value], columns: &[Column], output: Output) -> Result<()> 
     output.text(&(), &format!("\n{}", table(rows, columns)))
 }
 
+/// Reads what the last daemon left on disk.
+fn remembered(dir: &Path) -> Result<Value> {
+    let never = || {
+        hinted(
+            format!("no node was ever started with {}", dir.display()),
+            "start one with `runmesh up --server URL`, or say where it is with --state-dir",
+        )
+    };
+    let record = link_state::peek(dir)?.ok_or_else(never)?;
+    Ok(json!({ "running": false, "serverUrl": record.server_url, "link": record.state }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,16 +132,4 @@ mod tests {
         );
         assert!(dropped(&json!({ "running": false })).is_empty());
     }
-}
-
-/// Reads what the last daemon left on disk.
-fn remembered(dir: &Path) -> Result<Value> {
-    let never = || {
-        hinted(
-            format!("no node was ever started with {}", dir.display()),
-            "start one with `runmesh up --server URL`, or say where it is with --state-dir",
-        )
-    };
-    let record = link_state::peek(dir)?.ok_or_else(never)?;
-    Ok(json!({ "running": false, "serverUrl": record.server_url, "link": record.state }))
 }

@@ -8,7 +8,7 @@ use types::{AgentId, EventDraft, EventType, RolloutId, RunId, RunLimits, RunOrde
 
 use super::*;
 use crate::append::{self, AppendDecision, Stored};
-use crate::journal::{Journal, OfferDecision, Waiting, Write, encode};
+use crate::journal::{Journal, OfferDecision, Write};
 use crate::protocol::{AppendRefusal, OfferRefusal, OpenRunState as Held};
 
 fn t0() -> Timestamp {
@@ -162,8 +162,7 @@ impl World {
     }
 
     fn commit(&mut self, write: Write) {
-        let places = encode(&write.records, 0).expect("small").places;
-        self.journal.commit(write, &places);
+        self.journal.commit(write);
     }
 
     fn held(&self) -> Option<(Fence, Held)> {
@@ -270,12 +269,9 @@ impl World {
         if let Some(unsent) = self.journal.unsent(order().run_id, 0)
             && self.connected
         {
-            let events = unsent.events.into_iter().map(|waiting| match waiting {
-                Waiting::Here(draft) => draft,
-                Waiting::InFile(place) => panic!("a few small events are in memory, not at {place:?}"),
-            });
-            self.up
-                .push(Up::Append(unsent.fence, unsent.first, events.collect()));
+            let (fence, first) = (unsent.fence, unsent.first);
+            let events = unsent.in_memory().expect("there is no file");
+            self.up.push(Up::Append(fence, first, events));
         }
     }
 

@@ -1,7 +1,7 @@
 //! The sidecar's journal: which runs this node answered for, and which of their events are not stored yet.
 //!
 //! Pure rules. The file is the shell's: every method that changes something takes `&self` and returns a [`Write`]; the
-//! shell encodes it with [`encode`], appends it to the file, calls fsync, and only then [`Journal::commit`]s it and acts
+//! shell encodes it with [`encode`], appends it to the file, calls fsync, and only then commits it ([`Journal::commit_at`]) and acts
 //! (answers the offer, spawns the runner, sends the events). When the write fails the shell does not commit, and nothing
 //! has happened. One task owns the journal, so between a decision and its commit there is no other decision.
 //!
@@ -165,12 +165,23 @@ impl Journal {
         Ok(())
     }
 
+    /// Makes a write count in a journal that has no file, such as a model's: everything stays in memory.
+    ///
+    /// # Panics
+    ///
+    /// As [`Journal::commit_at`].
+    pub fn commit(&mut self, write: Write) {
+        self.window_bytes = u64::MAX;
+        let encoded = encode(&write.records, 0).expect("what a journal decides fits into a frame");
+        self.commit_at(write, &encoded.places);
+    }
+
     /// Makes a write count, once it is on disk; `places` is where [`encode`] put its records.
     ///
     /// # Panics
     ///
     /// When the write was not decided by this journal in its present state, or a record has no place.
-    pub fn commit(&mut self, write: Write, places: &[Place]) {
+    pub fn commit_at(&mut self, write: Write, places: &[Place]) {
         assert_eq!(write.records.len(), places.len(), "every record has a place");
         for (record, place) in write.records.into_iter().zip(places) {
             self.apply(record, *place)

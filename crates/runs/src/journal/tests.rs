@@ -42,7 +42,7 @@ fn message(text: &str) -> EventDraft {
 /// Commits a write as if the file began with it.
 fn commit(journal: &mut Journal, write: Write) {
     let places = encode(&write.records, 0).expect("small").places;
-    journal.commit(write, &places);
+    journal.commit_at(write, &places);
 }
 
 fn here(waiting: Vec<Waiting>) -> Vec<EventDraft> {
@@ -356,7 +356,7 @@ impl Machine {
         self.synced = self.disk.len();
         let encoded = encode(&write.records, self.disk.len() as u64).expect("small");
         self.disk.extend(&encoded.bytes);
-        self.journal.commit(write, &encoded.places);
+        self.journal.commit_at(write, &encoded.places);
     }
 
     fn read(&self, waiting: Vec<Waiting>) -> Vec<EventDraft> {

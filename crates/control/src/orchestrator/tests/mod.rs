@@ -442,8 +442,9 @@ impl Sidecar {
     /// Sends what is not acknowledged, in one append.
     async fn send_unsent(&mut self, run: RunId) {
         let unsent = self.journal.unsent(run, 0).expect("something waits");
-        self.append((run, unsent.fence), unsent.first, unsent.events)
-            .await;
+        let (fence, first) = (unsent.fence, unsent.first);
+        let events = unsent.in_memory().expect("there is no file");
+        self.append((run, fence), first, events).await;
     }
 
     /// Waits for the acknowledgement and notes it.
