@@ -7,6 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::audit::ActorType;
 use crate::page::PageQuery;
+use crate::schema;
 
 /// How much a row matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
@@ -79,13 +80,13 @@ impl ResourceType {
 #[serde(rename_all = "camelCase")]
 pub struct Activity {
     /// Its id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub id: ActivityId,
     /// The org.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub org_id: OrgId,
     /// The person it belongs to.
-    #[schema(value_type = Option<String>, format = Uuid)]
+    #[schema(value_type = Option<schema::Id>)]
     pub actor_user_id: Option<UserId>,
     /// Who did it.
     pub actor_type: ActorType,
@@ -107,18 +108,18 @@ pub struct Activity {
     #[schema(value_type = Object)]
     pub attributes: Map<String, Value>,
     /// The thread it happened in.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schema::ThreadId>)]
     pub thread_id: Option<ThreadId>,
     /// The run it belongs to.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schema::RunId>)]
     pub agent_run_id: Option<RunId>,
     /// The sandbox it happened in.
     pub sandbox_id: Option<String>,
     /// The node it happened on.
-    #[schema(value_type = Option<String>, format = Uuid)]
+    #[schema(value_type = Option<schema::Id>)]
     pub runmesh_node_id: Option<NodeId>,
     /// When.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
 }
 
@@ -131,54 +132,59 @@ pub struct ActivityQuery {
     pub all: Option<bool>,
     /// What they are about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(inline)]
     pub resource_type: Option<ResourceType>,
     /// Which one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Text>, inline)]
     pub resource_id: Option<String>,
     /// What happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Text>, inline)]
     pub event_type: Option<String>,
     /// How much it matters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(inline)]
     pub severity: Option<Severity>,
     /// The state it led to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Text>, inline)]
     pub status: Option<String>,
     /// Whose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schema::Id>, inline)]
     pub actor_user_id: Option<UserId>,
     /// In which thread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schema::ThreadId>, inline)]
     pub thread_id: Option<ThreadId>,
     /// Of which run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schema::RunId>, inline)]
     pub agent_run_id: Option<RunId>,
     /// In which sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Text>, inline)]
     pub sandbox_id: Option<String>,
     /// On which node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schema::Id>, inline)]
     pub runmesh_node_id: Option<NodeId>,
     /// Not before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schema::Time>, inline)]
     pub since: Option<Timestamp>,
     /// Before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schema::Time>, inline)]
     pub until: Option<Timestamp>,
-    /// How many rows: 1 to 100, default 50.
+    /// How many rows: 1 to 100, default 50; more is cut to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<schema::Whole>, inline)]
     pub limit: Option<u32>,
     /// The `nextCursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Cursor>, inline)]
     pub cursor: Option<String>,
 }
 

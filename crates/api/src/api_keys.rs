@@ -5,6 +5,7 @@ use types::{ApiKeyId, Timestamp, UserId};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::page::PageQuery;
+use crate::schema;
 use crate::scope::Scope;
 
 /// A key as it is listed: everything but the key.
@@ -12,30 +13,31 @@ use crate::scope::Scope;
 #[serde(rename_all = "camelCase")]
 pub struct ApiKey {
     /// Its id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub id: ApiKeyId,
     /// What its owner calls it.
     pub name: String,
     /// The first characters of the key, by which its owner knows it.
+    #[schema(pattern = "^rt_(live|test)_[A-Za-z0-9]{4}$")]
     pub prefix: String,
     /// Whose it is.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub user_id: UserId,
     /// What it is good for.
     pub scopes: Vec<Scope>,
     /// Whether it is a test key (`rt_test_…`).
     pub is_test: bool,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
     /// When it stops working, if ever.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub expires_at: Option<Timestamp>,
     /// When it was last used, give or take a minute.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub last_used_at: Option<Timestamp>,
     /// When it was revoked, if it was.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub revoked_at: Option<Timestamp>,
 }
 
@@ -47,6 +49,7 @@ pub struct CreatedApiKey {
     #[serde(flatten)]
     pub record: ApiKey,
     /// The key itself: `rt_live_` or `rt_test_` and 32 letters and digits.
+    #[schema(pattern = "^rt_(live|test)_[A-Za-z0-9]{32}$")]
     pub key: String,
 }
 
@@ -77,9 +80,11 @@ pub enum KeyLifetime {
 #[serde(rename_all = "camelCase")]
 pub struct CreateApiKey {
     /// What to call it, 1 to 128 characters.
+    #[schema(value_type = schema::DisplayText)]
     pub name: String,
     /// What it is good for, default `["*"]`; never more than the caller's own credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1)]
     pub scopes: Option<Vec<Scope>>,
     /// How long it lives; for ever by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,12 +101,13 @@ pub struct ApiKeysQuery {
     /// Those of everyone in the org (admins only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all: Option<bool>,
-    /// How many rows: 1 to 100, default 50.
+    /// How many rows: 1 to 100, default 50; more is cut to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<schema::Whole>, inline)]
     pub limit: Option<u32>,
     /// The `nextCursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Cursor>, inline)]
     pub cursor: Option<String>,
 }
 

@@ -6,6 +6,7 @@ use types::{AuditId, OrgId, Timestamp};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::page::PageQuery;
+use crate::schema;
 
 /// Who did something.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
@@ -41,12 +42,13 @@ impl ActorType {
 #[serde(rename_all = "camelCase")]
 pub struct AuditEvent {
     /// Its id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub id: AuditId,
     /// The org.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub org_id: OrgId,
     /// Its number in the org: from 1, without gaps.
+    #[schema(minimum = 1)]
     pub sequence: u64,
     /// Who did it.
     pub actor_type: ActorType,
@@ -64,11 +66,13 @@ pub struct AuditEvent {
     #[schema(value_type = Object)]
     pub attributes: Map<String, Value>,
     /// When.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
     /// The hash of the row before.
+    #[schema(value_type = schema::Hash)]
     pub previous_hash: String,
     /// The hash of this row.
+    #[schema(value_type = schema::Hash)]
     pub hash: String,
 }
 
@@ -89,14 +93,15 @@ pub enum AuditFormat {
 pub struct AuditQuery {
     /// `json` (default) or `jsonl`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(inline)]
     pub format: Option<AuditFormat>,
-    /// How many rows: 1 to 100, default 50.
+    /// How many rows: 1 to 100, default 50; more is cut to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<schema::Whole>, inline)]
     pub limit: Option<u32>,
     /// The `nextCursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Cursor>, inline)]
     pub cursor: Option<String>,
 }
 

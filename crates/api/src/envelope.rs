@@ -5,6 +5,7 @@ use types::RequestId;
 use utoipa::ToSchema;
 
 use crate::error::ErrorCode;
+use crate::schema;
 
 /// `{ "data": …, "meta": { "requestId" } }`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -20,7 +21,7 @@ pub struct Success<T> {
 #[serde(rename_all = "camelCase")]
 pub struct Meta {
     /// Names the request in the server's log.
-    #[schema(value_type = String, example = "req_0123456789abcdef0123456789abcdef")]
+    #[schema(value_type = schema::RequestId)]
     pub request_id: RequestId,
 }
 
@@ -33,6 +34,7 @@ pub struct Page<T> {
     /// Whether another page follows.
     pub has_more: bool,
     /// What to pass as `cursor` for the next page; opaque.
+    #[schema(value_type = Option<schema::Cursor>)]
     pub next_cursor: Option<String>,
     /// About the answer.
     pub meta: PageMeta,
@@ -43,11 +45,12 @@ pub struct Page<T> {
 #[serde(rename_all = "camelCase")]
 pub struct PageMeta {
     /// Names the request in the server's log.
-    #[schema(value_type = String, example = "req_0123456789abcdef0123456789abcdef")]
+    #[schema(value_type = schema::RequestId)]
     pub request_id: RequestId,
     /// Whether another page follows.
     pub has_more: bool,
     /// What to pass as `cursor` for the next page; opaque.
+    #[schema(value_type = Option<schema::Cursor>)]
     pub next_cursor: Option<String>,
 }
 
@@ -81,11 +84,11 @@ pub struct ErrorEnvelope {
 #[serde(rename_all = "camelCase")]
 pub struct ErrorBody {
     /// For programs: one of the codes of the contract.
-    #[schema(value_type = String, example = "not_found")]
+    #[schema(value_type = schema::ErrorCode)]
     pub code: ErrorCode,
     /// For people.
     pub message: String,
     /// Names the request in the server's log.
-    #[schema(value_type = String, example = "req_0123456789abcdef0123456789abcdef")]
+    #[schema(value_type = schema::RequestId)]
     pub request_id: RequestId,
 }

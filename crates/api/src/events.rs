@@ -6,6 +6,7 @@ use types::{EventType, LiveEvent, RolloutId, RunId, ThreadEvent, ThreadId, Times
 use utoipa::{IntoParams, ToSchema};
 
 use crate::page::PageQuery;
+use crate::{json, schema};
 
 /// The version of the frames of a live connection.
 pub const FRAMES_VERSION: u32 = 1;
@@ -27,25 +28,26 @@ pub const CLOSE_STOPPING: u16 = 1001;
 #[serde(rename_all = "camelCase")]
 pub struct Event {
     /// Its number in the thread: from 1, without gaps.
+    #[schema(minimum = 1)]
     pub sequence: u64,
     /// The thread.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::ThreadId)]
     pub thread_id: ThreadId,
     /// The rollout it belongs to.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::RolloutId)]
     pub rollout_id: RolloutId,
     /// The run that produced it, if one did.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schema::RunId>)]
     pub run_id: Option<RunId>,
     /// What happened.
     #[serde(rename = "type")]
-    #[schema(value_type = String, example = "assistant_message")]
+    #[schema(value_type = schema::EventType)]
     pub event_type: EventType,
     /// The particulars.
     #[schema(value_type = Object)]
     pub payload: Value,
     /// When the store took it.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
 }
 
@@ -69,14 +71,15 @@ impl From<ThreadEvent> for Event {
 pub struct NewEvent {
     /// What happened: one of the durable types that a caller may write.
     #[serde(rename = "type")]
-    #[schema(value_type = String, example = "user_message")]
+    #[schema(value_type = schema::WritableEventType)]
     pub event_type: EventType,
-    /// The particulars, an object.
+    /// The particulars: an object, empty by default; an event has at most 1 MiB as JSON.
     #[serde(default)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     pub payload: Value,
     /// The producer's own id, up to 128 characters: a repeated one is stored once and still acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 128, pattern = r"^[^\u0000]*$")]
     pub client_event_id: Option<String>,
 }
 
@@ -85,14 +88,16 @@ pub struct NewEvent {
 #[serde(rename_all = "camelCase")]
 pub struct AppendEvents {
     /// The events.
+    #[schema(min_items = 1, max_items = 500)]
+    #[serde(deserialize_with = "json::objects")]
     pub events: Vec<NewEvent>,
     /// The run they belong to, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schema::RunId>)]
     pub run_id: Option<RunId>,
     /// The rollout they are meant for; another than the active one is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schema::RolloutId>)]
     pub rollout_id: Option<RolloutId>,
 }
 
@@ -101,10 +106,10 @@ pub struct AppendEvents {
 #[serde(rename_all = "camelCase")]
 pub struct Appended {
     /// The thread.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::ThreadId)]
     pub thread_id: ThreadId,
     /// The rollout they joined.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::RolloutId)]
     pub rollout_id: RolloutId,
     /// The number of the thread's last event.
     pub sequence: u64,
@@ -116,28 +121,33 @@ pub struct Appended {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
-    /// How many rows: 1 to 500, default 50.
+    /// How many rows: 1 to 500, default 50; more is cut to 500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<schema::Whole>, inline)]
     pub limit: Option<u32>,
     /// The `nextCursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Cursor>, inline)]
     pub cursor: Option<String>,
     /// Those of this rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schema::RolloutId>, inline)]
     pub rollout_id: Option<RolloutId>,
     /// `all_rollouts`: not only the active one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Include>, inline)]
     pub include: Option<String>,
     /// Those with a higher number, of all rollouts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Sequence>, inline)]
     pub after: Option<u64>,
     /// For a WebSocket of a browser, which can send no header: an API key. Exactly one of this and `token`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Text>, inline)]
     pub api_key: Option<String>,
     /// The same with a session token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Text>, inline)]
     pub token: Option<String>,
 }
 

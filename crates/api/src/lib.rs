@@ -12,13 +12,16 @@ pub mod client;
 pub mod envelope;
 pub mod error;
 pub mod events;
+pub mod forms;
 pub mod invitations;
+pub mod json;
 pub mod links;
 pub mod nodes;
 pub mod orgs;
 pub mod overview;
 pub mod page;
 pub mod runs;
+pub mod schema;
 pub mod scope;
 pub mod sessions;
 pub mod threads;
@@ -29,6 +32,9 @@ pub use scope::{Role, Scope};
 
 /// The largest JSON body of a request, in bytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// The largest body that starts a run, in bytes: the longest prompt with every character escaped, and what stands beside.
+pub const RUN_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The largest body of an event append, in bytes (contract §6).
 pub const APPEND_BODY_BYTES_MAX: usize = types::event::APPEND_BYTES_MAX;

@@ -6,6 +6,7 @@ use types::{NodePublicKey, Timestamp};
 use utoipa::ToSchema;
 
 use crate::nodes::{Node, NodeConfig};
+use crate::schema;
 
 /// The largest `clientMetadata`, in bytes of JSON.
 pub const CLIENT_METADATA_BYTES_MAX: usize = 8 * 1024;
@@ -15,22 +16,26 @@ pub const CLIENT_METADATA_BYTES_MAX: usize = 8 * 1024;
 #[serde(rename_all = "camelCase")]
 pub struct LinkStart {
     /// The device's WireGuard public key: 44 characters of base64.
+    #[schema(value_type = schema::PublicKey)]
     pub public_key: String,
     /// What people call the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Claim>)]
     pub device_label: Option<String>,
     /// Its operating system, such as `macos`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Claim>)]
     pub os: Option<String>,
     /// The version of the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Claim>)]
     pub app_version: Option<String>,
     /// Its host name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Claim>)]
     pub hostname: Option<String>,
     /// Anything else, at most 8 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
     pub client_metadata: Option<Map<String, Value>>,
 }
 
@@ -39,17 +44,18 @@ pub struct LinkStart {
 #[serde(rename_all = "camelCase")]
 pub struct LinkStarted {
     /// Six upper-case letters and digits without look-alikes.
-    #[schema(example = "ABCD23")]
+    #[schema(value_type = schema::LinkCode)]
     pub code: String,
     /// The page where a person approves it.
+    #[schema(format = "uri")]
     pub url: String,
     /// When the code dies: ten minutes after it was made.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub expires_at: Timestamp,
     /// How long to wait between polls, in seconds.
     pub interval: u32,
     /// Two digits, shown on both screens.
-    #[schema(example = "07")]
+    #[schema(value_type = schema::MatchNumber)]
     #[serde(rename = "match")]
     pub match_number: String,
 }
@@ -100,9 +106,11 @@ pub struct LinkApprove {
     pub code: String,
     /// The node's name, a DNS label; made from the label or host name when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Label>)]
     pub name: Option<String>,
     /// Tags, at most 16, each a DNS label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<schema::Label>>, max_items = 16)]
     pub tags: Option<Vec<String>>,
 }
 
@@ -127,11 +135,12 @@ pub struct LinkDeny {
 #[serde(rename_all = "camelCase")]
 pub struct Link {
     /// The code.
+    #[schema(value_type = schema::LinkCode)]
     pub code: String,
     /// How it fares.
     pub status: LinkStatus,
     /// The key it was made for.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::PublicKey)]
     pub public_key: NodePublicKey,
     /// What the device is called.
     pub device_label: Option<String>,
@@ -144,12 +153,13 @@ pub struct Link {
     /// The address that asked.
     pub ip: String,
     /// Two digits that the device shows, too.
+    #[schema(value_type = schema::MatchNumber)]
     #[serde(rename = "match")]
     pub match_number: String,
     /// When it asked.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
     /// When the code dies.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub expires_at: Timestamp,
 }

@@ -11,21 +11,23 @@ use types::{
 use utoipa::{IntoParams, ToSchema};
 
 use crate::page::PageQuery;
+use crate::schema;
 
 /// A key that an org admitted.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
     /// Its id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub id: NodeId,
     /// The org that admitted it.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub org_id: OrgId,
     /// What runs behind the key: `device`, `sandbox` or `platform`.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::NodeKind)]
     pub kind: NodeKind,
     /// A DNS label, unique in the org.
+    #[schema(value_type = schema::Label)]
     pub name: String,
     /// What the device calls itself.
     pub device_label: Option<String>,
@@ -41,7 +43,7 @@ pub struct Node {
     #[schema(value_type = Object)]
     pub client_metadata: Map<String, Value>,
     /// Its WireGuard public key.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::PublicKey)]
     pub public_key: NodePublicKey,
     /// Its address in 100.64.0.0/10.
     #[schema(value_type = String, format = Ipv4)]
@@ -50,30 +52,31 @@ pub struct Node {
     #[schema(value_type = String, format = Ipv6)]
     pub mesh_ip6: Ipv6Addr,
     /// `online`, `offline` or `revoked`.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::NodeStatus)]
     pub status: NodeStatus,
     /// When its control stream was last heard.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub last_seen_at: Option<Timestamp>,
     /// How it reaches the platform: `direct`, `relay` or null.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schema::PathKind>)]
     pub path: Option<PathKind>,
     /// Why so.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schema::PathReason>)]
     pub path_reason: Option<PathReason>,
     /// Its tags.
+    #[schema(value_type = Vec<schema::Label>)]
     pub tags: Vec<String>,
     /// Who approved it; the platform's own node has no owner.
-    #[schema(value_type = Option<String>, format = Uuid)]
+    #[schema(value_type = Option<schema::Id>)]
     pub owner_user_id: Option<UserId>,
     /// When it was admitted.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
     /// When it was shut out, if it was.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub revoked_at: Option<Timestamp>,
     /// When its key stops being good, if ever.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub key_expires_at: Option<Timestamp>,
 }
 
@@ -86,24 +89,27 @@ pub struct NodesQuery {
     pub all: Option<bool>,
     /// `device`, `sandbox` or `platform`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schema::NodeKind>, inline)]
     pub kind: Option<NodeKind>,
     /// `online`, `offline` or `revoked`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schema::NodeStatus>, inline)]
     pub status: Option<NodeStatus>,
     /// The owner's user id, or `me`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Text>, inline)]
     pub owner: Option<String>,
-    /// A part of the name, label or host name; case does not matter.
+    /// A part of the name, label or host name, at most 128 characters; case does not matter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(max_length = 128, pattern = r"^[^\u0000]*$")]
     pub q: Option<String>,
-    /// How many rows: 1 to 100, default 50.
+    /// How many rows: 1 to 100, default 50; more is cut to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<schema::Whole>, inline)]
     pub limit: Option<u32>,
     /// The `nextCursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Cursor>, inline)]
     pub cursor: Option<String>,
 }
 
@@ -124,9 +130,11 @@ impl NodesQuery {
 pub struct PatchNode {
     /// The new name, a DNS label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Label>)]
     pub name: Option<String>,
-    /// The same as `name`.
+    /// The same as `name`, which counts when both are given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Label>)]
     pub device_label: Option<String>,
 }
 
@@ -148,7 +156,7 @@ pub enum ConfigFormat {
 pub struct ConfigQuery {
     /// `json` (default) or `wg-quick`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(inline)]
     pub format: Option<ConfigFormat>,
 }
 
@@ -160,12 +168,13 @@ pub struct NodeConfig {
     #[schema(value_type = u64)]
     pub generation: Generation,
     /// The org that admitted the node.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub org_id: OrgId,
     /// Its name, the middle of every mesh name.
+    #[schema(value_type = schema::Label)]
     pub org_name: String,
     /// The key with which the org signs run tickets and records; the node pins it.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::PublicKey)]
     pub org_signing_key: SigningPublicKey,
     /// The node's own interface.
     pub interface: InterfaceConfig,
@@ -195,15 +204,16 @@ pub struct InterfaceConfig {
 #[serde(rename_all = "camelCase")]
 pub struct PeerConfig {
     /// Its id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub id: NodeId,
     /// Its name.
+    #[schema(value_type = schema::Label)]
     pub name: String,
     /// What it is.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::NodeKind)]
     pub kind: NodeKind,
     /// Its WireGuard public key.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::PublicKey)]
     pub public_key: NodePublicKey,
     /// The addresses it may send from.
     #[schema(value_type = Vec<String>)]
@@ -231,6 +241,6 @@ pub struct ControlConfig {
     /// The `ws://` or `wss://` address.
     pub url: String,
     /// The control plane's Noise static key; the node pins it at link.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::PublicKey)]
     pub public_key: NodePublicKey,
 }

@@ -5,6 +5,7 @@ use types::{OrgId, Timestamp, UserId};
 use utoipa::ToSchema;
 
 use crate::api_keys::CreatedApiKey;
+use crate::schema;
 use crate::scope::{Role, Scope};
 
 /// Who a credential belongs to.
@@ -26,12 +27,12 @@ pub struct Me {
 #[serde(rename_all = "camelCase")]
 pub struct User {
     /// Its id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub id: UserId,
     /// What people call them.
     pub name: String,
     /// When the record was made.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
 }
 
@@ -40,12 +41,13 @@ pub struct User {
 #[serde(rename_all = "camelCase")]
 pub struct Organization {
     /// Its id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub id: OrgId,
     /// A DNS label, the middle of every mesh name.
+    #[schema(value_type = schema::Label)]
     pub name: String,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
 }
 
@@ -54,14 +56,14 @@ pub struct Organization {
 #[serde(rename_all = "camelCase")]
 pub struct Member {
     /// The person.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub user_id: UserId,
     /// What people call them.
     pub name: String,
     /// What they are in the org.
     pub role: Role,
     /// Since when.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
 }
 
@@ -70,6 +72,7 @@ pub struct Member {
 #[serde(rename_all = "camelCase")]
 pub struct CreateOrganization {
     /// A DNS label that no other org has.
+    #[schema(value_type = schema::Label)]
     pub name: String,
 }
 
@@ -88,6 +91,7 @@ pub struct CreatedOrganization {
 #[serde(rename_all = "camelCase")]
 pub struct CreateMember {
     /// What people call them, 1 to 128 characters.
+    #[schema(value_type = schema::DisplayText)]
     pub name: String,
     /// What they are to be.
     pub role: Role,

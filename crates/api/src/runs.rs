@@ -9,6 +9,7 @@ use types::{
 use utoipa::{IntoParams, ToSchema};
 
 use crate::page::PageQuery;
+use crate::{json, schema};
 
 /// The longest prompt, in bytes.
 pub const PROMPT_BYTES_MAX: usize = 256 * 1024;
@@ -26,8 +27,10 @@ pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RunMessage {
     /// `user`, `assistant` or `system`.
+    #[schema(value_type = schema::RunMessageRole)]
     pub role: String,
     /// What was said.
+    #[schema(value_type = schema::Words)]
     pub content: String,
 }
 
@@ -36,13 +39,24 @@ pub struct RunMessage {
 #[serde(rename_all = "camelCase")]
 pub struct RunConfig {
     /// 1 to 128000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::maybe_whole"
+    )]
+    #[schema(minimum = 1, maximum = 128000)]
     pub max_tokens: Option<u32>,
     /// 1 to 100.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::maybe_whole"
+    )]
+    #[schema(minimum = 1, maximum = 100)]
     pub max_turns: Option<u32>,
     /// 0 to 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
 }
 
@@ -53,32 +67,53 @@ pub struct StartRun {
     /// The agent's slug or id. The legacy path has it in the path instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// What is asked, up to 256 KiB. Either this or `messages`.
+    /// What is asked. Either this or `messages`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Prompt>)]
     pub prompt: Option<String>,
-    /// A conversation that ends with what is asked, up to 256 KiB in all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// A conversation, up to 256 KiB in all. The last message is of role `user` and what is asked; with
+    /// `threadId` nothing but messages of role `system` may stand before it, since the thread knows what was said.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::maybe_objects"
+    )]
+    #[schema(min_items = 1, max_items = 200)]
     pub messages: Option<Vec<RunMessage>>,
     /// The thread to go on with; a new one by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schema::ThreadId>)]
     pub thread_id: Option<ThreadId>,
     /// Answer with the frames of the run as `text/event-stream`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
     /// Without `stream`: how many seconds to wait for the result, 0 to 600; 0 by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::maybe_whole"
+    )]
+    #[schema(maximum = 600)]
     pub wait: Option<u32>,
     /// How many seconds it may wait for its device, 0 to 2592000; 86400 by default. With 0 it does not wait: when the device
     /// is not connected the answer is 409 `device_offline`, and when it is it has 30 seconds to take the run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::maybe_whole"
+    )]
     #[schema(minimum = 0, maximum = 2_592_000, default = 86_400)]
     pub queue_ttl: Option<u32>,
     /// `api`, the default. A run of origin `device` is started by the bound device over its own session, never here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::ApiOrigin>)]
     pub origin: Option<RunOrigin>,
     /// How far it may go.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::maybe_object"
+    )]
     pub config: Option<RunConfig>,
     /// The caller's own notes, up to 16 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,24 +125,24 @@ pub struct StartRun {
 #[serde(rename_all = "camelCase")]
 pub struct RunReceipt {
     /// The run.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::RunId)]
     pub run_id: RunId,
     /// The thread its events go to.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::ThreadId)]
     pub thread_id: ThreadId,
     /// The rollout of that thread.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::RolloutId)]
     pub rollout_id: RolloutId,
     /// Where it is executed.
-    #[schema(value_type = String, example = "local-mac")]
+    #[schema(value_type = schema::ExecutionMode)]
     pub execution_mode: ExecutionMode,
     /// The device it is bound to.
-    #[schema(value_type = Option<String>, format = Uuid)]
+    #[schema(value_type = Option<schema::Id>)]
     pub target_device_id: Option<NodeId>,
     /// The sandbox it is executed in.
     pub sandbox_id: Option<String>,
     /// How far it is.
-    #[schema(value_type = String, example = "dispatched")]
+    #[schema(value_type = schema::RunStatus)]
     pub status: RunStatus,
     /// What came of it, once it is over: the last thing the agent said.
     pub result: Option<Value>,
@@ -120,7 +155,7 @@ pub struct RunReceipt {
     pub queue_position: Option<u64>,
     /// While queued: when it expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub queue_expires_at: Option<Timestamp>,
 }
 
@@ -142,16 +177,16 @@ pub struct Run {
     #[serde(flatten)]
     pub receipt: RunReceipt,
     /// The org it belongs to.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub org_id: OrgId,
     /// Whose it is.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub owner_user_id: UserId,
     /// The agent.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub agent_id: AgentId,
     /// The agent's slug when the run was started.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::Label)]
     pub agent_slug: AgentSlug,
     /// Who asked for it.
     pub origin: RunOrigin,
@@ -170,16 +205,16 @@ pub struct Run {
     /// How many seconds it could wait for its device; null for a run that its device started.
     pub queue_ttl: Option<u32>,
     /// When it was asked for.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
     /// When its device took it.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub accepted_at: Option<Timestamp>,
     /// When its runner was started.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub started_at: Option<Timestamp>,
     /// When it ended.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub completed_at: Option<Timestamp>,
 }
 
@@ -189,24 +224,26 @@ pub struct Run {
 pub struct RunsQuery {
     /// Those of this agent: slug or id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Text>, inline)]
     pub agent: Option<String>,
     /// Those in this status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schema::RunStatus>, inline)]
     pub status: Option<RunStatus>,
     /// Those of this thread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schema::ThreadId>, inline)]
     pub thread_id: Option<ThreadId>,
     /// Those of everyone in the org (admins only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all: Option<bool>,
-    /// How many rows: 1 to 100, default 50.
+    /// How many rows: 1 to 100, default 50; more is cut to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<schema::Whole>, inline)]
     pub limit: Option<u32>,
     /// The `nextCursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Cursor>, inline)]
     pub cursor: Option<String>,
 }
 

@@ -7,38 +7,39 @@ use types::{AgentId, ExecutionMode, OrgId, RolloutId, RunId, ThreadId, Timestamp
 use utoipa::{IntoParams, ToSchema};
 
 use crate::page::PageQuery;
+use crate::schema;
 
 /// A thread.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Thread {
     /// Its id.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::ThreadId)]
     pub id: ThreadId,
     /// The org it belongs to.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub org_id: OrgId,
     /// Whose it is.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub owner_user_id: UserId,
     /// The agent that works in it.
-    #[schema(value_type = Option<String>, format = Uuid)]
+    #[schema(value_type = Option<schema::Id>)]
     pub agent_id: Option<AgentId>,
     /// What people call it.
     pub title: Option<String>,
     /// Where its runs are executed.
-    #[schema(value_type = String, example = "local-mac")]
+    #[schema(value_type = schema::ExecutionMode)]
     pub execution_mode: ExecutionMode,
     /// Put away.
     pub archived: bool,
     /// The rollout that new events join.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::RolloutId)]
     pub active_rollout_id: RolloutId,
     /// When it began.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
     /// When it last changed.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub updated_at: Timestamp,
 }
 
@@ -64,16 +65,18 @@ impl From<ThreadRecord> for Thread {
 #[serde(rename_all = "camelCase")]
 pub struct Message {
     /// The number of its event.
+    #[schema(minimum = 1)]
     pub sequence: u64,
     /// The run it belongs to.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schema::RunId>)]
     pub run_id: Option<RunId>,
     /// `user` or `assistant`.
+    #[schema(value_type = schema::MessageRole)]
     pub role: String,
     /// What was said.
     pub text: String,
     /// When the store took it.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
 }
 
@@ -84,9 +87,10 @@ pub struct ToolCall {
     /// The id that its agent gave it; unique in a run only.
     pub tool_call_id: String,
     /// The number of its first event.
+    #[schema(minimum = 1)]
     pub sequence: u64,
     /// The run it belongs to.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schema::RunId>)]
     pub run_id: Option<RunId>,
     /// What people are shown.
     pub title: Option<String>,
@@ -108,6 +112,7 @@ pub struct ThreadSnapshot {
     #[serde(flatten)]
     pub thread: Thread,
     /// What it is doing: `idle`, `waiting` or `running`.
+    #[schema(value_type = schema::ThreadActivity)]
     pub activity: String,
     /// The number of its last event; what to pass as `after` to see what comes next.
     pub last_sequence: u64,
@@ -126,16 +131,16 @@ pub struct ThreadSnapshot {
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
     /// Its id.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::RolloutId)]
     pub rollout_id: RolloutId,
     /// The thread.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::ThreadId)]
     pub thread_id: ThreadId,
     /// When it began.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub started_at: Timestamp,
-    /// When the next one began; absent for the active one.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    /// When the next one began; null for the active one.
+    #[schema(value_type = Option<schema::Time>)]
     pub completed_at: Option<Timestamp>,
     /// How many events it has.
     pub event_count: u64,
@@ -146,6 +151,7 @@ pub struct Rollout {
 pub struct PatchThread {
     /// A new title, up to 200 printable characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Title>)]
     pub title: Option<String>,
     /// Put it away or take it out again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -155,8 +161,9 @@ pub struct PatchThread {
 /// Condenses a thread: what came before is kept, and a new rollout begins.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct CompactThread {
-    /// What the new rollout starts from, up to 64 KiB; without it, an outline made of what was asked.
+    /// What the new rollout starts from, up to 64 KiB of UTF-8; without it, an outline made of what was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 65536, pattern = r"^[^\u0000]*$")]
     pub summary: Option<String>,
 }
 
@@ -165,13 +172,13 @@ pub struct CompactThread {
 #[serde(rename_all = "camelCase")]
 pub struct Compacted {
     /// The thread.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::ThreadId)]
     pub thread_id: ThreadId,
     /// The rollout that ended.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::RolloutId)]
     pub previous_rollout_id: RolloutId,
     /// The rollout that began.
-    #[schema(value_type = String)]
+    #[schema(value_type = schema::RolloutId)]
     pub rollout_id: RolloutId,
     /// The number of the thread's last event.
     pub sequence: u64,
@@ -189,13 +196,15 @@ pub struct ThreadsQuery {
     pub archived: Option<bool>,
     /// Those of this agent: slug or id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Text>, inline)]
     pub agent: Option<String>,
-    /// How many rows: 1 to 100, default 50.
+    /// How many rows: 1 to 100, default 50; more is cut to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<schema::Whole>, inline)]
     pub limit: Option<u32>,
     /// The `nextCursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Cursor>, inline)]
     pub cursor: Option<String>,
 }
 
@@ -216,6 +225,7 @@ impl ThreadsQuery {
 pub struct AgentQuery {
     /// The agent, slug or id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Text>, inline)]
     pub agent: Option<String>,
 }
 
@@ -223,14 +233,16 @@ pub struct AgentQuery {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ThreadQuery {
-    /// How many messages and tool calls at most: 1 to 500, default 500.
+    /// How many messages and tool calls at most: 1 to 500, default 500; more is cut to 500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<schema::Whole>, inline)]
     pub limit: Option<u32>,
     /// `all_rollouts`: not only the active one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Include>, inline)]
     pub include: Option<String>,
     /// The agent it must be of, slug or id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Text>, inline)]
     pub agent: Option<String>,
 }

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::header::EXPECT;
 use axum::http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -20,8 +22,10 @@ use tokio_util::task::TaskTracker;
 use tower::Service as _;
 use types::AllowedIp;
 
+use crate::bare::Enveloped;
 use crate::http::ClientIp;
 use crate::serve::Tuning;
+use crate::unread::Drained;
 
 /// How many connections are held at once; the next ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 8192;
@@ -171,6 +175,12 @@ async fn connection(place: Place, stream: TcpStream, router: Router, stop: Cance
     let service = service_fn(|mut request: Request<Incoming>| {
         let client = place.door.client(place.ip, request.headers());
         request.extensions_mut().insert(client);
+        // A client that asks first sends no body after a refusal: what follows is its next request.
+        let asks_first = request.headers().contains_key(EXPECT);
+        let request = request.map(|body| match asks_first {
+            true => Body::new(body),
+            false => Body::new(Drained::new(body)),
+        });
         router.clone().call(request)
     });
     let mut builder = http1::Builder::new();
@@ -179,7 +189,7 @@ async fn connection(place: Place, stream: TcpStream, router: Router, stop: Cance
         .header_read_timeout(place.door.head_timeout)
         .max_buf_size(HEAD_BYTES_MAX);
     let serving = builder
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Enveloped::new(stream)), service)
         .with_upgrades();
     let mut serving = std::pin::pin!(serving);
     let served = tokio::select! {

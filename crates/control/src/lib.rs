@@ -4,6 +4,7 @@
 //! HTTP shapes to `api`.
 
 mod app;
+mod bare;
 pub mod clock;
 mod door;
 mod http;
@@ -18,6 +19,7 @@ mod secrets;
 pub mod serve;
 mod store;
 mod stream;
+mod unread;
 
 pub use serve::{ServeConfig, ServeError, Server, Tuning, serve, serve_with};
 

@@ -53,6 +53,9 @@ pub struct ServeConfig {
     pub clock: Clock,
 }
 
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What is rarely set.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tuning {
@@ -60,6 +63,8 @@ pub struct Tuning {
     pub sqlite_pages_max: Option<u32>,
     /// How long a client may take to send the head of a request; 30 seconds when absent.
     pub head_timeout: Option<Duration>,
+    /// How long a client may take to send a body; 30 seconds when absent.
+    pub body_timeout: Option<Duration>,
     /// How many connections one address may hold; 1024 when absent. Trusted proxies may hold all there are.
     pub connections_per_address_max: Option<usize>,
     /// How often a live connection is pinged; every 20 seconds when absent.
@@ -160,6 +165,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         config: AppConfig {
             public_url: public_url.clone(),
             ping_every: tuning.ping_every.unwrap_or(PING_EVERY),
+            body_timeout: tuning.body_timeout.unwrap_or(BODY_TIMEOUT),
         },
         keys,
         hub: Hub::default(),

@@ -35,6 +35,9 @@ async fn a_key_is_shown_once_works_and_dies_when_revoked() {
     }
     let refused = fixture.call(Some(&key), Method::GET, "/v1/me", None).await;
     assert_eq!((refused.status.as_u16(), refused.code()), (401, "invalid_token"));
+    let gone = fixture.get(&format!("/v1/api-keys/{id}")).await;
+    assert_eq!((gone.status.as_u16(), gone.code()), (404, "not_found"));
+    assert!(fixture.get("/v1/api-keys").await.text.contains(id));
 }
 
 #[tokio::test]

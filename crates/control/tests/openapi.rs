@@ -30,9 +30,44 @@ fn every_reference_in_the_document_leads_somewhere() {
             .starts_with("3.1")
     );
     let text = document.to_string();
-    for part in text.split("\"#/components/schemas/").skip(1) {
-        let name = part.split('"').next().expect("a name");
-        assert!(document["components"]["schemas"][name].is_object(), "{name}");
+    for part in text.split("\"#/components/").skip(1) {
+        let place = part.split('"').next().expect("a place");
+        let found = document.pointer(&format!("/components/{place}"));
+        assert!(found.is_some_and(serde_json::Value::is_object), "{place}");
+    }
+}
+
+#[test]
+fn every_operation_says_which_refusals_it_has_and_what_every_answer_carries() {
+    let document: serde_json::Value = serde_json::from_str(&control::openapi()).expect("JSON");
+    let paths = document["paths"].as_object().expect("paths");
+    let operations = paths.iter().flat_map(|(path, item)| {
+        item.as_object()
+            .expect("operations")
+            .iter()
+            .map(move |o| (path, o))
+    });
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, (method, operation)) in operations {
+        let answers = operation["responses"].as_object().expect("responses");
+        let name = format!("{method} {path}");
+        assert!(ids.insert(operation["operationId"].to_string()), "{name}");
+        assert!(!answers.contains_key("default"), "{name}");
+        let has_credential = operation["security"] != serde_json::json!([]);
+        assert_eq!(answers.contains_key("401"), has_credential, "{name}");
+        let has_body = operation.get("requestBody").is_some();
+        assert_eq!(answers.contains_key("413"), has_body, "{name}");
+        for (status, answer) in answers {
+            let answer = match answer["$ref"].as_str() {
+                Some(place) => document.pointer(&place[1..]).expect("leads somewhere"),
+                None => answer,
+            };
+            let id = &answer["headers"]["X-Request-Id"];
+            assert!(
+                answer["description"].is_string() && id.is_object(),
+                "{name} {status}"
+            );
+        }
     }
 }
 

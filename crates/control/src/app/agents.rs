@@ -7,7 +7,7 @@ use types::{AgentId, AgentSlug, ExecutionMode, NodeId, RunnerSpec};
 
 use super::activity::Happening;
 use super::audit::Deed;
-use super::{App, AppError, Caller, Page, Window, activity, audit, display_text};
+use super::{App, AppError, Caller, Page, Window, activity, audit, display_text, without_nul};
 use crate::secrets;
 use crate::store::{self, Conn, StoreError};
 
@@ -26,6 +26,7 @@ const FOLDER_CHARS_MAX: usize = 1024;
 /// Creates an agent or replaces its settings.
 pub(crate) async fn put(app: &App, caller: &Caller, request: PutAgent) -> Result<PutAgentResult, AppError> {
     let settings = checked(request.settings, &request.slug)?;
+    check_mode(&settings).map_err(AppError::bad_request)?;
     let mut tx = app.store.write().await?;
     check_target(&mut tx, caller, &settings).await?;
     let now = app.clock.wall();
@@ -101,6 +102,8 @@ pub(crate) async fn patch(
     let settings: AgentSettings = serde_json::from_value(merged)
         .map_err(|error| AppError::bad_request(format!("the settings cannot be read: {error}")))?;
     let settings = checked(settings, slug)?;
+    // What was asked is well-formed; it is the settings that stand already which it does not go with.
+    check_mode(&settings).map_err(AppError::conflict)?;
     if settings == known.settings {
         return Ok(known);
     }
@@ -177,9 +180,7 @@ async fn check_target(conn: &mut Conn, caller: &Caller, settings: &AgentSettings
         return Ok(());
     };
     usable_device(conn, caller, node).await?.ok_or_else(|| {
-        AppError::bad_request(
-            "targetDeviceId: there is no such device, or it is not yours, or it was revoked",
-        )
+        AppError::conflict("targetDeviceId: there is no such device, or it is not yours, or it was revoked")
     })
 }
 
@@ -199,7 +200,6 @@ fn checked(mut settings: AgentSettings, slug: &AgentSlug) -> Result<AgentSetting
     check_numbers(&settings)?;
     check_env(&settings)?;
     check_lists(&settings)?;
-    check_mode(&settings)?;
     Ok(settings)
 }
 
@@ -211,7 +211,9 @@ fn check_texts(settings: &AgentSettings) -> Result<(), AppError> {
         display_text("model", model)?;
     }
     let chars = |field: &str, text: &Option<String>, max: usize| {
-        let len = text.as_ref().map_or(0, |text| text.chars().count());
+        let text = text.as_deref().unwrap_or_default();
+        without_nul(field, text)?;
+        let len = text.chars().count();
         demand(len <= max, || format!("{field} must be at most {max} characters"))
     };
     chars("description", &settings.description, DESCRIPTION_CHARS_MAX)?;
@@ -224,8 +226,9 @@ fn check_texts(settings: &AgentSettings) -> Result<(), AppError> {
     demand(!folder.chars().any(char::is_control), || {
         "defaultFolderHint must not contain control characters".to_owned()
     })?;
-    let len = settings.system_prompt.as_ref().map_or(0, String::len);
-    demand(len <= SYSTEM_PROMPT_BYTES_MAX, || {
+    let prompt = settings.system_prompt.as_deref().unwrap_or_default();
+    without_nul("systemPrompt", prompt)?;
+    demand(prompt.len() <= SYSTEM_PROMPT_BYTES_MAX, || {
         format!("systemPrompt must be at most {SYSTEM_PROMPT_BYTES_MAX} bytes")
     })?;
     if let Some(RunnerSpec::Acp { name } | RunnerSpec::Command { name }) = &settings.runner {
@@ -296,21 +299,18 @@ fn check_lists(settings: &AgentSettings) -> Result<(), AppError> {
     small("sandbox", &json!(settings.sandbox), JSON_BYTES_MAX)
 }
 
-fn check_mode(settings: &AgentSettings) -> Result<(), AppError> {
+/// Says what the mode lacks, or has too much.
+fn check_mode(settings: &AgentSettings) -> Result<(), &'static str> {
     let has_sandbox = settings.sandbox.is_some();
     match settings.execution_mode {
-        ExecutionMode::LocalMac => {
-            demand(settings.target_device_id.is_some(), || {
-                "executionMode local-mac requires targetDeviceId".to_owned()
-            })?;
-            demand(!has_sandbox, || {
-                "executionMode local-mac must not have sandbox".to_owned()
-            })
+        ExecutionMode::LocalMac if settings.target_device_id.is_none() => {
+            Err("executionMode local-mac requires targetDeviceId")
         }
-        ExecutionMode::InSandbox => demand(has_sandbox, || {
-            "executionMode in_sandbox (the default) requires sandbox".to_owned()
-        }),
-        ExecutionMode::Managed => Ok(()),
+        ExecutionMode::LocalMac if has_sandbox => Err("executionMode local-mac must not have sandbox"),
+        ExecutionMode::InSandbox if !has_sandbox => {
+            Err("executionMode in_sandbox (the default) requires sandbox")
+        }
+        _ => Ok(()),
     }
 }
 

@@ -102,10 +102,14 @@ pub(crate) async fn list(app: &App, caller: &Caller, query: &ApiKeysQuery) -> Re
     Ok(window.cut(rows, |row| (row.created_at.unix_ms(), row.id.to_string())))
 }
 
-/// Returns one key's record.
+/// Returns the record of one key that is not revoked; the list has the others.
 pub(crate) async fn find(app: &App, caller: &Caller, id: ApiKeyId) -> Result<ApiKey, AppError> {
     let mut conn = app.store.read().await?;
-    visible(&mut conn, caller, id).await
+    let key = visible(&mut conn, caller, id).await?;
+    if key.revoked_at.is_some() {
+        return Err(AppError::not_found("API key any more: it was revoked"));
+    }
+    Ok(key)
 }
 
 /// Revokes a key; a second time answers the same record.

@@ -10,7 +10,7 @@ use types::event::{APPEND_EVENTS_MAX, CLIENT_EVENT_ID_LEN_MAX, EVENT_BYTES_MAX};
 use types::{EventDraft, EventType, ThreadEvent, ThreadId};
 
 use super::threads::{self, Sight};
-use super::{App, AppError, Caller, Page, Window};
+use super::{App, AppError, Caller, Page, Window, without_nul};
 use crate::orchestrator::dispatch::DispatchTx;
 use crate::store;
 use crate::store::events::Place;
@@ -131,6 +131,7 @@ fn check_one((at, event): (usize, &api::events::NewEvent)) -> Result<EventDraft,
     if id.is_some_and(|id| id.is_empty() || id.chars().count() > CLIENT_EVENT_ID_LEN_MAX) {
         return Err(field(".clientEventId must be 1 to 128 characters"));
     }
+    without_nul("clientEventId", id.unwrap_or_default())?;
     let draft = EventDraft {
         event_type: event.event_type,
         payload,

@@ -12,6 +12,7 @@ use api::links::{
 use api::nodes::Node;
 use serde_json::{Map, json};
 use types::address::{host_ip4, node_ip6};
+use types::names::{DISPLAY_TEXT_CHARS_MAX, is_unprintable};
 use types::{NodeId, NodeKind, NodeName, NodePublicKey, NodeStatus, OrgId, Timestamp};
 
 use super::audit::Deed;
@@ -400,10 +401,10 @@ fn read_start(app: &App, ip: IpAddr, request: LinkStart, now: Timestamp) -> Resu
         .parse()
         .map_err(|error| AppError::bad_request(format!("publicKey {error}")))?;
     if [app.keys.platform.public(), app.keys.noise.public()].contains(&public_key) {
-        return Err(AppError::bad_request("publicKey is a key of this server"));
+        return Err(AppError::conflict("publicKey is a key of this server"));
     }
     let text = |field, text: Option<String>| {
-        let text = text.filter(|text| !text.trim().is_empty());
+        let text = text.filter(|text| !is_blank(text));
         let text = text.map(|text| display_text(field, &text)).transpose()?;
         Ok::<_, AppError>(text.map(|text| text.to_string()))
     };
@@ -430,6 +431,12 @@ fn read_start(app: &App, ip: IpAddr, request: LinkStart, now: Timestamp) -> Resu
         client_metadata,
         node: None,
     })
+}
+
+/// White space alone says nothing, as long as it is nothing worse.
+fn is_blank(text: &str) -> bool {
+    let harmless = text.chars().count() <= DISPLAY_TEXT_CHARS_MAX && !text.chars().any(is_unprintable);
+    harmless && text.trim().is_empty()
 }
 
 async fn demand_linkable(conn: &mut Conn, key: &NodePublicKey) -> Result<(), AppError> {

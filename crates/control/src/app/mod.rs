@@ -188,6 +188,8 @@ pub(crate) struct AppConfig {
     pub(crate) public_url: Url,
     /// How often a live connection is pinged (contract §6).
     pub(crate) ping_every: Duration,
+    /// How long a client may take to send a body.
+    pub(crate) body_timeout: Duration,
 }
 
 impl AppConfig {
@@ -202,6 +204,15 @@ impl AppConfig {
         debug_assert!(changed);
         url.into()
     }
+}
+
+/// Takes any text but one with the NUL character, which not every database engine can store.
+pub(crate) fn without_nul(field: &str, text: &str) -> Result<(), AppError> {
+    if text.contains('\0') {
+        let message = format!("{field} must not contain the NUL character");
+        return Err(AppError::bad_request(message));
+    }
+    Ok(())
 }
 
 /// Parses text that people or peers chose; the message names the field.

@@ -11,6 +11,9 @@ use super::{App, AppError, Caller, Page, Window, activity, audit, netmap};
 use crate::store::nodes::NodeRow;
 use crate::store::{self, Conn, StoreError};
 
+/// The longest text that nodes are searched for.
+const QUERY_CHARS_MAX: usize = 128;
+
 /// Lists the nodes that the caller can see, oldest first; with `all` (admins) every node of the org.
 pub(crate) async fn list(app: &App, caller: &Caller, mut query: NodesQuery) -> Result<Page<Node>, AppError> {
     let everyone = query.all.unwrap_or(false);
@@ -19,6 +22,15 @@ pub(crate) async fn list(app: &App, caller: &Caller, mut query: NodesQuery) -> R
     }
     if query.owner.as_deref() == Some("me") {
         query.owner = Some(caller.user.to_string());
+    }
+    // The database compares it with every row, and refuses a pattern that is very long.
+    if query
+        .q
+        .as_ref()
+        .is_some_and(|q| q.chars().count() > QUERY_CHARS_MAX)
+    {
+        let message = format!("q must be at most {QUERY_CHARS_MAX} characters");
+        return Err(AppError::bad_request(message));
     }
     let window = Window::oldest_first(&query.page())?;
     let visible_to = (!everyone).then_some(caller.user);
@@ -57,11 +69,13 @@ pub(crate) async fn rename(
     id: NodeId,
     patch: PatchNode,
 ) -> Result<Node, AppError> {
-    let name = patch.name.or(patch.device_label);
+    let read = |field: &str, text: Option<String>| {
+        let name = text.map(|text| text.parse::<NodeName>()).transpose();
+        name.map_err(|error| AppError::bad_request(format!("{field} {error}")))
+    };
+    let name = read("name", patch.name)?;
+    let name = name.or(read("deviceLabel", patch.device_label)?);
     let name = name.ok_or_else(|| AppError::bad_request("name is missing"))?;
-    let name: NodeName = name
-        .parse()
-        .map_err(|error| AppError::bad_request(format!("name {error}")))?;
     let mut tx = app.store.write().await?;
     let before = own(&mut tx, caller, id).await?;
     if before.node.status == NodeStatus::Revoked {

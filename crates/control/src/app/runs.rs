@@ -82,7 +82,6 @@ pub(crate) async fn start(
     check_origin(request.origin)?;
     let queue_ttl = queue_ttl(request.queue_ttl)?;
     let request_hash = secrets::hash(&json!(request).to_string());
-    let asked = conversation(&request)?;
     let config = check_config(request.config.unwrap_or_default())?;
     check_metadata(request.metadata.as_ref())?;
     let name = request.agent.as_deref();
@@ -100,6 +99,7 @@ pub(crate) async fn start(
     if request.queue_ttl == Some(0) && !app.orchestrator.is_connected(device.id) {
         return Err(AppError::new(ErrorCode::DeviceOffline, DEVICE_OFFLINE));
     }
+    let asked = conversation(&request)?;
     let new = NewRun {
         org: caller.org,
         owner: caller.user,

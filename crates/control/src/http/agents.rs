@@ -1,7 +1,8 @@
 //! Routes of agents.
 
 use api::agents::{Agent, AgentsQuery, PutAgent, PutAgentResult};
-use api::{Scope, Success};
+use api::forms::{PatchAgent, PutAgentForms};
+use api::{ErrorEnvelope, Scope, Success, schema};
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
@@ -24,7 +25,9 @@ pub(super) fn register(routes: Routes) -> Routes {
 
 /// Create an agent, or replace the settings of the one with this slug.
 #[utoipa::path(post, path = "/v1/agents", tag = "agents", operation_id = "putAgent",
-    request_body = PutAgent, responses((status = 200, body = Success<PutAgentResult>)))]
+    request_body = PutAgentForms, responses((status = 200, body = Success<PutAgentResult>),
+    (status = 409, body = ErrorEnvelope,
+        description = "The slug is another member's, or there is no such device, or not for the caller.")))]
 async fn put(
     State(app): State<Shared>,
     caller: Caller,
@@ -46,7 +49,7 @@ async fn list(
 
 /// One agent.
 #[utoipa::path(get, path = "/v1/agents/{slug}", tag = "agents", operation_id = "getAgent",
-    params(("slug" = String, Path)), responses((status = 200, body = Success<Agent>)))]
+    params(("slug" = inline(schema::Label), Path)), responses((status = 200, body = Success<Agent>)))]
 async fn find(
     State(app): State<Shared>,
     caller: Caller,
@@ -57,8 +60,9 @@ async fn find(
 
 /// Change the settings that the body names; null clears one.
 #[utoipa::path(patch, path = "/v1/agents/{slug}", tag = "agents", operation_id = "patchAgent",
-    params(("slug" = String, Path)), request_body = api::agents::AgentSettings,
-    responses((status = 200, body = Success<Agent>)))]
+    params(("slug" = inline(schema::Label), Path)), request_body = PatchAgent,
+    responses((status = 200, body = Success<Agent>), (status = 409, body = ErrorEnvelope,
+        description = "What the executionMode requires is missing then, or there is no such device for the caller.")))]
 async fn patch(
     State(app): State<Shared>,
     caller: Caller,
@@ -70,7 +74,7 @@ async fn patch(
 
 /// Delete an agent. Its threads stay.
 #[utoipa::path(delete, path = "/v1/agents/{slug}", tag = "agents", operation_id = "deleteAgent",
-    params(("slug" = String, Path)), responses((status = 204)))]
+    params(("slug" = inline(schema::Label), Path)), responses((status = 204)))]
 async fn delete(
     State(app): State<Shared>,
     caller: Caller,

@@ -1,7 +1,7 @@
 //! Routes of API keys.
 
 use api::api_keys::{ApiKey, ApiKeysQuery, CreateApiKey, CreatedApiKey};
-use api::{Scope, Success};
+use api::{Scope, Success, schema};
 use axum::extract::State;
 use types::ApiKeyId;
 use utoipa_axum::routes;
@@ -43,9 +43,9 @@ async fn list(
     api_keys::list(&app, &caller, &query).await
 }
 
-/// One API key's record.
+/// One API key's record. A revoked key is found in the list only.
 #[utoipa::path(get, path = "/v1/api-keys/{id}", tag = "keys", operation_id = "getApiKey",
-    params(("id" = String, Path)), responses((status = 200, body = Success<ApiKey>)))]
+    params(("id" = inline(schema::Id), Path)), responses((status = 200, body = Success<ApiKey>)))]
 async fn find(
     State(app): State<Shared>,
     caller: Caller,
@@ -54,9 +54,9 @@ async fn find(
     api_keys::find(&app, &caller, id).await.map(Reply::ok)
 }
 
-/// Revoke an API key.
+/// Revoke an API key; a second time answers the same record.
 #[utoipa::path(delete, path = "/v1/api-keys/{id}", tag = "keys", operation_id = "revokeApiKey",
-    params(("id" = String, Path)), responses((status = 200, body = Success<ApiKey>)))]
+    params(("id" = inline(schema::Id), Path)), responses((status = 200, body = Success<ApiKey>)))]
 async fn revoke(
     State(app): State<Shared>,
     caller: Caller,

@@ -18,15 +18,19 @@ pub(super) fn register(routes: Routes) -> Routes {
     routes.add(Access::Scope(Scope::RunmeshRead), routes!(list))
 }
 
-/// List audit events, newest first, or export the whole log as JSON lines, oldest first.
+/// List audit events, newest first, or export the whole log.
+///
+/// With `format=jsonl` each line is one event as a page has it, oldest first; `limit` and `cursor` change nothing.
 #[utoipa::path(get, path = "/v1/runmesh/audit", tag = "audit", operation_id = "listAudit",
-    params(AuditQuery), responses((status = 200, body = api::Page<AuditEvent>)))]
+    params(AuditQuery), responses((status = 200, content(
+        (api::Page<AuditEvent> = "application/json"), (String = "application/jsonl")))))]
 async fn list(
     State(app): State<Shared>,
     caller: Caller,
     Params(query): Params<AuditQuery>,
 ) -> Result<Response, AppError> {
     if query.format == Some(AuditFormat::Jsonl) {
+        audit::check(&query)?;
         return Ok(export(app, caller));
     }
     let page = audit::list(&app, &caller, &query).await?;

@@ -3,20 +3,17 @@
 use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::response::Response;
+use axum::routing::get;
 use mesh::control_stream::NOISE_MESSAGE_MAX;
-use utoipa_axum::routes;
 
 use super::{Routes, Shared};
-use crate::app::Access;
 use crate::stream;
 
 pub(super) fn register(routes: Routes) -> Routes {
-    routes.add(Access::Open, routes!(open))
+    routes.apart("GET", "/v1/runmesh/control", get(open))
 }
 
 /// A node's control stream: a WebSocket of binary frames, encrypted inside for the node's key.
-#[utoipa::path(get, path = "/v1/runmesh/control", tag = "nodes", operation_id = "openControlStream",
-    responses((status = 101, description = "The stream is open.")))]
 async fn open(State(app): State<Shared>, upgrade: WebSocketUpgrade) -> Response {
     upgrade
         .max_message_size(NOISE_MESSAGE_MAX)

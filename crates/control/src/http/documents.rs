@@ -2,18 +2,13 @@
 
 use std::sync::OnceLock;
 
-use api::ErrorEnvelope;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{
-    Components, ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, ResponseBuilder,
-};
-use utoipa::{PartialSchema as _, ToSchema as _};
+use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::routes;
 
-use super::Routes;
-use super::routes::REFUSAL;
+use super::{Routes, describe};
 use crate::app::Access;
 
 /// Every documentation page that the server carries.
@@ -25,6 +20,16 @@ const LLMS: &str = "# RunMesh\n\n\
     ## Pages\n\n\
     - [Link a device](/link): enter the code that a device shows, approve or deny it\n\
     - [Account](/account): one's sessions, and a key for the command line\n";
+
+/// What holds for all routes.
+const DESCRIPTION: &str = "Link devices, see nodes, dispatch runs, follow threads.\n\n\
+    Every answer is `{data, meta}`, every refusal `{error: {code, message, requestId}}`. A path that is not here is \
+    answered 404, a method that a path does not have 405 with `Allow`; where there is GET there is HEAD.\n\n\
+    A body is one JSON value of at most 1 MiB (a run: 2 MiB, an append of events: 8 MiB) that nests at most 127 levels. Fields and query parameters that a route does not know are ignored and not stored; one \
+    that it knows must not come twice. Lengths are in characters where not said otherwise.\n\n\
+    Rules that a schema cannot state stand in the descriptions; what breaks one is answered 400 with a message that names \
+    it. An id or name that the caller may not see is answered 404, whether or not it exists.\n\n\
+    The control stream of nodes (`/v1/runmesh/control`) is no HTTP API and not described here.";
 
 pub(super) fn register(routes: Routes) -> Routes {
     routes
@@ -71,10 +76,7 @@ fn frame() -> OpenApi {
     let info = InfoBuilder::new()
         .title("RunMesh")
         .version(env!("CARGO_PKG_VERSION"))
-        .description(Some(
-            "Link devices, see nodes, dispatch runs, follow threads. Every answer is `{data, meta}`, every refusal \
-             `{error: {code, message, requestId}}`. Unknown fields of a request are ignored.",
-        ))
+        .description(Some(DESCRIPTION))
         .license(Some(LicenseBuilder::new().name("Apache-2.0").build()))
         .build();
     let mut document = OpenApiBuilder::new().info(info).build();
@@ -83,21 +85,6 @@ fn frame() -> OpenApi {
     components.add_security_scheme("bearer", bearer);
     let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
     components.add_security_scheme("apiKey", header);
-    describe_refusals(components);
+    describe::components(components);
     document
-}
-
-fn describe_refusals(components: &mut Components) {
-    let mut schemas = Vec::new();
-    ErrorEnvelope::schemas(&mut schemas);
-    schemas.push((ErrorEnvelope::name().into_owned(), ErrorEnvelope::schema()));
-    components.schemas.extend(schemas);
-    let content = ContentBuilder::new()
-        .schema(Some(Ref::from_schema_name(ErrorEnvelope::name())))
-        .build();
-    let refusal = ResponseBuilder::new()
-        .description("A refusal: `error.code` says which, `error.message` what to do.")
-        .content("application/json", content)
-        .build();
-    components.responses.insert(REFUSAL.to_owned(), refusal.into());
 }

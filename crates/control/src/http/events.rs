@@ -6,7 +6,8 @@ use std::time::Duration;
 use api::events::{
     AppendEvents, Appended, CLOSE_GONE, CLOSE_SIGNED_OUT, CLOSE_STOPPING, CLOSE_TOO_SLOW, Event, EventsQuery,
 };
-use api::{APPEND_BODY_BYTES_MAX, Scope, Success};
+use api::forms::StreamedFrame;
+use api::{APPEND_BODY_BYTES_MAX, ErrorEnvelope, Scope, Success, schema};
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
@@ -43,9 +44,16 @@ pub(super) fn register(routes: Routes) -> Routes {
 /// List events, oldest first, or follow them.
 ///
 /// With `Accept: text/event-stream` or a WebSocket upgrade: a snapshot, the events above `after` (or `Last-Event-ID`),
-/// then what happens. A reader that is too slow is closed (4408) and resumes with `after`.
+/// then what happens, each a `LiveFrame`. An idle WebSocket is pinged every 20 s. It is closed with 4408 when its reader is
+/// too slow (resume with `after`), 4401 when the credential is good no more, 4410 when the thread is gone, 1001 when
+/// the server stops.
 #[utoipa::path(get, path = "/v1/threads/{id}/events", tag = "threads", operation_id = "listEvents",
-    params(("id" = String, Path), EventsQuery), responses((status = 200, body = api::Page<Event>)))]
+    params(("id" = inline(schema::ThreadId), Path), EventsQuery,
+        ("Last-Event-ID" = inline(Option<schema::Sequence>), Header,
+            description = "Of an event stream: in place of `after`, as browsers send it.")),
+    responses((status = 200, content(
+        (api::Page<Event> = "application/json"), (StreamedFrame = "text/event-stream"))),
+    (status = 101, description = "A WebSocket of text messages, each a `LiveFrame`.")))]
 async fn list(
     State(app): State<Shared>,
     caller: Caller,
@@ -54,6 +62,7 @@ async fn list(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, AppError> {
+    let resumed = last_event_id(&headers)?;
     if let Ok(upgrade) = upgrade {
         let follower = Follower::of_thread(&app, &caller, id, &query).await?;
         let upgrade = upgrade.max_message_size(WATCHER_BYTES_MAX);
@@ -66,7 +75,7 @@ async fn list(
     }
     let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
     if accepts.is_some_and(|value| value.contains("text/event-stream")) {
-        let after = last_event_id(&headers)?.or(query.after);
+        let after = resumed.or(query.after);
         let follower = Follower::of_thread(&app, &caller, id, &EventsQuery { after, ..query }).await?;
         return Ok(stream(&app, follower));
     }
@@ -74,10 +83,11 @@ async fn list(
     Ok(page.into_response())
 }
 
-/// Append events of the thread's owner.
+/// Append events of the thread's owner: at most 8 MiB.
 #[utoipa::path(post, path = "/v1/threads/{id}/events", tag = "threads", operation_id = "appendEvents",
-    params(("id" = String, Path)), request_body = AppendEvents,
-    responses((status = 200, body = Success<Appended>)))]
+    params(("id" = inline(schema::ThreadId), Path)), request_body = AppendEvents,
+    responses((status = 200, body = Success<Appended>),
+    (status = 409, description = "Another rollout is the active one.", body = ErrorEnvelope)))]
 async fn append(
     State(app): State<Shared>,
     caller: Caller,

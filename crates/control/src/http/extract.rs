@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
-use std::time::Duration;
 
+use api::json::Strict;
 use api::{BODY_BYTES_MAX, ErrorCode};
 use axum::body::Body as RawBody;
 use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Query, RawPathParams, Request};
@@ -14,10 +14,7 @@ use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 
 use super::Shared;
-use crate::app::{AppError, Caller};
-
-/// How long a client may take to send a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::app::{App, AppError, Caller};
 
 impl FromRequestParts<Shared> for Caller {
     type Rejection = AppError;
@@ -54,24 +51,25 @@ pub(crate) struct Body<T, const MAX: usize = BODY_BYTES_MAX>(pub(crate) T);
 impl<T: DeserializeOwned, const MAX: usize> FromRequest<Shared> for Body<T, MAX> {
     type Rejection = AppError;
 
-    async fn from_request(request: Request, _: &Shared) -> Result<Self, AppError> {
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, AppError> {
         demand_json(request.headers())?;
-        let bytes = read_body(request, MAX).await?;
-        parse(&bytes).map(Self)
+        let bytes = read_body(app, request, MAX).await?;
+        parse(&bytes).map(|Strict(value)| Self(value))
     }
 }
 
-/// Where a body may be missing: an empty one is none.
+/// Where a body may be missing: an empty one is none, and so is null.
 impl<T: DeserializeOwned, const MAX: usize> OptionalFromRequest<Shared> for Body<T, MAX> {
     type Rejection = AppError;
 
-    async fn from_request(request: Request, _: &Shared) -> Result<Option<Self>, AppError> {
+    async fn from_request(request: Request, app: &Shared) -> Result<Option<Self>, AppError> {
         demand_json(request.headers())?;
-        let bytes = read_body(request, MAX).await?;
+        let bytes = read_body(app, request, MAX).await?;
         if bytes.is_empty() {
             return Ok(None);
         }
-        parse(&bytes).map(|value| Some(Self(value)))
+        let value = parse::<Option<Strict<T>>>(&bytes)?;
+        Ok(value.map(|Strict(value)| Self(value)))
     }
 }
 
@@ -90,11 +88,12 @@ fn demand_json(headers: &HeaderMap) -> Result<(), AppError> {
 }
 
 /// Reads a body of at most `max` bytes.
-pub(crate) async fn read_body(request: Request, max: usize) -> Result<Vec<u8>, AppError> {
+pub(crate) async fn read_body(app: &App, request: Request, max: usize) -> Result<Vec<u8>, AppError> {
     let declared = request.headers().get(CONTENT_LENGTH);
     let declared = declared.and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     let expected = declared.unwrap_or(0).min(max);
-    let reading = tokio::time::timeout(BODY_TIMEOUT, collect(request.into_body(), expected, max));
+    let reading = collect(request.into_body(), expected, max);
+    let reading = tokio::time::timeout(app.config.body_timeout, reading);
     reading
         .await
         .map_err(|_| AppError::bad_request("the body took too long to arrive"))?
@@ -107,17 +106,11 @@ async fn collect(body: RawBody, expected: usize, max: usize) -> Result<Vec<u8>, 
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| AppError::bad_request("the body ended too early"))?;
         total = total.saturating_add(chunk.len());
-        // A client that is still sending would miss the answer: swallow some of the rest before refusing.
-        if total > max.saturating_mul(4) {
-            break;
+        if total > max {
+            let message = format!("the body is larger than {max} bytes");
+            return Err(AppError::new(ErrorCode::PayloadTooLarge, message));
         }
-        if total <= max {
-            bytes.extend_from_slice(&chunk);
-        }
-    }
-    if total > max {
-        let message = format!("the body is larger than {max} bytes");
-        return Err(AppError::new(ErrorCode::PayloadTooLarge, message));
+        bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
 }

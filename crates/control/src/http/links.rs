@@ -1,7 +1,7 @@
 //! Routes of device linking. Start and poll are open: they are limited per address and per code.
 
 use api::links::{Link, LinkApprove, LinkApproved, LinkDeny, LinkPoll, LinkPolled, LinkStart, LinkStarted};
-use api::{Scope, Success};
+use api::{ErrorEnvelope, Scope, Success, schema};
 use axum::extract::State;
 use utoipa_axum::routes;
 
@@ -28,7 +28,8 @@ pub(super) fn register(routes: Routes) -> Routes {
 
 /// Ask for a code, as a device.
 #[utoipa::path(post, path = "/v1/runmesh/devices/link/start", tag = "linking", operation_id = "startLink",
-    request_body = LinkStart, responses((status = 201, body = Success<LinkStarted>)))]
+    request_body = LinkStart, responses((status = 201, body = Success<LinkStarted>),
+    (status = 409, description = "The device was revoked and its key never comes back, or the key is the server's own.", body = ErrorEnvelope)))]
 async fn start(
     State(app): State<Shared>,
     ClientIp(ip): ClientIp,
@@ -39,7 +40,8 @@ async fn start(
 
 /// Ask how a code fares, as the device it was made for.
 #[utoipa::path(post, path = "/v1/runmesh/devices/link/poll", tag = "linking", operation_id = "pollLink",
-    request_body = LinkPoll, responses((status = 200, body = Success<LinkPolled>)))]
+    request_body = LinkPoll, responses((status = 200, body = Success<LinkPolled>),
+    (status = 404, description = "There is no such code for this key.", body = ErrorEnvelope)))]
 async fn poll(
     State(app): State<Shared>,
     ClientIp(ip): ClientIp,
@@ -51,7 +53,11 @@ async fn poll(
 
 /// Admit the device behind a code; the caller becomes its owner.
 #[utoipa::path(post, path = "/v1/runmesh/devices/link/approve", tag = "linking", operation_id = "approveLink",
-    request_body = LinkApprove, responses((status = 200, body = Success<LinkApproved>)))]
+    request_body = LinkApprove, responses((status = 200, body = Success<LinkApproved>),
+    (status = 404, description = "There is no such code.", body = ErrorEnvelope),
+    (status = 409, body = ErrorEnvelope,
+        description = "The code was used, the name is taken, or the device is revoked or somebody else's."),
+    (status = 410, description = "The code has expired.", body = ErrorEnvelope)))]
 async fn approve(
     State(app): State<Shared>,
     caller: Caller,
@@ -63,7 +69,10 @@ async fn approve(
 
 /// Refuse the device behind a code.
 #[utoipa::path(post, path = "/v1/runmesh/devices/link/deny", tag = "linking", operation_id = "denyLink",
-    request_body = LinkDeny, responses((status = 200, body = Success<Link>)))]
+    request_body = LinkDeny, responses((status = 200, body = Success<Link>),
+    (status = 404, description = "There is no such code.", body = ErrorEnvelope),
+    (status = 409, description = "The code was used.", body = ErrorEnvelope),
+    (status = 410, description = "The code has expired.", body = ErrorEnvelope)))]
 async fn deny(
     State(app): State<Shared>,
     caller: Caller,
@@ -74,7 +83,7 @@ async fn deny(
 
 /// What the approve page shows of a code.
 #[utoipa::path(get, path = "/v1/runmesh/devices/link/{code}", tag = "linking", operation_id = "getLink",
-    params(("code" = String, Path)), responses((status = 200, body = Success<Link>)))]
+    params(("code" = inline(schema::Text), Path)), responses((status = 200, body = Success<Link>)))]
 async fn find(
     State(app): State<Shared>,
     caller: Caller,

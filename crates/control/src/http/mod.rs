@@ -9,6 +9,7 @@ mod agents;
 mod api_keys;
 mod audit;
 mod control;
+mod describe;
 mod documents;
 mod events;
 mod extract;

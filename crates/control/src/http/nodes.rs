@@ -1,9 +1,10 @@
 //! Routes of nodes, the overview and a device's activity.
 
 use api::activity::{Activity, ActivityQuery};
+use api::forms::RenameNode;
 use api::nodes::{ConfigFormat, ConfigQuery, Node, NodeConfig, NodesQuery, PatchNode};
 use api::overview::Overview;
-use api::{Scope, Success};
+use api::{ErrorEnvelope, Scope, Success, schema};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -47,7 +48,7 @@ async fn list(
 
 /// One node.
 #[utoipa::path(get, path = "/v1/runmesh/nodes/{id}", tag = "nodes", operation_id = "getNode",
-    params(("id" = String, Path)), responses((status = 200, body = Success<Node>)))]
+    params(("id" = inline(schema::Id), Path)), responses((status = 200, body = Success<Node>)))]
 async fn find(
     State(app): State<Shared>,
     caller: Caller,
@@ -58,8 +59,9 @@ async fn find(
 
 /// A node's configuration, computed on request; it holds no secret.
 #[utoipa::path(get, path = "/v1/runmesh/nodes/{id}/config", tag = "nodes", operation_id = "getNodeConfig",
-    params(("id" = String, Path), ConfigQuery),
-    responses((status = 200, body = Success<NodeConfig>)))]
+    params(("id" = inline(schema::Id), Path), ConfigQuery),
+    responses((status = 200, content(
+        (Success<NodeConfig> = "application/json"), (String = "text/plain; charset=utf-8")))))]
 async fn config(
     State(app): State<Shared>,
     caller: Caller,
@@ -78,8 +80,9 @@ async fn config(
 
 /// Rename a node.
 #[utoipa::path(patch, path = "/v1/runmesh/nodes/{id}", tag = "nodes", operation_id = "renameNode",
-    params(("id" = String, Path)), request_body = PatchNode,
-    responses((status = 200, body = Success<Node>)))]
+    params(("id" = inline(schema::Id), Path)), request_body = RenameNode,
+    responses((status = 200, body = Success<Node>),
+    (status = 409, description = "The name is taken, or the node is revoked.", body = ErrorEnvelope)))]
 async fn rename(
     State(app): State<Shared>,
     caller: Caller,
@@ -91,7 +94,7 @@ async fn rename(
 
 /// Revoke a node for ever; a second time answers the same node.
 #[utoipa::path(delete, path = "/v1/runmesh/nodes/{id}", tag = "nodes", operation_id = "deleteNode",
-    params(("id" = String, Path)), responses((status = 200, body = Success<Node>)))]
+    params(("id" = inline(schema::Id), Path)), responses((status = 200, body = Success<Node>)))]
 async fn delete(
     State(app): State<Shared>,
     caller: Caller,
@@ -102,7 +105,7 @@ async fn delete(
 
 /// Revoke a node for ever; a second time answers the same node.
 #[utoipa::path(post, path = "/v1/runmesh/nodes/{id}/revoke", tag = "nodes", operation_id = "revokeNode",
-    params(("id" = String, Path)), responses((status = 200, body = Success<Node>)))]
+    params(("id" = inline(schema::Id), Path)), responses((status = 200, body = Success<Node>)))]
 async fn revoke(
     State(app): State<Shared>,
     caller: Caller,
@@ -113,7 +116,7 @@ async fn revoke(
 
 /// List the activity of one device, newest first.
 #[utoipa::path(get, path = "/v1/runmesh/devices/{id}/activity", tag = "activity",
-    operation_id = "listDeviceActivity", params(("id" = String, Path), ActivityQuery),
+    operation_id = "listDeviceActivity", params(("id" = inline(schema::Id), Path), ActivityQuery),
     responses((status = 200, body = api::Page<Activity>)))]
 async fn device_activity(
     State(app): State<Shared>,

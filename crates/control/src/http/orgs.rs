@@ -1,7 +1,7 @@
 //! Routes of orgs.
 
 use api::orgs::{CreateOrganization, CreatedOrganization, Organization};
-use api::{Scope, Success};
+use api::{ErrorEnvelope, Scope, Success};
 use axum::extract::State;
 use utoipa_axum::routes;
 
@@ -20,7 +20,8 @@ pub(super) fn register(routes: Routes) -> Routes {
 ///
 /// The caller becomes its first admin and gets a key to it.
 #[utoipa::path(post, path = "/v1/organizations", tag = "organizations", operation_id = "createOrganization",
-    request_body = CreateOrganization, responses((status = 201, body = Success<CreatedOrganization>)))]
+    request_body = CreateOrganization, responses((status = 201, body = Success<CreatedOrganization>),
+    (status = 409, description = "Another organization has this name.", body = ErrorEnvelope)))]
 async fn create(
     State(app): State<Shared>,
     caller: Caller,

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use api::{ErrorBody, ErrorCode, ErrorEnvelope, Meta, REQUEST_ID_HEADER, Success};
 use axum::extract::Request;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -109,6 +111,10 @@ impl IntoResponse for AppError {
         };
         let mut answer = Json(ErrorEnvelope { error }).into_response();
         mark_refused(&mut answer, &self);
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            let how = HeaderValue::from_static("Bearer");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, how);
+        }
         answer
     }
 }

@@ -15,11 +15,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use futures_util::StreamExt as _;
 use utoipa::openapi::path::{Operation, PathItem, Paths};
-use utoipa::openapi::{OpenApi, Ref, RefOr, Schema, SecurityRequirement};
+use utoipa::openapi::{OpenApi, RefOr, Schema};
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::extract::ClientIp;
-use super::{Shared, respond};
+use super::{Shared, describe, respond};
 use crate::app::{Access, AppError, Caller, Limit, access};
 
 /// A path and a method, as the router knows them.
@@ -62,8 +62,7 @@ impl Routes {
         let path = paths.paths.keys().next().expect("routes! names one path").clone();
         for (path, mut item) in paths.paths {
             for (method, operation) in operations(&mut item) {
-                document_access(operation, access);
-                document_refusals(operation, (method, &path), access);
+                describe::operation(operation, &path, access);
                 self.table.insert((path.clone(), method.to_owned()), access);
             }
             merge(&mut self.paths, path, item);
@@ -100,8 +99,8 @@ impl Routes {
         self
     }
 
-    /// Adds a page for browsers: it guards itself by its own sessions, and is no part of the API.
-    pub(crate) fn page(mut self, method: &str, path: &str, handler: MethodRouter<Shared>) -> Self {
+    /// Adds what guards itself and is no part of the API: a page for browsers, the control stream of nodes.
+    pub(crate) fn apart(mut self, method: &str, path: &str, handler: MethodRouter<Shared>) -> Self {
         self.table
             .insert((path.to_owned(), method.to_owned()), Access::Open);
         self.router = self.router.route(path, handler);
@@ -212,15 +211,17 @@ async fn admit(guard: &Guard, key: Option<&RouteKey>, parts: &mut Parts) -> Resu
     access.check(&caller)
 }
 
-/// Reads `Authorization: Bearer` or `X-API-Key`.
+/// Reads `Authorization: Bearer`, or without that header `X-API-Key`. What is there and is no bearer token is an unknown
+/// one: two credentials that disagree are never mixed.
 fn credential(headers: &HeaderMap) -> Option<String> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
-        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-        scheme
-            .eq_ignore_ascii_case("bearer")
-            .then(|| token.trim().to_owned())
-    });
-    bearer.or_else(|| Some(headers.get(api::API_KEY_HEADER)?.to_str().ok()?.trim().to_owned()))
+    if let Some(value) = headers.get(AUTHORIZATION) {
+        let bearer = value.to_str().ok().and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        return Some(bearer.unwrap_or_default().to_owned());
+    }
+    Some(headers.get(api::API_KEY_HEADER)?.to_str().ok()?.trim().to_owned())
 }
 
 /// Reads `?api_key=` or `?token=` of a WebSocket request, since browsers cannot set its headers (contract §6). Both at
@@ -253,54 +254,5 @@ fn merge(paths: &mut Paths, path: String, item: PathItem) {
         None => {
             paths.paths.insert(path, item);
         }
-    }
-}
-
-/// Writes into an operation what its entry in the table demands.
-fn document_access(operation: &mut Operation, access: Access) {
-    let scope = match access {
-        Access::Open => {
-            operation.security = Some(vec![]);
-            return;
-        }
-        Access::SignedIn => None,
-        Access::Scope(scope) => Some(format!("Scope: `{scope}`.")),
-        Access::Admin(scope) => Some(format!("Scope: `{scope}`; admins only.")),
-    };
-    let none: [&str; 0] = [];
-    operation.security = Some(vec![
-        SecurityRequirement::new("bearer", none),
-        SecurityRequirement::new("apiKey", none),
-    ]);
-    if let Some(scope) = scope {
-        let text = operation.description.take().unwrap_or_default();
-        operation.description = Some(format!("{text}\n\n{scope}").trim().to_owned());
-    }
-}
-
-/// The name of the one shape that every refusal has.
-pub(super) const REFUSAL: &str = "Refusal";
-
-/// Writes into an operation which statuses its refusals have; `default` stands for those that any request may meet.
-fn document_refusals(operation: &mut Operation, (method, path): (&str, &str), access: Access) {
-    let links = path.contains("/devices/link/");
-    let changes = method != "GET";
-    let body = operation.request_body.is_some();
-    let statuses = [
-        ("400", path.starts_with("/v1/") && !path.ends_with(".json")),
-        ("401", access != Access::Open),
-        ("403", access != Access::Open),
-        ("404", changes || path.contains('{')),
-        ("409", changes),
-        ("410", changes && links),
-        ("413", body),
-        ("415", body),
-        ("429", links),
-        ("default", true),
-    ];
-    for (status, _) in statuses.into_iter().filter(|(_, applies)| *applies) {
-        let refusal = RefOr::Ref(Ref::from_response_name(REFUSAL));
-        let responses = &mut operation.responses.responses;
-        responses.entry(status.to_owned()).or_insert(refusal);
     }
 }

@@ -1,7 +1,8 @@
 //! Routes of runs.
 
+use api::forms::{StartRunOfAgent, StartRunOfAnyAgent, StreamedFrame};
 use api::runs::{Run, RunReceipt, RunsQuery, StartRun};
-use api::{IDEMPOTENCY_KEY_HEADER, Scope, Success};
+use api::{ErrorEnvelope, IDEMPOTENCY_KEY_HEADER, RUN_BODY_BYTES_MAX, Scope, Success, schema};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
@@ -27,27 +28,44 @@ pub(super) fn register(routes: Routes) -> Routes {
 ///
 /// Answers the receipt, after up to `wait` seconds the result, or with `stream: true` the frames of the run as
 /// `text/event-stream` with `X-Run-ID` and `X-Thread-ID`. The same `Idempotency-Key` within a day is the same run.
-#[utoipa::path(post, path = "/v1/run", tag = "runs", operation_id = "startRun", request_body = StartRun,
-    params(("Idempotency-Key" = Option<String>, Header)), responses((status = 200, body = Success<RunReceipt>)))]
+#[utoipa::path(post, path = "/v1/run", tag = "runs", operation_id = "startRun",
+    request_body = StartRunOfAnyAgent, params(("Idempotency-Key" = Option<String>, Header, nullable = false,
+        min_length = 1, max_length = 128, pattern = "^[!-~]*$",
+        description = "The same key within a day is the same run; printable ASCII without spaces.")),
+    responses((status = 200,
+        headers(("X-Run-ID" = inline(schema::RunId), description = "With `stream: true`: the run."),
+            ("X-Thread-ID" = inline(schema::ThreadId), description = "With `stream: true`: its thread.")),
+        content((Success<RunReceipt> = "application/json"), (StreamedFrame = "text/event-stream"))),
+    (status = 404, description = "There is no such agent, or thread of the caller's.", body = ErrorEnvelope),
+    (status = 409, body = ErrorEnvelope, description = "Nothing executes this executionMode, the device is revoked or \
+        too busy, or the key was used for another request.")))]
 async fn start(
     State(app): State<Shared>,
     caller: Caller,
     headers: HeaderMap,
-    Body(request): Body<StartRun>,
+    Body(request): Body<StartRun, RUN_BODY_BYTES_MAX>,
 ) -> Result<Response, AppError> {
     answer(&app, &caller, request, &headers).await
 }
 
 /// Start a run of this agent (legacy path).
 #[utoipa::path(post, path = "/v1/agents/{slug}/run", tag = "runs", operation_id = "startRunOfAgent",
-    request_body = StartRun, params(("slug" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 200, body = Success<RunReceipt>)))]
+    request_body = StartRunOfAgent, params(("slug" = inline(schema::Text), Path), ("Idempotency-Key" = Option<String>, Header, nullable = false,
+        min_length = 1, max_length = 128, pattern = "^[!-~]*$",
+        description = "The same key within a day is the same run; printable ASCII without spaces.")),
+    responses((status = 200,
+        headers(("X-Run-ID" = inline(schema::RunId), description = "With `stream: true`: the run."),
+            ("X-Thread-ID" = inline(schema::ThreadId), description = "With `stream: true`: its thread.")),
+        content((Success<RunReceipt> = "application/json"), (StreamedFrame = "text/event-stream"))),
+    (status = 404, description = "There is no such agent, or thread of the caller's.", body = ErrorEnvelope),
+    (status = 409, body = ErrorEnvelope, description = "Nothing executes this executionMode, the device is revoked or \
+        too busy, or the key was used for another request.")))]
 async fn start_of_agent(
     State(app): State<Shared>,
     caller: Caller,
     headers: HeaderMap,
     Id(slug): Id<String>,
-    Body(mut request): Body<StartRun>,
+    Body(mut request): Body<StartRun, RUN_BODY_BYTES_MAX>,
 ) -> Result<Response, AppError> {
     request.agent = Some(slug);
     answer(&app, &caller, request, &headers).await
@@ -88,7 +106,8 @@ async fn answer(
 
 /// List runs, newest first.
 #[utoipa::path(get, path = "/v1/runs", tag = "runs", operation_id = "listRuns",
-    params(RunsQuery), responses((status = 200, body = api::Page<Run>)))]
+    params(RunsQuery), responses((status = 200, body = api::Page<Run>),
+    (status = 404, description = "There is no such agent.", body = ErrorEnvelope)))]
 async fn list(
     State(app): State<Shared>,
     caller: Caller,
@@ -99,7 +118,7 @@ async fn list(
 
 /// One run.
 #[utoipa::path(get, path = "/v1/runs/{id}", tag = "runs", operation_id = "getRun",
-    params(("id" = String, Path)), responses((status = 200, body = Success<Run>)))]
+    params(("id" = inline(schema::RunId), Path)), responses((status = 200, body = Success<Run>)))]
 async fn find(State(app): State<Shared>, caller: Caller, Id(id): Id<RunId>) -> Result<Reply<Run>, AppError> {
     runs::find(&app, &caller, id).await.map(Reply::ok)
 }
@@ -108,7 +127,7 @@ async fn find(State(app): State<Shared>, caller: Caller, Id(id): Id<RunId>) -> R
 ///
 /// A wish that is repeated to the device until the run is over; a second time answers the same run.
 #[utoipa::path(post, path = "/v1/runs/{id}/cancel", tag = "runs", operation_id = "cancelRun",
-    params(("id" = String, Path)), responses((status = 200, body = Success<Run>)))]
+    params(("id" = inline(schema::RunId), Path)), responses((status = 200, body = Success<Run>)))]
 async fn cancel(
     State(app): State<Shared>,
     caller: Caller,

@@ -6,7 +6,7 @@ use api::threads::{
     AgentQuery, CompactThread, Compacted, PatchThread, Rollout, Thread, ThreadQuery, ThreadSnapshot,
     ThreadsQuery,
 };
-use api::{Scope, Success};
+use api::{ErrorEnvelope, Scope, Success, schema};
 use axum::extract::State;
 use axum::http::StatusCode;
 use types::ThreadId;
@@ -42,7 +42,8 @@ pub(super) fn register(routes: Routes) -> Routes {
 
 /// List threads, newest first.
 #[utoipa::path(get, path = "/v1/threads", tag = "threads", operation_id = "listThreads",
-    params(ThreadsQuery), responses((status = 200, body = api::Page<Thread>)))]
+    params(ThreadsQuery), responses((status = 200, body = api::Page<Thread>),
+    (status = 404, description = "There is no such agent.", body = ErrorEnvelope)))]
 async fn list(
     State(app): State<Shared>,
     caller: Caller,
@@ -53,7 +54,7 @@ async fn list(
 
 /// A thread as its events add up.
 #[utoipa::path(get, path = "/v1/threads/{id}", tag = "threads", operation_id = "getThread",
-    params(("id" = String, Path), ThreadQuery), responses((status = 200, body = Success<ThreadSnapshot>)))]
+    params(("id" = inline(schema::ThreadId), Path), ThreadQuery), responses((status = 200, body = Success<ThreadSnapshot>)))]
 async fn find(
     State(app): State<Shared>,
     caller: Caller,
@@ -65,7 +66,7 @@ async fn find(
 
 /// Rename a thread, or put it away.
 #[utoipa::path(patch, path = "/v1/threads/{id}", tag = "threads", operation_id = "patchThread",
-    params(("id" = String, Path)), request_body = PatchThread,
+    params(("id" = inline(schema::ThreadId), Path)), request_body = PatchThread,
     responses((status = 200, body = Success<Thread>)))]
 async fn patch(
     State(app): State<Shared>,
@@ -78,7 +79,7 @@ async fn patch(
 
 /// Delete a thread with its events, rollouts and runs.
 #[utoipa::path(delete, path = "/v1/threads/{id}", tag = "threads", operation_id = "deleteThread",
-    params(("id" = String, Path), AgentQuery), responses((status = 204)))]
+    params(("id" = inline(schema::ThreadId), Path), AgentQuery), responses((status = 204)))]
 async fn delete(
     State(app): State<Shared>,
     caller: Caller,
@@ -91,8 +92,9 @@ async fn delete(
 
 /// Begin a new rollout.
 #[utoipa::path(post, path = "/v1/threads/{id}/compact", tag = "threads", operation_id = "compactThread",
-    params(("id" = String, Path)), request_body = Option<CompactThread>,
-    responses((status = 200, body = Success<Compacted>)))]
+    params(("id" = inline(schema::ThreadId), Path)), request_body = Option<CompactThread>,
+    responses((status = 200, body = Success<Compacted>),
+    (status = 409, description = "A run of this thread is not over yet.", body = ErrorEnvelope)))]
 async fn compact(
     State(app): State<Shared>,
     caller: Caller,
@@ -105,7 +107,7 @@ async fn compact(
 
 /// List the rollouts of a thread, oldest first.
 #[utoipa::path(get, path = "/v1/threads/{id}/rollouts", tag = "threads", operation_id = "listRollouts",
-    params(("id" = String, Path), PageQuery), responses((status = 200, body = api::Page<Rollout>)))]
+    params(("id" = inline(schema::ThreadId), Path), PageQuery), responses((status = 200, body = api::Page<Rollout>)))]
 async fn rollouts(
     State(app): State<Shared>,
     caller: Caller,
@@ -117,7 +119,7 @@ async fn rollouts(
 
 /// List the activity of a thread, newest first.
 #[utoipa::path(get, path = "/v1/threads/{id}/activity", tag = "threads", operation_id = "listThreadActivity",
-    params(("id" = String, Path), ActivityQuery), responses((status = 200, body = api::Page<Activity>)))]
+    params(("id" = inline(schema::ThreadId), Path), ActivityQuery), responses((status = 200, body = api::Page<Activity>)))]
 async fn activity(
     State(app): State<Shared>,
     caller: Caller,

@@ -2,7 +2,7 @@
 
 use api::orgs::{CreateMember, CreatedMember, Me, Member};
 use api::page::PageQuery;
-use api::{Scope, Success};
+use api::{Scope, Success, schema};
 use axum::extract::State;
 use types::OrgId;
 use utoipa_axum::routes;
@@ -28,7 +28,7 @@ async fn me(State(app): State<Shared>, caller: Caller) -> Result<Reply<Me>, AppE
 
 /// List the members of the caller's organization.
 #[utoipa::path(get, path = "/v1/organizations/{id}/members", tag = "organizations",
-    operation_id = "listMembers", params(("id" = String, Path), PageQuery),
+    operation_id = "listMembers", params(("id" = inline(schema::Id), Path), PageQuery),
     responses((status = 200, body = api::Page<Member>)))]
 async fn members(
     State(app): State<Shared>,
@@ -43,7 +43,7 @@ async fn members(
 ///
 /// The answer has their first key, shown once.
 #[utoipa::path(post, path = "/v1/organizations/{id}/members", tag = "organizations",
-    operation_id = "createMember", params(("id" = String, Path)), request_body = CreateMember,
+    operation_id = "createMember", params(("id" = inline(schema::Id), Path)), request_body = CreateMember,
     responses((status = 201, body = Success<CreatedMember>)))]
 async fn create_member(
     State(app): State<Shared>,

@@ -4,7 +4,7 @@ use api::runs::{PROMPT_BYTES_MAX, RunMessage, StartRun};
 use serde_json::json;
 use types::{EventDraft, EventType};
 
-use crate::app::AppError;
+use crate::app::{AppError, without_nul};
 
 /// The most messages of a conversation that a run is started with.
 const MESSAGES_MAX: usize = 200;
@@ -46,6 +46,13 @@ fn of_messages(messages: &[RunMessage]) -> Result<Conversation, AppError> {
         let message = format!("messages must be at most {MESSAGES_MAX}, and {PROMPT_BYTES_MAX} bytes in all");
         return Err(AppError::bad_request(message));
     }
+    for (at, message) in messages.iter().enumerate() {
+        let field = format!("messages[{at}].content");
+        without_nul(&field, &message.content)?;
+        if message.content.trim().is_empty() {
+            return Err(AppError::bad_request(format!("{field} must not be empty")));
+        }
+    }
     let Some((last, before)) = messages.split_last().filter(|(last, _)| last.role == "user") else {
         return Err(AppError::bad_request("messages must end with one of role user"));
     };
@@ -86,6 +93,7 @@ pub(super) fn check_prompt(prompt: &str) -> Result<(), AppError> {
     if prompt.trim().is_empty() {
         return Err(AppError::bad_request("prompt must not be empty"));
     }
+    without_nul("prompt", prompt)?;
     if prompt.len() > PROMPT_BYTES_MAX {
         let message = format!("prompt must be at most {PROMPT_BYTES_MAX} bytes");
         return Err(AppError::bad_request(message));

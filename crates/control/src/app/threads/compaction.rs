@@ -7,7 +7,7 @@ use types::{EventType, RolloutId, ThreadId};
 
 use super::snapshot::fold;
 use super::{event, happening, owned};
-use crate::app::{App, AppError, Caller, activity};
+use crate::app::{App, AppError, Caller, activity, without_nul};
 use crate::orchestrator::dispatch::DispatchTx;
 use crate::secrets;
 use crate::store;
@@ -23,6 +23,7 @@ pub(crate) async fn compact(
     request: CompactThread,
 ) -> Result<Compacted, AppError> {
     let given = request.summary;
+    without_nul("summary", given.as_deref().unwrap_or_default())?;
     if given
         .as_ref()
         .is_some_and(|summary| summary.len() > SUMMARY_BYTES_MAX)

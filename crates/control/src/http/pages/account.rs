@@ -18,9 +18,9 @@ use crate::http::{Routes, Shared};
 
 pub(super) fn register(routes: Routes) -> Routes {
     routes
-        .page("GET", "/account", get(show))
-        .page("POST", "/account/keys", post(make_key))
-        .page("POST", "/account/sessions/{id}/end", post(end_session))
+        .apart("GET", "/account", get(show))
+        .apart("POST", "/account/keys", post(make_key))
+        .apart("POST", "/account/sessions/{id}/end", post(end_session))
 }
 
 async fn show(State(app): State<Shared>, browser: Browser) -> Result<Response, Refusal> {

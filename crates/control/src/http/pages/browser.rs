@@ -190,8 +190,8 @@ impl Form {
 impl FromRequest<Shared> for Form {
     type Rejection = AppError;
 
-    async fn from_request(request: Request, _: &Shared) -> Result<Self, AppError> {
-        let bytes = read_body(request, FORM_BYTES_MAX).await?;
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, AppError> {
+        let bytes = read_body(app, request, FORM_BYTES_MAX).await?;
         Ok(Self(url::form_urlencoded::parse(&bytes).into_owned().collect()))
     }
 }

@@ -19,11 +19,11 @@ const LINKING: Access = Access::Scope(Scope::RunmeshWrite);
 
 pub(super) fn register(routes: Routes) -> Routes {
     routes
-        .page("GET", "/link", get(enter))
-        .page("POST", "/link", post(open))
-        .page("GET", "/link/{code}", get(confirm))
-        .page("POST", "/link/{code}/approve", post(approve))
-        .page("POST", "/link/{code}/deny", post(deny))
+        .apart("GET", "/link", get(enter))
+        .apart("POST", "/link", post(open))
+        .apart("GET", "/link/{code}", get(confirm))
+        .apart("POST", "/link/{code}/approve", post(approve))
+        .apart("POST", "/link/{code}/deny", post(deny))
 }
 
 /// Asks for a code, or who is there first.

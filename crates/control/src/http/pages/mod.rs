@@ -20,8 +20,8 @@ const STYLE: &str = include_str!("style.css");
 
 pub(super) fn register(routes: Routes) -> Routes {
     let routes = routes
-        .page("GET", "/", get(home))
-        .page("GET", "/link/style.css", get(style));
+        .apart("GET", "/", get(home))
+        .apart("GET", "/link/style.css", get(style));
     let routes = link::register(routes);
     let routes = sign_in::register(routes);
     account::register(routes)

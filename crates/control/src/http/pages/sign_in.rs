@@ -20,13 +20,13 @@ type Query = Params<BTreeMap<String, String>>;
 
 pub(super) fn register(routes: Routes) -> Routes {
     routes
-        .page("POST", "/link/sign-in", post(with_key))
+        .apart("POST", "/link/sign-in", post(with_key))
         .limited(Limit::SignIn, ("POST", "/link/sign-in"))
-        .page("POST", "/link/sign-out", post(out))
-        .page("GET", "/sign-in", get(to_provider))
+        .apart("POST", "/link/sign-out", post(out))
+        .apart("GET", "/sign-in", get(to_provider))
         .limited(Limit::SignIn, ("GET", "/sign-in"))
-        .page("GET", "/sign-in/callback", get(from_provider))
-        .page("GET", "/join", get(join))
+        .apart("GET", "/sign-in/callback", get(from_provider))
+        .apart("GET", "/join", get(join))
 }
 
 async fn with_key(State(app): State<Shared>, browser: Browser, form: Form) -> Result<Response, Refusal> {

@@ -53,7 +53,7 @@ async fn an_upsert_creates_and_then_replaces() {
     assert_eq!(bench.get("/v1/agents/a").await.ok(), patched);
     let same = patch(json!({ "maxIterations": 7, "junk": 2 })).await.ok();
     assert_eq!(same, patched, "what changes nothing is no new version");
-    patch(json!({ "sandbox": {} })).await.refused(400, "bad_request");
+    patch(json!({ "sandbox": {} })).await.refused(409, "conflict");
     patch(json!({ "topP": "much" })).await.refused(400, "bad_request");
 
     let listed = bench.get("/v1/agents?limit=1").await.body;
@@ -197,10 +197,10 @@ async fn each_mode_demands_and_refuses_what_the_contract_says() {
     };
     patch(json!({ "executionMode": null }))
         .await
-        .refused(400, "bad_request");
+        .refused(409, "conflict");
     patch(json!({ "targetDeviceId": null }))
         .await
-        .refused(400, "bad_request");
+        .refused(409, "conflict");
     let moved = patch(json!({ "executionMode": "in_sandbox", "sandbox": {}, "targetDeviceId": null }));
     assert_eq!(moved.await.ok()["executionMode"], "in_sandbox");
 }
@@ -307,12 +307,17 @@ async fn settings_past_their_limits_are_refused() {
         json!({ "executionMode": "on-the-moon" }),
         json!({ "sandbox": { "template": "debian" } }),
         json!({ "targetDeviceId": null }),
-        json!({ "targetDeviceId": NodeId::from_random([9; 16]) }),
         json!({ "executionMode": "in_sandbox" }),
+        json!({ "description": "a\u{0}" }),
+        json!({ "systemPrompt": "a\u{0}" }),
+        json!({ "sandbox": "debian" }),
     ] {
         let refused = bench.post("/v1/agents", local(&bench, bad)).await;
         refused.refused(400, "bad_request");
     }
+    let elsewhere = json!({ "targetDeviceId": NodeId::from_random([9; 16]) });
+    let refused = bench.post("/v1/agents", local(&bench, elsewhere)).await;
+    refused.refused(409, "conflict");
     let list = bench.get("/v1/agents").await.body;
     assert_eq!(
         list["data"].as_array().map(Vec::len),
@@ -332,7 +337,7 @@ async fn an_agent_is_bound_to_a_device_that_its_owner_may_use() {
         .ok();
     let grace = text(&made["apiKey"], "key").to_owned();
     let put = async |body: Value| bench.call(&grace, Method::POST, "/v1/agents", Some(body)).await;
-    put(local(&bench, json!({}))).await.refused(400, "bad_request");
+    put(local(&bench, json!({}))).await.refused(409, "conflict");
     put(json!({ "slug": "code-on-my-mac", "executionMode": "managed" }))
         .await
         .refused(409, "conflict");
