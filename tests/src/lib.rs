@@ -5,6 +5,7 @@
 pub mod agents;
 pub mod demo;
 pub mod device;
+pub mod fuzz;
 pub mod processes;
 pub mod repository;
 pub mod skipped;

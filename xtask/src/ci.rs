@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{agents, command, demo, tidy, tools};
+use crate::{agents, command, demo, fuzz_api, tidy, tools};
 
 /// A check: its name and what it does.
 type Part = (&'static str, fn() -> Result<()>);
@@ -98,6 +98,7 @@ pub(crate) fn test() -> Result<()> {
     let everything = counted(&mut tests, &mut counts);
     let again = test_on_postgres(&mut counts);
     let demo = test_demo(goose.as_deref().ok(), &mut counts);
+    let fuzzed = test_by_fuzzing(&mut counts, &skipped);
     let skipped = skipped.lines()?;
     println!("\n{}", skipped.concat());
     println!(
@@ -112,6 +113,7 @@ pub(crate) fn test() -> Result<()> {
     everything?;
     again?;
     demo?;
+    fuzzed?;
     if counts.of("passed") == 0 {
         bail!("no test ran");
     }
@@ -154,6 +156,16 @@ fn test_demo(goose: Option<&Path>, counts: &mut Counts) -> Result<()> {
     ran
 }
 
+/// A short fuzzing of the API; it counts as one test.
+fn test_by_fuzzing(counts: &mut Counts, skipped: &Skipped) -> Result<()> {
+    let ran = match tools::install_schemathesis() {
+        Ok(schemathesis) => fuzz_api::run_short(&schemathesis),
+        Err(error) => skipped.add(&format!("fuzz-api: schemathesis cannot be had here: {error:#}")),
+    };
+    counts.add(if ran.is_ok() { "passed" } else { "failed" }, 1);
+    ran
+}
+
 fn test_command(arguments: &[&str]) -> Command {
     let mut tests = command::cargo(&["test", "--workspace"]);
     tests
@@ -192,6 +204,13 @@ impl Skipped {
         let file = command::target_dir().join("skipped-tests");
         std::fs::write(&file, "").context("begin the list of skipped tests")?;
         Ok(Self { file })
+    }
+
+    fn add(&self, line: &str) -> Result<()> {
+        eprintln!("SKIPPED {line}");
+        let file = std::fs::OpenOptions::new().append(true).open(&self.file);
+        let written = file.and_then(|mut file| writeln!(file, "{line}"));
+        written.context("add to the list of skipped tests")
     }
 
     fn lines(&self) -> Result<Vec<String>> {

