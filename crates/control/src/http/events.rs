@@ -49,7 +49,7 @@ pub(super) fn register(routes: Routes) -> Routes {
 /// the server stops.
 #[utoipa::path(get, path = "/v1/threads/{id}/events", tag = "threads", operation_id = "listEvents",
     params(("id" = inline(schema::ThreadId), Path), EventsQuery,
-        ("Last-Event-ID" = inline(Option<schema::Sequence>), Header,
+        ("Last-Event-ID" = Option<u64>, Header, nullable = false, minimum = 0,
             description = "Of an event stream: in place of `after`, as browsers send it.")),
     responses((status = 200, content(
         (api::Page<Event> = "application/json"), (StreamedFrame = "text/event-stream"))),
