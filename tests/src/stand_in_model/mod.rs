@@ -1,9 +1,9 @@
 //! A model server on 127.0.0.1 that stands in for a real one, so that real agents run without internet.
 //!
-//! It speaks what agents speak to models, each in a file of its own: `OpenAI` chat completions ([`openai_chat`]) and
-//! responses ([`openai_responses`]), Anthropic messages ([`anthropic`]) and Gemini ([`gemini`]), whole and streamed. It does
+//! It speaks what agents speak to models, each in a file of its own: `OpenAI` chat completions (`openai_chat`) and
+//! responses (`openai_responses`), Anthropic messages (`anthropic`) and Gemini (`gemini`), whole and streamed. It does
 //! not think: to a prompt it answers with one shell tool call, and to the tool's result with a text that quotes it, so
-//! whatever the text says came from a tool that really ran ([`conversation`]). A request that a real server would refuse is
+//! whatever the text says came from a tool that really ran (`conversation`). A request that a real server would refuse is
 //! refused here, too.
 //!
 //! A prompt line `shell: COMMAND` chooses the command, `say: TEXT` answers at once without a tool, and `recall: WORDS`
