@@ -2,7 +2,7 @@
 //!
 //! In three rounds: with `Authorization: Bearer` and the ids of a linked device, an agent that runs on it and a thread; as a
 //! stranger to all ids with `X-API-Key`; and the keys by themselves. Whatever schemathesis finds fails it; what the contract wants otherwise than
-//! schemathesis stands in [`exceptions`], each with its reason.
+//! schemathesis stands in `exceptions`, each with its reason.
 
 use std::fmt::Write as _;
 use std::fs;
