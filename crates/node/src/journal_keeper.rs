@@ -1,4 +1,4 @@
-//! A handle on the journal, which one thread owns ([`writing`]): what is to be decided goes to that thread through a
+//! A handle on the journal, which one thread owns (`writing`): what is to be decided goes to that thread through a
 //! bounded queue and is answered when it is on disk. Looking at the journal is open to all, under a short lock.
 
 mod writing;

@@ -1,6 +1,6 @@
 //! Threads: seen whole by their owner, without their content by an admin, by nobody else.
 //!
-//! What their events add up to is [`snapshot`]; how a new rollout begins is [`compaction`].
+//! What their events add up to is `snapshot`; how a new rollout begins is [`compaction`].
 
 mod compaction;
 mod snapshot;

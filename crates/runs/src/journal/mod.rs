@@ -93,7 +93,7 @@ pub struct Unsent {
     pub fence: Fence,
     /// The number of the first one.
     pub first: u64,
-    /// The events: at most [`APPEND_EVENTS_MAX`], and below [`BATCH_BYTES_MAX`] unless one alone is larger.
+    /// The events: at most [`APPEND_EVENTS_MAX`](types::event::APPEND_EVENTS_MAX), and below [`BATCH_BYTES_MAX`] unless one alone is larger.
     pub events: Vec<Waiting>,
 }
 
