@@ -4,8 +4,6 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::{Answer, Fixture};
@@ -251,7 +249,6 @@ async fn a_cursor_is_a_place_and_opens_nothing() {
 #[tokio::test]
 async fn a_cursor_that_somebody_made_up_is_a_place_or_refused() {
     let fixture = Fixture::start().await;
-    let made = |text: &str| URL_SAFE_NO_PAD.encode(text);
     let lists = [
         "/v1/api-keys",
         "/v1/agents",
@@ -263,27 +260,23 @@ async fn a_cursor_that_somebody_made_up_is_a_place_or_refused() {
     ];
     for list in lists {
         // Well made, by whomever: a place at which nothing, or something of one's own, comes next.
-        for place in [
-            "9223372036854775807:",
-            "-9223372036854775808:",
-            "0:' OR 1=1 --",
-            "0:%_%",
-            "1:zzzz",
-        ] {
-            let place = place.replace(' ', "");
-            let answer = fixture.get(&format!("{list}?cursor={}", made(&place))).await;
+        for place in ["999999999999999999", "0", "0.OR-1_1", "1.zzzz"] {
+            let answer = fixture.get(&format!("{list}?cursor={place}")).await;
             page(&answer);
         }
         for bad in [
-            "9223372036854775808:x",
-            "1",
-            "x:y",
-            ":",
-            "1:\u{e9}",
-            "1:a b",
-            "1:\n",
+            "9223372036854775808.x",
+            "-1",
+            "x.y",
+            ".",
+            "1.",
+            "1.%C3%A9",
+            "1.a%20b",
+            "1.%0A",
+            "0.'%20OR%201=1%20--",
+            "0.%25_%25",
         ] {
-            let refused = fixture.get(&format!("{list}?cursor={}", made(bad))).await;
+            let refused = fixture.get(&format!("{list}?cursor={bad}")).await;
             assert_eq!(
                 (refused.status.as_u16(), refused.code()),
                 (400, "bad_request"),
