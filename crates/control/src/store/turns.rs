@@ -1,13 +1,13 @@
 //! Group commit: writes that wait for one another take turns in one transaction, and the disk is flushed once for all.
 //!
-//! A write that is done leaves the transaction open. Behind those that wait already stands a task that commits it, so
-//! while one flush is under way the next group gathers, and a write that is alone is committed at once. Nobody is told
-//! that a write is done before the commit that holds it; what must be told to others then is told in the order of the
-//! turns. A write that fails or is given up is rolled back alone, to the savepoint it began with; when the commit itself
+//! A write for which nobody waits commits itself. Any other leaves the transaction open, and behind those that wait
+//! already stands a task that commits it; so while one flush is under way the next group gathers. Nobody is told that a
+//! write is done before the commit that holds it; what must be told to others then is told in the order of the turns. A write that fails or is given up is rolled back alone, to the savepoint it began with; when the commit itself
 //! fails, none of its writes has happened, and each is told so.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
@@ -29,6 +29,8 @@ const UNDO: &str = "ROLLBACK TO SAVEPOINT turn";
 #[derive(Clone, Debug)]
 pub(super) struct Turns {
     group: Arc<Mutex<Option<Group>>>,
+    /// How many stand in line.
+    waiting: Arc<AtomicUsize>,
     age_max: Duration,
 }
 
@@ -36,6 +38,7 @@ impl Default for Turns {
     fn default() -> Self {
         Self {
             group: Arc::default(),
+            waiting: Arc::default(),
             age_max: AGE_MAX,
         }
     }
@@ -58,12 +61,20 @@ struct Done {
 }
 
 /// One write; rolled back when dropped before [`Turn::finish`].
-pub(crate) struct Turn(OwnedMutexGuard<Option<Group>>);
+pub(crate) struct Turn {
+    group: OwnedMutexGuard<Option<Group>>,
+    turns: Turns,
+}
+
+/// One that stands in line, until it is dropped.
+struct Waiting(Arc<AtomicUsize>);
 
 impl Turns {
     /// Waits for the writes before it, and begins one.
     pub(super) async fn begin(&self, store: &Store) -> Result<Turn, StoreError> {
+        let waiting = Waiting::begin(&self.waiting);
         let mut group = Arc::clone(&self.group).lock_owned().await;
+        drop(waiting);
         if group.is_some() {
             // In a task of its own, since whoever waits here may go away in the middle of a statement.
             let age_max = self.age_max;
@@ -81,21 +92,50 @@ impl Turns {
                 has_savepoint: false,
                 is_torn: true,
             });
-            let turns = Arc::clone(&self.group);
-            tokio::spawn(async move {
-                // Held until all is told, so that no later write overtakes it.
-                let mut group = turns.lock_owned().await;
-                commit(group.take()).await;
-            });
         }
-        Ok(Turn(group))
+        let turns = self.clone();
+        Ok(Turn { group, turns })
+    }
+
+    /// Commits what is open, once everybody who stands in line now had a turn.
+    fn commit_behind(&self) {
+        let group = Arc::clone(&self.group);
+        tokio::spawn(async move {
+            // Held until all is told, so that no later write overtakes it.
+            let mut group = group.lock_owned().await;
+            commit(group.take()).await;
+        });
+    }
+}
+
+impl Waiting {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Turn {
-    /// Leaves the write to the next commit and waits for it; `after` is called once it is durable, and before whatever
-    /// later writes have to say.
+    /// Waits until the write is durable, by a commit of its own or one that it shares; then `after` is called, before
+    /// whatever later writes have to say.
     pub(crate) async fn finish(mut self, after: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+        let is_first = self.group().done.is_empty();
+        if is_first && self.turns.waiting.load(Ordering::Relaxed) == 0 {
+            if let Some(group) = self.group.take() {
+                group.tx.commit().await?;
+            }
+            after();
+            return Ok(());
+        }
+        if is_first {
+            self.turns.commit_behind();
+        }
         let (reply, committed) = oneshot::channel();
         let group = self.group();
         group.is_torn = false;
@@ -108,7 +148,16 @@ impl Turn {
     }
 
     fn group(&mut self) -> &mut Group {
-        self.0.as_mut().expect("a turn has a transaction")
+        self.group.as_mut().expect("a turn has a transaction")
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // A first turn that was not finished leaves nothing to commit, and nobody who would roll it back.
+        if self.group.as_ref().is_some_and(|group| group.done.is_empty()) {
+            *self.group = None;
+        }
     }
 }
 
@@ -116,7 +165,7 @@ impl Deref for Turn {
     type Target = Conn;
 
     fn deref(&self) -> &Conn {
-        &self.0.as_ref().expect("a turn has a transaction").tx
+        &self.group.as_ref().expect("a turn has a transaction").tx
     }
 }
 
@@ -130,9 +179,7 @@ impl DerefMut for Turn {
 async fn join(slot: &mut Option<Group>, age_max: Duration) {
     let Some(mut group) = slot.take() else { return };
     let is_full = group.done.len() >= WRITES_MAX || group.since.elapsed() > age_max;
-    // Whatever a first turn left behind is all that there is.
-    let is_empty = group.done.is_empty();
-    if is_full || is_empty {
+    if is_full {
         return commit(Some(group)).await;
     }
     let statement = match (group.is_torn, group.has_savepoint) {
@@ -153,9 +200,6 @@ async fn join(slot: &mut Option<Group>, age_max: Duration) {
 /// Makes what the turns of a transaction have written durable, and tells them.
 async fn commit(group: Option<Group>) {
     let Some(mut group) = group else { return };
-    if group.done.is_empty() {
-        return;
-    }
     let undone = match group.is_torn {
         true => execute(&mut group.tx, UNDO).await,
         false => Ok(()),
