@@ -1,4 +1,4 @@
-//! The pure mesh core: WireGuard sessions, the control stream's encryption, and the framing of streams.
+//! The pure mesh core: WireGuard sessions, relays, STUN, the control stream's encryption, and the framing of streams.
 //!
 //! Nothing here performs I/O, reads a clock, draws randomness or starts a thread. Datagrams, packets, a [`types::Now`]
 //! and seeds come in; datagrams, packets, events and the next deadline with its reason come out. Only this crate knows
@@ -8,4 +8,7 @@
 pub mod control_stream;
 mod crypto;
 pub mod frame;
+pub mod load;
+pub mod relay;
+pub mod stun;
 pub mod tunnel;

@@ -7,17 +7,17 @@
 
 mod allowed_ips;
 mod config;
-mod cookie;
+pub(crate) mod cookie;
 mod counters;
 mod gate;
-mod handshake;
+pub(crate) mod handshake;
 mod message;
 mod outbox;
 mod packet;
 mod peer;
 mod peers;
 mod queue;
-mod replay;
+pub(crate) mod replay;
 mod session;
 mod shared;
 mod tai64n;
@@ -35,7 +35,6 @@ pub use self::config::{PeerConfig, PeerStatus, PresharedKey};
 pub use self::cookie::COOKIE_LIFETIME;
 pub use self::counters::{Counters, DropReason};
 use self::gate::{Gate, Verdict};
-pub use self::gate::{LOAD_PER_SECOND, SOURCE_PER_SECOND, SOURCES_MAX};
 use self::handshake::Responding;
 use self::message::{Data, Initiation, Message};
 pub use self::outbox::{SEGMENTS_MAX, TRANSMIT_BYTES_MAX, TRANSMITS_MAX};

@@ -69,6 +69,13 @@ impl FromStr for NodePublicKey {
     }
 }
 
+/// So that bytes from the wire can be looked up among keys without the cost of checking them.
+impl std::borrow::Borrow<[u8; 32]> for NodePublicKey {
+    fn borrow(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 /// The private half of a node key. It has no text form but the one `to_base64` makes for the device's own key file.
 #[derive(Clone)]
 pub struct NodePrivateKey(Zeroizing<[u8; 32]>);
@@ -184,6 +191,20 @@ impl SigningPrivateKey {
 /// An Ed25519 signature, 64 bytes; as text 88 characters of base64.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature([u8; 64]);
+
+impl Signature {
+    /// Takes 64 bytes as a signature; nothing is checked yet.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 64]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the 64 bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
+}
 
 impl FromStr for Signature {
     type Err = KeyError;

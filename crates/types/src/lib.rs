@@ -11,6 +11,7 @@ pub mod keys;
 pub mod names;
 pub mod netmap;
 pub mod node;
+pub mod relay;
 pub mod run;
 pub mod secret;
 pub mod thread;
@@ -27,6 +28,7 @@ pub use keys::{NodePrivateKey, NodePublicKey, Signature, SigningPrivateKey, Sign
 pub use names::{AgentSlug, DisplayText, NodeName, OrgName};
 pub use netmap::{Generation, Netmap, PeerRecord};
 pub use node::{NodeKind, NodeStatus, PathKind, PathReason};
+pub use relay::{Realm, RelayId, RelayTicket, SignedRelayTicket};
 pub use run::{Attempt, ExecutionMode, Fence, RunLimits, RunOrder, RunSettings, RunStatus, RunnerSpec};
 pub use secret::SecretString;
 pub use ticket::{RunTicket, SealedOrder, SignedRunTicket};

@@ -199,7 +199,7 @@ fn boringtun_satisfies_us_when_we_demand_a_cookie() {
     };
     let initiation = initiation.to_vec();
     let flood = |pair: &mut Pair, initiation: &[u8]| {
-        for _ in 0..=mesh::tunnel::LOAD_PER_SECOND {
+        for _ in 0..=mesh::load::LOAD_PER_SECOND {
             pair.ours.receive(place(2), &mut initiation.to_vec(), pair.now);
         }
         let datagrams = pair.ours.datagrams();

@@ -95,7 +95,8 @@ impl CookieSecret {
         message::cookie_reply(receiver, &nonce, &sealed)
     }
 
-    fn cookie(&self, source: SocketAddr) -> Mac {
+    /// The cookie of `source`: what only somebody who receives there can know.
+    pub(crate) fn cookie(&self, source: SocketAddr) -> Mac {
         let port = source.port().to_be_bytes();
         match source.ip() {
             IpAddr::V4(ip) => keyed(self.secret.as_slice(), &[&ip.octets(), &port]),

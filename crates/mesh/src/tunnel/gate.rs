@@ -1,12 +1,10 @@
 //! Which handshake messages are worth the four exchanges they cost: the defence against floods.
 //!
-//! The first MAC is always demanded. When more than [`LOAD_PER_SECOND`] handshake messages come within a second, the
+//! The first MAC is always demanded. When more than [`LOAD_PER_SECOND`](crate::load::LOAD_PER_SECOND) handshake messages come within a second, the
 //! tunnel is under load for that second and the next: then a message needs a second MAC made with a cookie, and
-//! each source address gets at most [`SOURCE_PER_SECOND`].
+//! each source address gets a limited share of them.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::SocketAddr;
 
 use rand_core::Rng;
 use types::Monotonic;
@@ -14,15 +12,7 @@ use types::Monotonic;
 use super::cookie::{CookieSecret, MacKeys};
 use super::counters::DropReason;
 use super::message::COOKIE_REPLY_LEN;
-
-/// Handshake messages a second from which on a tunnel counts as under load: about a tenth of one core's exchanges.
-pub const LOAD_PER_SECOND: u32 = 500;
-/// Handshake messages a second that one source address (IPv6: one /64) gets under load.
-pub const SOURCE_PER_SECOND: u32 = 250;
-/// How many source addresses are counted at most; what is beyond is refused under load.
-pub const SOURCES_MAX: usize = 4096;
-
-const WINDOW: Duration = Duration::from_secs(1);
+use crate::load::Load;
 
 /// What to do with a handshake message.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,13 +29,8 @@ pub(crate) enum Verdict {
 #[derive(Default)]
 pub(crate) struct Gate {
     cookies: CookieSecret,
-    window_start: Monotonic,
-    /// Messages with a right first MAC in this window.
-    count: u32,
-    /// Whether the window before this one was over the limit.
-    was_loaded: bool,
-    /// Messages admitted under load in this window, per source.
-    sources: BTreeMap<IpAddr, u32>,
+    /// Messages with a right first MAC.
+    load: Load,
 }
 
 impl Gate {
@@ -61,8 +46,8 @@ impl Gate {
         if !own.accepts(bytes) {
             return Verdict::Refuse(DropReason::BadMac1);
         }
-        self.count_one(now);
-        if !self.is_loaded() {
+        self.load.count(now);
+        if !self.load.is_heavy() {
             return Verdict::Admit;
         }
         if self.cookies.is_stale(now) {
@@ -75,44 +60,18 @@ impl Gate {
             rng.fill_bytes(&mut nonce);
             return Verdict::Challenge(self.cookies.reply(own, nonce, bytes, source));
         }
-        if self.source_has_room(source.ip()) {
+        if self.load.source_has_room(source.ip()) {
             Verdict::Admit
         } else {
             Verdict::Refuse(DropReason::RateLimited)
         }
     }
-
-    fn is_loaded(&self) -> bool {
-        self.was_loaded || self.count > LOAD_PER_SECOND
-    }
-
-    fn count_one(&mut self, now: Monotonic) {
-        let age = now.since(self.window_start);
-        if age >= WINDOW {
-            self.was_loaded = self.count > LOAD_PER_SECOND && age < 2 * WINDOW;
-            self.count = 0;
-            self.sources.clear();
-            self.window_start = now;
-        }
-        self.count = self.count.saturating_add(1);
-    }
-
-    fn source_has_room(&mut self, source: IpAddr) -> bool {
-        let key = match source {
-            IpAddr::V4(_) => source,
-            IpAddr::V6(ip) => IpAddr::from((ip.to_bits() >> 64 << 64).to_be_bytes()),
-        };
-        if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&key) {
-            return false;
-        }
-        let count = self.sources.entry(key).or_default();
-        *count += 1;
-        *count <= SOURCE_PER_SECOND
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng as _;
     use types::NodePrivateKey;
@@ -120,6 +79,7 @@ mod tests {
     use super::super::cookie::CookieJar;
     use super::super::message::{self, Message};
     use super::*;
+    use crate::load::{LOAD_PER_SECOND, SOURCE_PER_SECOND};
 
     struct Bench {
         gate: Gate,
@@ -213,22 +173,5 @@ mod tests {
             assert_eq!(bench.send(source(1), 0), Verdict::Admit);
         }
         assert_eq!(bench.send(source(1), 0), Verdict::Refuse(DropReason::RateLimited));
-    }
-
-    #[test]
-    fn the_table_of_sources_is_limited() {
-        let mut gate = Gate::default();
-        for number in 0..SOURCES_MAX as u32 {
-            assert!(gate.source_has_room(IpAddr::from(number.to_be_bytes())));
-        }
-        assert!(!gate.source_has_room(IpAddr::from([0xff; 4])));
-        assert!(gate.source_has_room(IpAddr::from([0; 4])));
-        let near = [0x2001_u16, 0xdb8, 0, 1, 0, 0, 0, 1];
-        let mut gate = Gate::default();
-        for _ in 0..SOURCE_PER_SECOND {
-            assert!(gate.source_has_room(IpAddr::from(near)));
-        }
-        let far = [0x2001_u16, 0xdb8, 0, 1, 9, 9, 9, 9];
-        assert!(!gate.source_has_room(IpAddr::from(far)), "one /64 is one source");
     }
 }

@@ -170,7 +170,7 @@ fn a_flood_of_handshakes_brings_out_the_cookies_and_honest_peers_still_connect()
     let (mut a, mut b) = pair();
     a.send(&b, "hello", start());
     let initiation = a.transmits().remove(0).bytes;
-    for _ in 0..LOAD_PER_SECOND {
+    for _ in 0..crate::load::LOAD_PER_SECOND {
         b.receive(a.place, initiation.clone(), 0, start());
     }
     b.transmits();
@@ -184,7 +184,7 @@ fn a_flood_of_handshakes_brings_out_the_cookies_and_honest_peers_still_connect()
     // The load goes on; a's next initiation carries its cookie.
     let (due, _) = a.tunnel.poll_timeout().expect("a timer");
     let now = start() + due.since(start().mono);
-    for number in 0..=LOAD_PER_SECOND {
+    for number in 0..=crate::load::LOAD_PER_SECOND {
         let mut other = End::new(3 + (number % 200) as u8);
         other.tunnel.upsert_peer(b.config_for(), now);
         other.send(&b, "flood", now);

@@ -1,0 +1,504 @@
+//! The client's end: getting in at one relay and staying in, and the headers of what is sent through it.
+//!
+//! # Kinds of methods
+//!
+//! - *Inputs*: [`connect`](RelayClient::connect), [`disconnect`](RelayClient::disconnect),
+//!   [`set_ticket`](RelayClient::set_ticket), [`network_changed`](RelayClient::network_changed),
+//!   [`check`](RelayClient::check), [`handle_frame`](RelayClient::handle_frame),
+//!   [`handle_timeout`](RelayClient::handle_timeout).
+//! - *Outputs*: [`poll_transmit`](RelayClient::poll_transmit), [`poll_event`](RelayClient::poll_event),
+//!   [`poll_timeout`](RelayClient::poll_timeout), which is `None` only while nothing is wanted.
+//! - *Data*: [`header`](RelayClient::header) says what to put before a datagram; `handle_frame` returns what came.
+//!
+//! How frames get to the relay (which address, which family, UDP or a WebSocket) is the caller's business.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng as _, SeedableRng as _};
+use types::{Monotonic, NodePrivateKey, NodePublicKey, RelayId, SignedRelayTicket};
+
+use super::CONFIRM_INTERVAL;
+use super::frame::{
+    self, COOKIE_LEN, ClientNumber, DATA_BY_KEY_HEADER_LEN, DATA_HEADER_LEN, Frame, FrameError, KeyBytes,
+    UnreachableReason,
+};
+use super::handshake::Initiating;
+use super::sealed::{Message, SealedChannel};
+use crate::tunnel::cookie::COOKIE_LIFETIME;
+
+/// How long a client waits for the answer to its first Hello; doubled with every one after.
+pub const HELLO_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The longest wait between two Hellos.
+pub const HELLO_TIMEOUT_MAX: Duration = Duration::from_secs(16);
+
+/// How long a client waits for the answer to a Confirm.
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// How many Confirms in a row may stay unanswered before the relay counts as lost.
+pub const CONFIRMS_UNANSWERED_MAX: u32 = 3;
+
+/// How often a client believes, without a Confirm of its own being due, that the relay forgot it.
+const UNBOUND_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many numbers of others a client remembers; when they are more, it starts anew.
+const NUMBERS_MAX: usize = 16_384;
+
+/// What a client waits for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ClientTimer {
+    /// A Hello had no answer: send another.
+    HelloTimeout,
+    /// A Confirm had no answer: send another, or give the session up after three.
+    ConfirmTimeout,
+    /// The last Confirm is 20 s old.
+    ConfirmDue,
+}
+
+/// Something that happened between a client and its relay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientEvent {
+    /// The relay passes on what we send, from now on.
+    Up {
+        /// Our address as the relay sees it.
+        observed: SocketAddr,
+        /// How long the relay took to answer.
+        rtt: Duration,
+    },
+    /// The relay answered a Confirm.
+    Confirmed {
+        /// Our address as the relay sees it now.
+        observed: SocketAddr,
+        /// How long it took.
+        rtt: Duration,
+    },
+    /// The relay does not answer any more; the client goes on trying.
+    Down,
+    /// The relay stops soon; another one should be used.
+    Draining {
+        /// How soon.
+        left: Duration,
+    },
+    /// A peer is not at this relay.
+    NotHere {
+        /// Whose key it was; `None` when only the number is known and that is forgotten.
+        peer: Option<NodePublicKey>,
+    },
+    /// We send more than we may; what is over is dropped.
+    TooMuch,
+}
+
+/// A datagram that came through the relay.
+#[derive(Debug)]
+pub struct Delivered<'a> {
+    /// Who sent it, as the relay says.
+    pub from: NodePublicKey,
+    /// The datagram.
+    pub datagram: &'a mut [u8],
+}
+
+/// What goes before a datagram on its way to the relay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Header {
+    /// The peer's number is known.
+    ByNumber([u8; DATA_HEADER_LEN]),
+    /// Only its key is.
+    ByKey([u8; DATA_BY_KEY_HEADER_LEN]),
+}
+
+impl Header {
+    /// Returns the bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::ByNumber(bytes) => bytes,
+            Self::ByKey(bytes) => bytes,
+        }
+    }
+}
+
+/// One relay as one node sees it.
+pub struct RelayClient {
+    relay: RelayId,
+    private_key: NodePrivateKey,
+    ticket: SignedRelayTicket,
+    rng: ChaCha20Rng,
+    cookie: Option<([u8; COOKIE_LEN], Monotonic)>,
+    state: State,
+    numbers: Numbers,
+    out: VecDeque<Vec<u8>>,
+    events: VecDeque<ClientEvent>,
+}
+
+enum State {
+    /// Nobody wants this relay.
+    Idle,
+    Greeting(Box<Greeting>),
+    In(Box<Session>),
+}
+
+/// Between Hello and Welcome.
+struct Greeting {
+    initiating: Initiating,
+    sent: Monotonic,
+    attempt: u32,
+}
+
+/// After a Welcome.
+struct Session {
+    number: ClientNumber,
+    channel: SealedChannel,
+    /// Whether the relay answered a Confirm, so that it passes things on.
+    is_up: bool,
+    /// When the Confirm that waits for an answer was sent, and how many before it had none.
+    waiting: Option<(Monotonic, u32)>,
+    last_confirm: Monotonic,
+    last_unbound: Option<Monotonic>,
+}
+
+impl RelayClient {
+    /// Makes a client that wants nothing yet. `seed` is 32 bytes of randomness that nothing else uses.
+    #[must_use]
+    pub fn new(
+        relay: RelayId,
+        private_key: NodePrivateKey,
+        ticket: SignedRelayTicket,
+        seed: [u8; 32],
+    ) -> Self {
+        Self {
+            relay,
+            private_key,
+            ticket,
+            rng: ChaCha20Rng::from_seed(seed),
+            cookie: None,
+            state: State::Idle,
+            numbers: Numbers::default(),
+            out: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Tells whether the relay passes on what we send.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        matches!(&self.state, State::In(session) if session.is_up)
+    }
+
+    /// Gets in, unless that is done or under way.
+    pub fn connect(&mut self, now: Monotonic) {
+        if matches!(self.state, State::Idle) {
+            self.greet(0, now);
+        }
+    }
+
+    /// Says goodbye.
+    pub fn disconnect(&mut self) {
+        if let State::In(session) = &mut self.state {
+            let close = session.channel.seal(session.number, &Message::Close);
+            self.out.push_back(close);
+        }
+        self.leave();
+        self.state = State::Idle;
+    }
+
+    /// Takes a newer ticket, and shows it to the relay.
+    pub fn set_ticket(&mut self, ticket: SignedRelayTicket) {
+        self.ticket = ticket;
+        if let State::In(session) = &mut self.state {
+            let renew = session.channel.seal(session.number, &Message::Renew(ticket));
+            self.out.push_back(renew);
+        }
+    }
+
+    /// Tells the relay at once where we are now, or tries again at once to get in.
+    pub fn network_changed(&mut self, now: Monotonic) {
+        match &mut self.state {
+            State::Idle => {}
+            State::Greeting(_) => self.greet(0, now),
+            State::In(session) => {
+                session.waiting = None;
+                self.out.push_back(session.confirm(now));
+            }
+        }
+    }
+
+    /// Doubts that the relay is still there: three Confirms without an answer, 1.2 s, and it counts as lost.
+    pub fn check(&mut self, now: Monotonic) {
+        if let State::In(session) = &mut self.state
+            && session.waiting.is_none()
+        {
+            self.out.push_back(session.confirm(now));
+        }
+    }
+
+    /// Returns what to put before a datagram to `peer`; `None` while the relay passes nothing on.
+    #[must_use]
+    pub fn header(&self, peer: &NodePublicKey) -> Option<Header> {
+        if !self.is_up() {
+            return None;
+        }
+        Some(match self.numbers.of(peer) {
+            Some(number) => Header::ByNumber(frame::data_header(number)),
+            None => Header::ByKey(frame::data_by_key_header(ClientNumber(0), peer.as_bytes())),
+        })
+    }
+
+    /// Takes a frame of the relay; returns the datagram in it, if there is one of somebody that `known` knows.
+    ///
+    /// Frames that are malformed, forged or of strangers change nothing.
+    pub fn handle_frame<'a>(
+        &mut self,
+        bytes: &'a mut [u8],
+        known: impl Fn(&KeyBytes) -> Option<NodePublicKey>,
+        now: Monotonic,
+    ) -> Result<Option<Delivered<'a>>, FrameError> {
+        match frame::parse(bytes)? {
+            Frame::Data { number, datagram } => {
+                let from = self.numbers.whose(number);
+                return Ok(from.map(|from| Delivered { from, datagram }));
+            }
+            Frame::DataByKey {
+                number,
+                key,
+                datagram,
+            } => {
+                let Some(from) = known(&key) else {
+                    return Ok(None);
+                };
+                self.numbers.learn(number, from);
+                return Ok(Some(Delivered { from, datagram }));
+            }
+            Frame::Known { number, key } => {
+                if let Some(peer) = known(&key) {
+                    self.numbers.learn(number, peer);
+                }
+            }
+            Frame::Challenge { echo, cookie } => self.on_challenge(*echo, *cookie, now),
+            Frame::Welcome(noise) => self.on_welcome(noise, now),
+            Frame::Sealed {
+                number,
+                counter,
+                text,
+            } => self.on_sealed(number, counter, text, now),
+            Frame::Unreachable { reason, number, key } => match reason {
+                UnreachableReason::TooMuch => self.events.push_back(ClientEvent::TooMuch),
+                UnreachableReason::NotHere => {
+                    let peer = self.numbers.forget(number).or_else(|| known(&key));
+                    self.events.push_back(ClientEvent::NotHere { peer });
+                }
+            },
+            Frame::Unbound => self.on_unbound(now),
+            Frame::Hello(_) => {}
+        }
+        Ok(None)
+    }
+
+    /// Returns the next frame to send to the relay.
+    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        self.out.pop_front()
+    }
+
+    /// Returns the next thing that happened.
+    pub fn poll_event(&mut self) -> Option<ClientEvent> {
+        self.events.pop_front()
+    }
+
+    /// Returns when [`RelayClient::handle_timeout`] must be called next, and for which timer.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Monotonic, ClientTimer)> {
+        match &self.state {
+            State::Idle => None,
+            State::Greeting(greeting) => {
+                let wait = hello_timeout(greeting.attempt);
+                Some((greeting.sent + wait, ClientTimer::HelloTimeout))
+            }
+            State::In(session) => Some(match session.waiting {
+                Some((sent, _)) => (sent + CONFIRM_TIMEOUT, ClientTimer::ConfirmTimeout),
+                None => (session.last_confirm + CONFIRM_INTERVAL, ClientTimer::ConfirmDue),
+            }),
+        }
+    }
+
+    /// Acts on the timer that is due.
+    pub fn handle_timeout(&mut self, now: Monotonic) {
+        let Some((_, timer)) = self.poll_timeout().filter(|(due, _)| *due <= now) else {
+            return;
+        };
+        match (timer, &mut self.state) {
+            (ClientTimer::HelloTimeout, State::Greeting(greeting)) => {
+                let attempt = greeting.attempt.saturating_add(1);
+                self.greet(attempt, now);
+            }
+            (ClientTimer::ConfirmTimeout, State::In(session)) => match session.waiting {
+                Some((_, unanswered)) if unanswered + 1 >= CONFIRMS_UNANSWERED_MAX => {
+                    self.leave();
+                    self.greet(0, now);
+                }
+                _ => self.out.push_back(session.confirm(now)),
+            },
+            (_, State::In(session)) => self.out.push_back(session.confirm(now)),
+            (_, State::Idle | State::Greeting(_)) => {}
+        }
+    }
+
+    fn greet(&mut self, attempt: u32, now: Monotonic) {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let initiating = Initiating::start(&self.private_key, self.relay, &self.ticket, seed);
+        let cookie = self
+            .cookie
+            .filter(|(_, got)| now.since(*got) < COOKIE_LIFETIME)
+            .map_or([0; COOKIE_LEN], |(cookie, _)| cookie);
+        self.out.push_back(frame::hello(&cookie, &initiating.noise));
+        self.state = State::Greeting(Box::new(Greeting {
+            initiating,
+            sent: now,
+            attempt,
+        }));
+    }
+
+    /// Forgets what belonged to a session that is over.
+    fn leave(&mut self) {
+        if self.is_up() {
+            self.events.push_back(ClientEvent::Down);
+        }
+        self.numbers = Numbers::default();
+    }
+
+    fn on_challenge(&mut self, echo: [u8; 16], cookie: [u8; COOKIE_LEN], now: Monotonic) {
+        let State::Greeting(greeting) = &self.state else {
+            return;
+        };
+        // One cookie for each Hello: whoever answers again and again must not make us send again and again.
+        if greeting.initiating.noise[..16] == echo {
+            self.cookie = Some((cookie, now));
+            self.greet(greeting.attempt.saturating_add(1), now);
+        }
+    }
+
+    fn on_welcome(&mut self, noise: &[u8], now: Monotonic) {
+        let State::Greeting(greeting) = &mut self.state else {
+            return;
+        };
+        let Ok((number, _, channel)) = greeting.initiating.finish(noise) else {
+            return;
+        };
+        let mut session = Box::new(Session {
+            number,
+            channel,
+            is_up: false,
+            waiting: None,
+            last_confirm: now,
+            last_unbound: None,
+        });
+        self.out.push_back(session.confirm(now));
+        self.state = State::In(session);
+    }
+
+    fn on_sealed(&mut self, number: ClientNumber, counter: u64, text: &mut [u8], now: Monotonic) {
+        let State::In(session) = &mut self.state else {
+            return;
+        };
+        if number != session.number {
+            return;
+        }
+        match session.channel.open(counter, text) {
+            Ok(Message::Confirmed(observed)) => {
+                let Some((sent, _)) = session.waiting.take() else {
+                    return;
+                };
+                let rtt = now.since(sent);
+                let is_first = !std::mem::replace(&mut session.is_up, true);
+                self.events.push_back(if is_first {
+                    ClientEvent::Up { observed, rtt }
+                } else {
+                    ClientEvent::Confirmed { observed, rtt }
+                });
+            }
+            Ok(Message::Draining(left)) => self.events.push_back(ClientEvent::Draining { left }),
+            Ok(Message::Confirm | Message::Renew(_) | Message::Close) | Err(_) => {}
+        }
+    }
+
+    /// The relay knows nothing of our address: it may have restarted, or our address have changed, or this is a lie. A
+    /// Confirm finds out.
+    fn on_unbound(&mut self, now: Monotonic) {
+        if let State::In(session) = &mut self.state
+            && session.waiting.is_none()
+            && session
+                .last_unbound
+                .is_none_or(|last| now.since(last) >= UNBOUND_INTERVAL)
+        {
+            session.last_unbound = Some(now);
+            self.out.push_back(session.confirm(now));
+        }
+    }
+}
+
+impl Session {
+    fn confirm(&mut self, now: Monotonic) -> Vec<u8> {
+        let unanswered = self.waiting.map_or(0, |(_, unanswered)| unanswered + 1);
+        self.waiting = Some((now, unanswered));
+        self.last_confirm = now;
+        self.channel.seal(self.number, &Message::Confirm)
+    }
+}
+
+impl std::fmt::Debug for RelayClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RelayClient")
+            .field("relay", &self.relay)
+            .field("is_up", &self.is_up())
+            .finish_non_exhaustive()
+    }
+}
+
+fn hello_timeout(attempt: u32) -> Duration {
+    let doubled = HELLO_TIMEOUT.saturating_mul(1 << attempt.min(8));
+    doubled.min(HELLO_TIMEOUT_MAX)
+}
+
+/// The numbers of others at this relay.
+#[derive(Default)]
+struct Numbers {
+    by_key: BTreeMap<NodePublicKey, ClientNumber>,
+    by_number: BTreeMap<ClientNumber, NodePublicKey>,
+}
+
+impl Numbers {
+    fn of(&self, peer: &NodePublicKey) -> Option<ClientNumber> {
+        self.by_key.get(peer).copied()
+    }
+
+    fn whose(&self, number: ClientNumber) -> Option<NodePublicKey> {
+        self.by_number.get(&number).copied()
+    }
+
+    fn learn(&mut self, number: ClientNumber, peer: NodePublicKey) {
+        if self.of(&peer) == Some(number) {
+            return;
+        }
+        if self.by_key.len() >= NUMBERS_MAX {
+            *self = Self::default();
+        }
+        if let Some(before) = self.by_key.insert(peer, number) {
+            self.by_number.remove(&before);
+        }
+        if let Some(before) = self
+            .by_number
+            .insert(number, peer)
+            .filter(|before| *before != peer)
+        {
+            self.by_key.remove(&before);
+        }
+    }
+
+    fn forget(&mut self, number: ClientNumber) -> Option<NodePublicKey> {
+        let peer = self.by_number.remove(&number)?;
+        self.by_key.remove(&peer);
+        Some(peer)
+    }
+}

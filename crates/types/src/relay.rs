@@ -1,0 +1,223 @@
+//! Relays as nodes know them: which there are, and the ticket that lets a node use them.
+//!
+//! What goes over the wire to a relay is `mesh::relay`. A relay learns keys, addresses and amounts; never a name.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::keys::{KeyError, NodePublicKey, Signature, SigningPrivateKey, SigningPublicKey};
+use crate::time::Timestamp;
+
+/// How long a relay ticket is good for. A node asks for the next one at half of it; a revoked node gets none.
+pub const RELAY_TICKET_LIFETIME: Duration = Duration::from_secs(300);
+
+/// Bytes of a relay ticket as it travels: node key 32, realm 16, expiry 8, signature 64.
+pub const RELAY_TICKET_LEN: usize = SIGNED_LEN + 64;
+
+/// How far the clocks of control plane and relay may disagree.
+pub const RELAY_CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
+
+const SIGNED_LEN: usize = 32 + 16 + 8;
+
+const DOMAIN: &[u8] = b"runmesh relay ticket v1\n";
+
+/// A relay, named by its X25519 key: whoever answers a handshake with this key is the relay.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RelayId(pub NodePublicKey);
+
+impl FromStr for RelayId {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for RelayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for RelayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RelayId({})", self.0)
+    }
+}
+
+/// Which nodes may reach one another through a relay: 16 bytes that an org's nodes share and that tell nothing of the org.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Realm(pub [u8; 16]);
+
+/// The control plane's leave for one node to use its relays.
+///
+/// The key in it must be proven by the handshake, so a stolen ticket is of no use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RelayTicket {
+    /// The only node that may use it.
+    pub node: NodePublicKey,
+    /// Whom the node may reach.
+    pub realm: Realm,
+    /// When the leave ends.
+    pub expires_at: Timestamp,
+}
+
+/// A relay ticket as it travels; as text, base64.
+///
+/// | offset | bytes | what |
+/// |---|---|---|
+/// | 0 | 32 | the node's key |
+/// | 32 | 16 | the realm |
+/// | 48 | 8 | expiry, milliseconds since the Unix epoch, little endian |
+/// | 56 | 64 | Ed25519 signature over `runmesh relay ticket v1\n` and the 56 bytes before |
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SignedRelayTicket([u8; RELAY_TICKET_LEN]);
+
+/// Why a relay ticket gives no leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RelayTicketError {
+    /// Not a ticket at all.
+    #[error("the relay ticket cannot be read")]
+    Malformed,
+    /// Signed by another key than the control plane's, or changed on the way.
+    #[error("the relay ticket is not signed by this relay's control plane")]
+    BadSignature,
+    /// Its time is over (clocks may differ by a minute).
+    #[error("the relay ticket expired")]
+    Expired,
+}
+
+impl RelayTicket {
+    /// Signs the ticket with the key that the relays know.
+    #[must_use]
+    pub fn sign(&self, key: &SigningPrivateKey) -> SignedRelayTicket {
+        let mut bytes = [0; RELAY_TICKET_LEN];
+        bytes[..32].copy_from_slice(self.node.as_bytes());
+        bytes[32..48].copy_from_slice(&self.realm.0);
+        bytes[48..56].copy_from_slice(&self.expires_at.unix_ms().to_le_bytes());
+        let signature = key.sign(&[DOMAIN, &bytes[..SIGNED_LEN]].concat());
+        bytes[SIGNED_LEN..].copy_from_slice(signature.as_bytes());
+        SignedRelayTicket(bytes)
+    }
+}
+
+impl SignedRelayTicket {
+    /// Takes the bytes as they travelled; nothing is checked yet.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; RELAY_TICKET_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; RELAY_TICKET_LEN] {
+        &self.0
+    }
+
+    /// Opens the ticket: signature and time are checked, in this order. Whose it is, the caller compares.
+    pub fn open(&self, key: &SigningPublicKey, now: Timestamp) -> Result<RelayTicket, RelayTicketError> {
+        let (signed, signature) = self.0.split_at(SIGNED_LEN);
+        let signature = Signature::from_bytes(signature.try_into().expect("64 bytes"));
+        if !key.verifies(&[DOMAIN, signed].concat(), &signature) {
+            return Err(RelayTicketError::BadSignature);
+        }
+        let node = signed[..32].try_into().expect("32 bytes");
+        let node = NodePublicKey::from_bytes(node).map_err(|_| RelayTicketError::Malformed)?;
+        let expires_ms = i64::from_le_bytes(signed[48..].try_into().expect("eight bytes"));
+        let expires_at = Timestamp::from_unix_ms(expires_ms);
+        if now > expires_at + RELAY_CLOCK_SKEW_MAX {
+            return Err(RelayTicketError::Expired);
+        }
+        Ok(RelayTicket {
+            node,
+            realm: Realm(signed[32..48].try_into().expect("16 bytes")),
+            expires_at,
+        })
+    }
+}
+
+impl FromStr for SignedRelayTicket {
+    type Err = RelayTicketError;
+
+    fn from_str(text: &str) -> Result<Self, RelayTicketError> {
+        let bytes = STANDARD.decode(text).map_err(|_| RelayTicketError::Malformed)?;
+        let bytes = bytes.try_into().map_err(|_| RelayTicketError::Malformed)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Debug for SignedRelayTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SignedRelayTicket(…)")
+    }
+}
+
+impl Serialize for SignedRelayTicket {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for SignedRelayTicket {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::NodePrivateKey;
+
+    fn ticket() -> RelayTicket {
+        RelayTicket {
+            node: NodePrivateKey::from_random([1; 32]).public(),
+            realm: Realm([2; 16]),
+            expires_at: Timestamp::from_unix_ms(1_800_000_000_000),
+        }
+    }
+
+    #[test]
+    fn a_ticket_opens_for_its_control_plane_until_it_expires() {
+        let key = SigningPrivateKey::from_random([3; 32]);
+        let signed = ticket().sign(&key);
+        let text = serde_json::to_string(&signed).expect("serializes");
+        let signed: SignedRelayTicket = serde_json::from_str(&text).expect("own text");
+        let last = ticket().expires_at + RELAY_CLOCK_SKEW_MAX;
+        assert_eq!(signed.open(&key.public(), last), Ok(ticket()));
+        let late = last + Duration::from_millis(1);
+        assert_eq!(signed.open(&key.public(), late), Err(RelayTicketError::Expired));
+        let other = SigningPrivateKey::from_random([4; 32]).public();
+        assert_eq!(signed.open(&other, last), Err(RelayTicketError::BadSignature));
+    }
+
+    #[test]
+    fn a_ticket_that_was_changed_anywhere_opens_nothing() {
+        let key = SigningPrivateKey::from_random([3; 32]);
+        let signed = ticket().sign(&key);
+        for index in 0..RELAY_TICKET_LEN {
+            let mut bytes = *signed.as_bytes();
+            bytes[index] ^= 1;
+            let changed = SignedRelayTicket::from_bytes(bytes);
+            let opened = changed.open(&key.public(), ticket().expires_at);
+            assert_eq!(opened, Err(RelayTicketError::BadSignature), "{index}");
+        }
+    }
+
+    #[test]
+    fn texts_of_another_length_are_no_tickets() {
+        for text in ["", "AAAA", &"A".repeat(164), "not base64!"] {
+            assert_eq!(
+                text.parse::<SignedRelayTicket>(),
+                Err(RelayTicketError::Malformed)
+            );
+        }
+    }
+}
