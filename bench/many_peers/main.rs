@@ -88,6 +88,7 @@ async fn main() -> anyhow::Result<()> {
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(address(number))],
             endpoint: None,
+            mobility: Mobility::Roams,
             persistent_keepalive: None,
         };
         platform.upsert_peer(config, vec![address(u32::MAX)]).await;
@@ -115,6 +116,7 @@ async fn connect_all(
         preshared_key: None,
         allowed_ips: vec![AllowedIp::host(address(u32::MAX))],
         endpoint: Some(platform.local_addr()),
+        mobility: Mobility::Roams,
         persistent_keepalive: Some(KEEPALIVE),
     };
     let before = resident_kib()?;

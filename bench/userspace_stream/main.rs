@@ -45,6 +45,7 @@ impl Node {
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(other.address)],
             endpoint: Some(other.mesh.local_addr()),
+            mobility: Mobility::Roams,
             persistent_keepalive: None,
         };
         self.mesh.upsert_peer(config, vec![self.address]).await;
@@ -124,6 +125,7 @@ async fn many_peers(node: &Node) -> anyhow::Result<()> {
                 Ipv6Addr::new(0xfd00, 6, 6, 0, 0, 0, high, low).into(),
             )],
             endpoint: None,
+            mobility: Mobility::Roams,
             persistent_keepalive: None,
         };
         node.mesh.upsert_peer(config, vec![node.address]).await;

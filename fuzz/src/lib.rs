@@ -204,6 +204,7 @@ impl Pair {
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(IpAddr::from([100, 64, 0, number]))],
             endpoint: Some(place(number)),
+            mobility: Mobility::Roams,
             persistent_keepalive: None,
         };
         let (mut a, mut b) = (Tunnel::new(key(1), [1; 32]), Tunnel::new(key(2), [2; 32]));

@@ -54,6 +54,7 @@ impl Platform {
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(node)],
             endpoint: None,
+            mobility: Mobility::Roams,
             persistent_keepalive: None,
         };
         self.net.upsert_peer(config, vec![own]).await;

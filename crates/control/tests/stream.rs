@@ -349,6 +349,7 @@ async fn join(map: &Netmap, key: &NodePrivateKey) -> (MeshNet, IpAddr) {
         preshared_key: None,
         allowed_ips: peer.allowed_ips.clone(),
         endpoint: peer.endpoints[0].parse().ok(),
+        mobility: Mobility::Roams,
         persistent_keepalive: None,
     };
     net.upsert_peer(config, vec![map.node.addresses.mesh_ip6.into()])

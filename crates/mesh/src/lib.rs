@@ -7,8 +7,12 @@
 
 pub mod control_stream;
 mod crypto;
+mod endpoint;
 pub mod frame;
 pub mod load;
+pub mod probe;
 pub mod relay;
 pub mod stun;
 pub mod tunnel;
+
+pub use endpoint::{Endpoint, SocketNumber};

@@ -2,8 +2,8 @@
 //!
 //! Standard on the wire (the paper's protocol, version 1), so that any WireGuard is a peer. The bytes stand in `message`,
 //! the handshake in `handshake`, MACs and cookies in `cookie` and `gate`, the transport keys in `session` and `replay`,
-//! each peer's behaviour in `peer`, its timers in `timers`. Paths, relays and policy are not here: a peer has one
-//! endpoint, the source of its last authentic datagram.
+//! each peer's behaviour in `peer`, its timers in `timers`. Relays and policy are not here, and which path is used is
+//! decided elsewhere: a peer has one endpoint at a time, by [`Mobility`] its last datagram's source or the caller's choice.
 
 mod allowed_ips;
 mod config;
@@ -26,24 +26,26 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use types::{Monotonic, NodePrivateKey, NodePublicKey, Now};
 
 use self::allowed_ips::AllowedIps;
-pub use self::config::{PeerConfig, PeerStatus, PresharedKey};
+pub use self::config::{Mobility, PeerConfig, PeerStatus, PresharedKey};
 pub use self::cookie::COOKIE_LIFETIME;
 pub use self::counters::{Counters, DropReason};
 use self::gate::{Gate, Verdict};
 use self::handshake::Responding;
 use self::message::{Data, Initiation, Message};
-pub use self::outbox::{SEGMENTS_MAX, TRANSMIT_BYTES_MAX, TRANSMITS_MAX};
+pub use self::outbox::{RELAY_HEADROOM, SEGMENTS_MAX, TRANSMIT_BYTES_MAX, TRANSMITS_MAX};
 use self::peer::Peer;
 use self::peers::{PeerId, Peers};
 pub use self::queue::{QUEUE_BYTES_MAX, QUEUE_PACKETS_MAX};
 pub use self::session::PACKET_BYTES_MAX;
 pub use self::shared::EVENTS_MAX;
 use self::shared::Shared;
+use crate::endpoint::Endpoint;
+use crate::probe;
 pub use self::timers::{
     JITTER_MAX, KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES,
     REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, Timer,
@@ -53,7 +55,7 @@ pub use self::timers::{
 #[derive(Debug)]
 pub struct Received<'a> {
     /// Where it came from.
-    pub source: SocketAddr,
+    pub source: Endpoint,
     /// The datagrams, one after another; their content is of no use afterwards.
     pub bytes: &'a mut [u8],
     /// The length of each datagram but the last, which may be shorter. Zero means that `bytes` is one datagram.
@@ -64,10 +66,11 @@ pub struct Received<'a> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transmit {
     /// Where to.
-    pub destination: SocketAddr,
+    pub destination: Endpoint,
     /// The length of each datagram but the last, which may be shorter. Never zero.
     pub segment_len: usize,
-    /// The datagrams, one after another: at most 64 of them and 65,507 bytes.
+    /// The datagrams, one after another: at most 64 of them and 65,507 bytes. For a relayed destination each begins with
+    /// [`RELAY_HEADROOM`] zero bytes for the relay's header.
     pub bytes: Vec<u8>,
 }
 
@@ -75,6 +78,11 @@ pub struct Transmit {
 pub trait PacketSink {
     /// Takes a well-formed IP packet whose source address is one of the peer's allowed IPs.
     fn packet(&mut self, from: &NodePublicKey, packet: &[u8]);
+
+    /// Takes a probe of a managed peer, and where it came from. `probe` may be padded with zeros.
+    fn probe(&mut self, from: &NodePublicKey, source: Endpoint, probe: &[u8]) {
+        let _ = (from, source, probe);
+    }
 }
 
 /// Something that happened to a peer.
@@ -85,7 +93,7 @@ pub enum TunnelEvent {
         /// The peer.
         peer: NodePublicKey,
         /// Where it is.
-        endpoint: SocketAddr,
+        endpoint: Endpoint,
     },
     /// Data can no longer be sent at once.
     SessionDown {
@@ -94,12 +102,12 @@ pub enum TunnelEvent {
         /// Why.
         reason: DownReason,
     },
-    /// An authentic datagram came from a new place; data goes there now.
-    EndpointChanged {
+    /// An authentic datagram came from another place than the one before. Data goes there now, if the peer roams.
+    Heard {
         /// The peer.
         peer: NodePublicKey,
-        /// The new place.
-        endpoint: SocketAddr,
+        /// The other place.
+        endpoint: Endpoint,
     },
     /// Ninety seconds of handshakes had no answer; packets that waited are gone. The next packet starts again.
     HandshakeFailed {
@@ -256,11 +264,7 @@ impl Tunnel {
     /// Packets must be IP packets of at most [`PACKET_BYTES_MAX`] bytes; that their destination is the peer's is the
     /// caller's business. Packets that cannot be sent are dropped and counted.
     pub fn send_packets(&mut self, to: &NodePublicKey, packets: &[&[u8]], now: Now) -> Result<(), SendError> {
-        let id = self.peers.find(to).ok_or(SendError::UnknownPeer)?;
-        let peer = self.peers.at_mut(id).ok_or(SendError::UnknownPeer)?;
-        peer.send(packets, &mut self.shared, now);
-        self.peers.reschedule(id);
-        Ok(())
+        self.with_peer(to, |peer, shared| peer.send(packets, shared, now))
     }
 
     /// Starts a handshake although there may be a session: for a caller that doubts that the peer still has it.
@@ -268,11 +272,59 @@ impl Tunnel {
     /// The session stays in use until the new one is up. Initiations stay [`REKEY_TIMEOUT`] apart: soon after one this
     /// waits its turn, and while a handshake is under way it does nothing.
     pub fn renew(&mut self, peer: &NodePublicKey, now: Now) -> Result<(), SendError> {
-        let id = self.peers.find(peer).ok_or(SendError::UnknownPeer)?;
+        self.with_peer(peer, |peer, shared| peer.start_handshake(shared, now))
+    }
+
+    /// Sends data to a managed peer to `endpoint` from now on; without one it waits.
+    pub fn set_endpoint(
+        &mut self,
+        peer: &NodePublicKey,
+        endpoint: Option<Endpoint>,
+        now: Now,
+    ) -> Result<(), SendError> {
+        self.with_peer(peer, |peer, shared| peer.set_endpoint(endpoint, shared, now))
+    }
+
+    /// Sends initiations to a managed peer to all of `endpoints`, beside the one where data goes.
+    ///
+    /// The peer answers the first that arrives, where it came from.
+    pub fn set_handshake_endpoints(
+        &mut self,
+        peer: &NodePublicKey,
+        endpoints: Vec<Endpoint>,
+        now: Now,
+    ) -> Result<(), SendError> {
+        self.with_peer(peer, |peer, shared| {
+            peer.set_handshake_endpoints(endpoints, shared, now);
+        })
+    }
+
+    /// Sends a probe to a managed peer, to `endpoint`; returns whether there is a session that carries it.
+    ///
+    /// The other end hands it to [`PacketSink::probe`]. It must begin as [`probe`](crate::probe) says.
+    pub fn send_probe(
+        &mut self,
+        peer: &NodePublicKey,
+        endpoint: Endpoint,
+        probe: &[u8],
+        now: Now,
+    ) -> Result<bool, SendError> {
+        debug_assert!(probe::is_probe(probe));
+        self.with_peer(peer, |peer, shared| {
+            peer.send_probe(probe, endpoint, shared, now)
+        })
+    }
+
+    fn with_peer<T>(
+        &mut self,
+        key: &NodePublicKey,
+        act: impl FnOnce(&mut Peer, &mut Shared) -> T,
+    ) -> Result<T, SendError> {
+        let id = self.peers.find(key).ok_or(SendError::UnknownPeer)?;
         let peer = self.peers.at_mut(id).ok_or(SendError::UnknownPeer)?;
-        peer.start_handshake(&mut self.shared, now);
+        let done = act(peer, &mut self.shared);
         self.peers.reschedule(id);
-        Ok(())
+        Ok(done)
     }
 
     /// Takes what the socket received. What is malformed, forged, replayed or unknown is dropped and counted.
@@ -342,7 +394,7 @@ impl Tunnel {
     fn handle_datagram(
         &mut self,
         datagram: &mut [u8],
-        source: SocketAddr,
+        source: Endpoint,
         sink: &mut impl PacketSink,
         now: Now,
     ) -> Result<Option<PeerId>, DropReason> {
@@ -373,13 +425,17 @@ impl Tunnel {
     fn on_data(
         &mut self,
         data: Data<'_>,
-        source: SocketAddr,
+        source: Endpoint,
         sink: &mut impl PacketSink,
         now: Now,
     ) -> Result<PeerId, DropReason> {
         let (id, peer) = whose(&self.shared, &mut self.peers, data.receiver)?;
         let padded = peer.on_data(data, source, &mut self.shared, now)?;
         if padded.is_empty() {
+            return Ok(id);
+        }
+        if peer.is_managed() && probe::is_probe(padded) {
+            sink.probe(&peer.key, source, padded);
             return Ok(id);
         }
         // The datagram was authentic, so the peer's timers count it even when the packet inside is of no use.
@@ -400,7 +456,7 @@ impl Tunnel {
     fn on_initiation(
         &mut self,
         initiation: Initiation<'_>,
-        source: SocketAddr,
+        source: Endpoint,
         now: Now,
     ) -> Result<PeerId, DropReason> {
         let seed = self.shared.seed();
@@ -413,9 +469,9 @@ impl Tunnel {
     }
 
     /// Asks the gate about a handshake message, and does what it says when that is no.
-    fn admits(&mut self, bytes: &[u8], source: SocketAddr, now: Now) -> bool {
+    fn admits(&mut self, bytes: &[u8], source: Endpoint, now: Now) -> bool {
         let Shared { identity, rng, .. } = &mut self.shared;
-        match self.gate.judge(&identity.mac_keys, bytes, source, rng, now.mono) {
+        match self.gate.judge(&identity.mac_keys, bytes, source.source(), rng, now.mono) {
             Verdict::Admit => return true,
             Verdict::Refuse(reason) => self.shared.counters.drop_for(reason),
             Verdict::Challenge(reply) => {

@@ -24,6 +24,7 @@ fn start() -> (MeshNet, PeerConfig, std::net::IpAddr) {
         preshared_key: None,
         allowed_ips: vec![AllowedIp::host(address)],
         endpoint: Some(mesh.local_addr()),
+        mobility: Mobility::Roams,
         persistent_keepalive: None,
     };
     (mesh, config, address)

@@ -223,6 +223,7 @@ impl Membership {
             preshared_key: None,
             allowed_ips: peer.allowed_ips.clone(),
             endpoint,
+            mobility: Mobility::Roams,
             persistent_keepalive: is_platform.then_some(KEEPALIVE),
         };
         let locals = vec![own.mesh_ip4.into(), own.mesh_ip6.into()];

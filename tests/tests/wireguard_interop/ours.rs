@@ -42,6 +42,7 @@ impl Ours {
             preshared_key: psk.map(PresharedKey::from_bytes),
             allowed_ips: vec![AllowedIp::host(THEIR_IP.into())],
             endpoint,
+            mobility: Mobility::Roams,
             persistent_keepalive: None,
         };
         tunnel.upsert_peer(config, now);

@@ -7,6 +7,8 @@ use std::time::Duration;
 use types::{AllowedIp, Monotonic, NodePublicKey, Timestamp};
 use zeroize::Zeroizing;
 
+use crate::endpoint::Endpoint;
+
 /// A secret that two peers share beside their keys (WireGuard paper, section 5.2). It does not print.
 #[derive(Clone)]
 pub struct PresharedKey(Zeroizing<[u8; 32]>);
@@ -31,6 +33,17 @@ impl fmt::Debug for PresharedKey {
     }
 }
 
+/// Who decides where a peer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mobility {
+    /// WireGuard's rule: a peer is where its last authentic datagram came from.
+    #[default]
+    Roams,
+    /// The caller's: datagrams may come from anywhere, and go where
+    /// [`set_endpoint`](super::Tunnel::set_endpoint) says. Only such a peer is sent probes, which no other WireGuard knows.
+    Managed,
+}
+
 /// What a peer should be.
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
@@ -43,6 +56,8 @@ pub struct PeerConfig {
     /// Where the peer is said to be. Applied when it differs from what was said last, so that repeating an old
     /// configuration does not undo roaming.
     pub endpoint: Option<SocketAddr>,
+    /// Who decides where the peer is from then on.
+    pub mobility: Mobility,
     /// How long the path to the peer may stay without traffic, before an empty packet is sent; none by default.
     pub persistent_keepalive: Option<Duration>,
 }
@@ -50,14 +65,18 @@ pub struct PeerConfig {
 /// What is known of a peer at the moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerStatus {
-    /// Where the last authentic datagram came from, or what the configuration says.
-    pub endpoint: Option<SocketAddr>,
+    /// Where datagrams to it go.
+    pub endpoint: Option<Endpoint>,
     /// Whether data can be sent at once.
     pub has_session: bool,
     /// When the last handshake was completed.
     pub last_handshake: Option<(Monotonic, Timestamp)>,
     /// When the last authentic datagram came.
     pub last_received: Option<Monotonic>,
+    /// Where it came from.
+    pub heard_from: Option<Endpoint>,
+    /// When the last packet was sealed for it, probes and keepalives not counted.
+    pub last_sent: Option<Monotonic>,
     /// Bytes of packets sent, without padding.
     pub bytes_sent: u64,
     /// Bytes of packets received.

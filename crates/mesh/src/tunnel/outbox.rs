@@ -1,14 +1,17 @@
 //! Datagrams that are ready to send, gathered into sends of equal segments.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use super::Transmit;
+use crate::endpoint::Endpoint;
+use crate::relay::frame::DATA_HEADER_LEN;
 
 /// How many datagrams one send carries at most (Linux's UDP_MAX_SEGMENTS).
 pub const SEGMENTS_MAX: usize = 64;
 /// How many bytes one send carries at most: the largest payload of UDP over IPv4.
 pub const TRANSMIT_BYTES_MAX: usize = 65_507;
+/// Zero bytes before each datagram to a relayed endpoint: room for the relay's header.
+pub const RELAY_HEADROOM: usize = DATA_HEADER_LEN;
 /// How many sends wait at most for a caller that does not collect them.
 pub const TRANSMITS_MAX: usize = 1024;
 
@@ -27,8 +30,10 @@ impl Outbox {
     ///
     /// The datagram joins the last send when that goes to the same place and stays a run of equal segments with a last
     /// one that may be shorter. `None` when too many sends wait.
-    pub(crate) fn append(&mut self, destination: SocketAddr, len: usize) -> Option<&mut Vec<u8>> {
-        debug_assert!(len > 0 && len <= TRANSMIT_BYTES_MAX);
+    pub(crate) fn append(&mut self, destination: Endpoint, len: usize) -> Option<&mut Vec<u8>> {
+        let headroom = if destination.is_direct() { 0 } else { RELAY_HEADROOM };
+        let len = len + headroom;
+        debug_assert!(len > headroom && len <= TRANSMIT_BYTES_MAX);
         let joins = self
             .ready
             .back()
@@ -45,7 +50,9 @@ impl Outbox {
                 bytes,
             });
         }
-        self.ready.back_mut().map(|last| &mut last.bytes)
+        let bytes = &mut self.ready.back_mut()?.bytes;
+        bytes.resize(bytes.len() + headroom, 0);
+        Some(bytes)
     }
 
     /// Takes the oldest send.
@@ -80,8 +87,8 @@ mod tests {
 
     use super::*;
 
-    fn place(port: u16) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, 1], port))
+    fn place(port: u16) -> Endpoint {
+        std::net::SocketAddr::from(([192, 0, 2, 1], port)).into()
     }
 
     fn add(outbox: &mut Outbox, port: u16, len: usize) -> bool {
@@ -157,7 +164,8 @@ mod tests {
                 prop_assert!(segments.len() <= SEGMENTS_MAX);
                 for segment in segments {
                     prop_assert!(segment.iter().all(|byte| *byte == seen.len() as u8));
-                    seen.push((transmit.destination.port(), segment.len()));
+                    let port = transmit.destination.remote().map_or(0, |remote| remote.port());
+                    seen.push((port, segment.len()));
                 }
             }
             prop_assert_eq!(seen, datagrams);

@@ -8,7 +8,6 @@ mod receiving;
 mod sending;
 mod timeouts;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use types::{AllowedIp, Monotonic, NodePublicKey, Now};
@@ -22,7 +21,8 @@ use super::queue::Queue;
 use super::session::Sessions;
 use super::shared::Shared;
 use super::timers::{REJECT_AFTER_TIME, Timer, Timers};
-use super::{DownReason, TunnelEvent};
+use super::{DownReason, Mobility, TunnelEvent};
+use crate::endpoint::Endpoint;
 
 /// The shortest persistent keepalive; zero would keep a timer due for ever.
 const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
@@ -34,9 +34,14 @@ pub(crate) struct Peer {
     pub(crate) timers: Timers,
     mac_keys: MacKeys,
     preshared_key: Option<PresharedKey>,
-    endpoint: Option<SocketAddr>,
+    endpoint: Option<Endpoint>,
     /// What the configuration said last.
-    configured_endpoint: Option<SocketAddr>,
+    configured_endpoint: Option<Endpoint>,
+    mobility: Mobility,
+    /// Where else initiations go.
+    handshake_endpoints: Vec<Endpoint>,
+    /// Where the last authentic datagram came from.
+    heard_from: Option<Endpoint>,
     persistent_keepalive: Option<Duration>,
     sessions: Sessions,
     handshakes: Handshakes,
@@ -46,6 +51,7 @@ pub(crate) struct Peer {
     /// Whether more data came after the passive keepalive was armed.
     owes_another_keepalive: bool,
     last_received: Option<Monotonic>,
+    last_sent: Option<Monotonic>,
     bytes_sent: u64,
     bytes_received: u64,
 }
@@ -61,6 +67,9 @@ impl Peer {
             preshared_key: None,
             endpoint: None,
             configured_endpoint: None,
+            mobility: Mobility::default(),
+            handshake_endpoints: Vec::new(),
+            heard_from: None,
             persistent_keepalive: None,
             sessions: Sessions::default(),
             handshakes: Handshakes::default(),
@@ -68,6 +77,7 @@ impl Peer {
             is_up: false,
             owes_another_keepalive: false,
             last_received: None,
+            last_sent: None,
             bytes_sent: 0,
             bytes_received: 0,
         }
@@ -77,20 +87,51 @@ impl Peer {
     pub(crate) fn configure(&mut self, config: &PeerConfig, shared: &mut Shared, now: Now) {
         self.preshared_key.clone_from(&config.preshared_key);
         self.configure_keepalive(config.persistent_keepalive, now);
-        if config.endpoint.is_none() || config.endpoint == self.configured_endpoint {
+        self.mobility = config.mobility;
+        let configured = config.endpoint.map(Endpoint::from);
+        if configured.is_none() || configured == self.configured_endpoint {
             return;
         }
-        self.configured_endpoint = config.endpoint;
-        if self.endpoint == config.endpoint {
-            return;
+        self.configured_endpoint = configured;
+        self.set_endpoint(configured, shared, now);
+    }
+
+    /// Sends to `endpoint` from now on.
+    pub(crate) fn set_endpoint(&mut self, endpoint: Option<Endpoint>, shared: &mut Shared, now: Now) {
+        if std::mem::replace(&mut self.endpoint, endpoint) != endpoint {
+            self.try_new_places(shared, now);
         }
-        self.endpoint = config.endpoint;
-        // Whoever waits for an answer from the old place, or for a place at all, need not wait for a timer.
+    }
+
+    /// Sends initiations to `endpoints` too, from now on.
+    pub(crate) fn set_handshake_endpoints(
+        &mut self,
+        endpoints: Vec<Endpoint>,
+        shared: &mut Shared,
+        now: Now,
+    ) {
+        let has_new = endpoints
+            .iter()
+            .any(|endpoint| !self.handshake_endpoints.contains(endpoint));
+        self.handshake_endpoints = endpoints;
+        if has_new {
+            self.try_new_places(shared, now);
+        }
+    }
+
+    /// Whoever waits for an answer from an old place, or for a place at all, need not wait for a timer.
+    fn try_new_places(&mut self, shared: &mut Shared, now: Now) {
         if self.handshakes.is_under_way() {
             self.send_initiation(shared, now);
-        } else if !self.queue.is_empty() {
+        } else if !self.queue.is_empty() && self.sessions.sealing(now.mono).is_none() {
             self.start_handshake(shared, now);
+        } else if !self.queue.is_empty() {
+            self.flush(shared, now);
         }
+    }
+
+    pub(crate) fn is_managed(&self) -> bool {
+        self.mobility == Mobility::Managed
     }
 
     pub(crate) fn status(&self) -> PeerStatus {
@@ -99,6 +140,8 @@ impl Peer {
             has_session: self.is_up,
             last_handshake: self.handshakes.last_completed,
             last_received: self.last_received,
+            heard_from: self.heard_from,
+            last_sent: self.last_sent,
             bytes_sent: self.bytes_sent,
             bytes_received: self.bytes_received,
             packets_queued: self.queue.len(),
@@ -130,18 +173,27 @@ impl Peer {
         }
     }
 
-    /// Takes the source of an authentic datagram as the place to send to.
-    fn set_endpoint(&mut self, endpoint: SocketAddr, shared: &mut Shared) {
-        if self.endpoint.replace(endpoint) != Some(endpoint) {
-            shared.event(TunnelEvent::EndpointChanged {
-                peer: self.key,
-                endpoint,
-            });
+    /// Notes the source of an authentic datagram: for a peer that roams, the place to send to.
+    fn hear_from(&mut self, endpoint: Endpoint, shared: &mut Shared) {
+        let before = self.heard_from.replace(endpoint);
+        let is_known = if self.is_managed() {
+            // Better than nowhere, until the caller has decided.
+            self.endpoint.get_or_insert(endpoint);
+            before == Some(endpoint)
+        } else {
+            self.endpoint.replace(endpoint) == Some(endpoint)
+        };
+        if is_known {
+            return;
         }
+        shared.event(TunnelEvent::Heard {
+            peer: self.key,
+            endpoint,
+        });
     }
 
     /// Notes that the current session is a new one.
-    fn set_up(&mut self, endpoint: SocketAddr, shared: &mut Shared) {
+    fn set_up(&mut self, endpoint: Endpoint, shared: &mut Shared) {
         if let Some(current) = &self.sessions.current {
             self.timers
                 .arm(Timer::SessionExpiry, current.created + REJECT_AFTER_TIME);

@@ -5,14 +5,15 @@ use types::Monotonic;
 use super::counters::DropReason;
 use super::handshake::TransportKeys;
 use super::message::{self, DATA_OVERHEAD};
+use super::outbox::{RELAY_HEADROOM, TRANSMIT_BYTES_MAX};
 use super::replay::ReplayWindow;
 use super::timers::{
     REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_TIMEOUT,
 };
 use crate::crypto::{Aead, ChaCha20Poly1305};
 
-/// The largest packet that fits into a datagram: UDP's 65,507 bytes without the 32 of a data message.
-pub const PACKET_BYTES_MAX: usize = super::outbox::TRANSMIT_BYTES_MAX - DATA_OVERHEAD;
+/// The largest packet that fits into a datagram: UDP's 65,507 bytes without the 32 of a data message and a relay's 8.
+pub const PACKET_BYTES_MAX: usize = TRANSMIT_BYTES_MAX - RELAY_HEADROOM - DATA_OVERHEAD;
 
 /// Packets are padded to a multiple of this, so that their lengths tell less.
 const PADDING: usize = 16;

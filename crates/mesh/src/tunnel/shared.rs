@@ -1,7 +1,6 @@
 //! What all peers of a tunnel have in common: our keys, randomness, indices, the way out, events and counters.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_chacha::ChaCha20Rng;
@@ -14,6 +13,7 @@ use super::outbox::Outbox;
 use super::peers::PeerId;
 use super::timers::JITTER_MAX;
 use super::{MTU_DEFAULT, TunnelEvent};
+use crate::endpoint::Endpoint;
 
 /// How many events wait at most for a caller that does not collect them.
 pub const EVENTS_MAX: usize = 16_384;
@@ -76,7 +76,7 @@ impl Shared {
     }
 
     /// Makes a handshake message or cookie reply ready to send.
-    pub(crate) fn transmit(&mut self, destination: SocketAddr, bytes: &[u8]) {
+    pub(crate) fn transmit(&mut self, destination: Endpoint, bytes: &[u8]) {
         match self.outbox.append(destination, bytes.len()) {
             Some(out) => out.extend_from_slice(bytes),
             None => self.counters.drop_for(DropReason::OutboxFull),

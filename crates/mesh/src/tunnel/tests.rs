@@ -1,9 +1,11 @@
 //! Two tunnels side by side, datagrams carried by hand. Long and lossy runs are in the crate `sim`.
 
 mod hostile;
+mod managed;
 mod timing;
 mod traffic;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use types::{AllowedIp, Timestamp};
@@ -14,17 +16,25 @@ const SECOND: Duration = Duration::from_secs(1);
 
 struct End {
     tunnel: Tunnel,
-    place: SocketAddr,
+    place: Endpoint,
     ip: IpAddr,
     got: Vec<(NodePublicKey, Vec<u8>)>,
     events: Vec<TunnelEvent>,
+    probes: Vec<(NodePublicKey, Endpoint, Vec<u8>)>,
 }
 
-struct Sink<'a>(&'a mut Vec<(NodePublicKey, Vec<u8>)>);
+struct Sink<'a>(
+    &'a mut Vec<(NodePublicKey, Vec<u8>)>,
+    &'a mut Vec<(NodePublicKey, Endpoint, Vec<u8>)>,
+);
 
 impl PacketSink for Sink<'_> {
     fn packet(&mut self, from: &NodePublicKey, packet: &[u8]) {
         self.0.push((*from, packet.to_vec()));
+    }
+
+    fn probe(&mut self, from: &NodePublicKey, source: Endpoint, probe: &[u8]) {
+        self.1.push((*from, source, probe.to_vec()));
     }
 }
 
@@ -33,10 +43,11 @@ impl End {
         let private = NodePrivateKey::from_random([number; 32]);
         Self {
             tunnel: Tunnel::new(private, [number; 32]),
-            place: SocketAddr::from(([192, 0, 2, number], 51820)),
+            place: SocketAddr::from(([192, 0, 2, number], 51820)).into(),
             ip: IpAddr::from([100, 64, 0, number]),
             got: Vec::new(),
             events: Vec::new(),
+            probes: Vec::new(),
         }
     }
 
@@ -49,19 +60,20 @@ impl End {
             public_key: self.key(),
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(self.ip)],
-            endpoint: Some(self.place),
+            endpoint: self.place.remote(),
+            mobility: Mobility::Roams,
             persistent_keepalive: None,
         }
     }
 
-    fn receive(&mut self, source: SocketAddr, mut bytes: Vec<u8>, segment_len: usize, now: Now) {
+    fn receive(&mut self, source: Endpoint, mut bytes: Vec<u8>, segment_len: usize, now: Now) {
         let received = Received {
             source,
             bytes: &mut bytes,
             segment_len,
         };
         self.tunnel
-            .handle_received(received, &mut Sink(&mut self.got), now);
+            .handle_received(received, &mut Sink(&mut self.got, &mut self.probes), now);
         self.collect_events();
     }
 

@@ -90,6 +90,7 @@ impl Node {
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(self.v4), AllowedIp::host(self.v6)],
             endpoint: Some(self.mesh.local_addr()),
+            mobility: Mobility::Roams,
             persistent_keepalive: None,
         }
     }

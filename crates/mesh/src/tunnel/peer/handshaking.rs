@@ -1,11 +1,11 @@
 //! A peer's handshakes: those we start, and those we answer.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use types::{Monotonic, Now, Timestamp};
 
 use super::Peer;
+use crate::endpoint::Endpoint;
 use crate::tunnel::cookie::CookieJar;
 use crate::tunnel::counters::DropReason;
 use crate::tunnel::handshake::{Initiating, Responding};
@@ -85,9 +85,16 @@ impl Peer {
         let due = now.mono + REKEY_TIMEOUT + shared.jitter();
         self.timers.arm(Timer::RetransmitHandshake, due);
         self.after_authentic_sent(now);
-        match self.endpoint {
-            Some(endpoint) => shared.transmit(endpoint, &message),
-            None => shared.counters.drop_for(DropReason::NoEndpoint),
+        let elsewhere = self.handshake_endpoints.iter().copied();
+        let everywhere = elsewhere.filter(|endpoint| Some(*endpoint) != self.endpoint);
+        let mut is_sent = false;
+        // The peer answers the first that arrives; to it the others are replays.
+        for endpoint in self.endpoint.into_iter().chain(everywhere) {
+            shared.transmit(endpoint, &message);
+            is_sent = true;
+        }
+        if !is_sent {
+            shared.counters.drop_for(DropReason::NoEndpoint);
         }
     }
 
@@ -95,7 +102,7 @@ impl Peer {
     pub(crate) fn on_initiation(
         &mut self,
         responding: Responding,
-        source: SocketAddr,
+        source: Endpoint,
         shared: &mut Shared,
         now: Now,
     ) -> Result<(), DropReason> {
@@ -134,7 +141,7 @@ impl Peer {
     pub(crate) fn on_response(
         &mut self,
         response: Response<'_>,
-        source: SocketAddr,
+        source: Endpoint,
         shared: &mut Shared,
         now: Now,
     ) -> Result<(), DropReason> {
@@ -165,7 +172,7 @@ impl Peer {
     }
 
     /// Notes that a handshake gave a current session, whoever started it.
-    pub(super) fn complete_handshake(&mut self, source: SocketAddr, shared: &mut Shared, now: Now) {
+    pub(super) fn complete_handshake(&mut self, source: Endpoint, shared: &mut Shared, now: Now) {
         shared.free_indices(self.handshakes.cancel());
         self.timers.disarm(Timer::RetransmitHandshake);
         self.handshakes.started_at_last_minute = false;

@@ -1,10 +1,10 @@
 //! What a peer does when a data message of one of its sessions arrives.
 
-use std::net::SocketAddr;
-
 use types::Now;
 
 use super::Peer;
+use crate::endpoint::Endpoint;
+use crate::probe;
 use crate::tunnel::counters::DropReason;
 use crate::tunnel::message::Data;
 use crate::tunnel::shared::Shared;
@@ -15,7 +15,7 @@ impl Peer {
     pub(crate) fn on_data<'a>(
         &mut self,
         data: Data<'a>,
-        source: SocketAddr,
+        source: Endpoint,
         shared: &mut Shared,
         now: Now,
     ) -> Result<&'a [u8], DropReason> {
@@ -32,7 +32,7 @@ impl Peer {
         }
         self.sessions
             .settle(data.receiver, shared.identity.public < self.key);
-        if !packet.is_empty() {
+        if !packet.is_empty() && !probe::is_probe(packet) {
             self.after_data_received(now);
         }
         self.renew_at_last_minute(shared, now);
@@ -45,9 +45,9 @@ impl Peer {
     }
 
     /// Keeps what goes by any authentic datagram of the peer.
-    pub(super) fn after_authentic_received(&mut self, source: SocketAddr, shared: &mut Shared, now: Now) {
+    pub(super) fn after_authentic_received(&mut self, source: Endpoint, shared: &mut Shared, now: Now) {
         self.last_received = Some(now.mono);
-        self.set_endpoint(source, shared);
+        self.hear_from(source, shared);
         self.timers.disarm(Timer::Unanswered);
         self.after_traffic(now);
     }

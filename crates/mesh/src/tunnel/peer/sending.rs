@@ -3,6 +3,7 @@
 use types::Now;
 
 use super::Peer;
+use crate::endpoint::Endpoint;
 use crate::tunnel::counters::DropReason;
 use crate::tunnel::message::DATA_OVERHEAD;
 use crate::tunnel::session::{PACKET_BYTES_MAX, padded_len};
@@ -92,7 +93,30 @@ impl Peer {
         true
     }
 
+    /// Seals a probe and sends it to `endpoint`; tells whether there was a session to seal it with.
+    ///
+    /// It keeps no timer: a probe that nobody answers says nothing of the session.
+    pub(crate) fn send_probe(
+        &mut self,
+        probe: &[u8],
+        endpoint: Endpoint,
+        shared: &mut Shared,
+        now: Now,
+    ) -> bool {
+        let Some(session) = self.sessions.sealing(now.mono) else {
+            return false;
+        };
+        let padded = padded_len(probe.len(), shared.mtu);
+        match shared.outbox.append(endpoint, padded + DATA_OVERHEAD) {
+            Some(out) => session.seal_into(probe, padded, out),
+            None => shared.counters.drop_for(DropReason::OutboxFull),
+        }
+        self.after_traffic(now);
+        true
+    }
+
     fn after_data_sent(&mut self, shared: &mut Shared, now: Now) {
+        self.last_sent = Some(now.mono);
         self.after_authentic_sent(now);
         if !self.timers.is_armed(Timer::Unanswered) {
             let due = now.mono + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + shared.jitter();

@@ -57,6 +57,7 @@ fn many_peers_due_at_once_are_taken_a_few_at_a_time_and_none_is_forgotten() {
             preshared_key: None,
             allowed_ips: Vec::new(),
             endpoint: Some(SocketAddr::from(([192, 0, 2, 7], 1024 + number))),
+            mobility: Mobility::Roams,
             persistent_keepalive: Some(25 * SECOND),
         };
         a.tunnel.upsert_peer(config, start());
