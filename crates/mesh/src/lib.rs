@@ -10,9 +10,14 @@ mod crypto;
 mod endpoint;
 pub mod frame;
 pub mod load;
+mod mesh;
+pub mod paths;
 pub mod probe;
 pub mod relay;
 pub mod stun;
 pub mod tunnel;
 
 pub use endpoint::{Endpoint, SocketNumber};
+pub use mesh::{
+    Datagrams, Mesh, MeshEvent, MeshPeer, MeshTimer, Output, RelayConfig, RelayView, StreamFrames,
+};

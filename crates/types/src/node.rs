@@ -40,12 +40,26 @@ pub enum PathKind {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PathReason {
-    /// The peer answered a handshake at an endpoint the netmap names.
+    /// Direct: the peer answered at this endpoint.
     EndpointAnswered,
-    /// No handshake has been answered yet.
+    /// Direct paths are being tried; the relay carries meanwhile.
     Probing,
-    /// The netmap names no endpoint of the peer.
+    /// The peer names no address at which it might be reached.
     NoCandidate,
+    /// Its addresses were tried, and none answered: firewalls, or networks that do not reach each other.
+    NoAnswer,
+    /// No UDP reaches this node's network.
+    UdpBlocked,
+    /// No UDP reaches the peer's network.
+    PeerUdpBlocked,
+    /// The NATs of both ends give every destination another port, so that neither can be foretold.
+    SymmetricBoth,
+    /// The NAT of one end gives every destination another port, and guessing it has not succeeded.
+    SymmetricOne,
+    /// The direct path went silent; it is looked for again.
+    PathLost,
+    /// Neither a relay nor a direct path answers.
+    NoRelay,
     /// The peer has not been heard for longer than a session lives.
     PeerAsleep,
 }

@@ -124,7 +124,7 @@ impl Header {
 pub struct RelayClient {
     relay: RelayId,
     private_key: NodePrivateKey,
-    ticket: SignedRelayTicket,
+    ticket: Option<SignedRelayTicket>,
     rng: ChaCha20Rng,
     cookie: Option<([u8; COOKIE_LEN], Monotonic)>,
     state: State,
@@ -160,12 +160,12 @@ struct Session {
 }
 
 impl RelayClient {
-    /// Makes a client that wants nothing yet. `seed` is 32 bytes of randomness that nothing else uses.
+    /// Makes a client that wants nothing yet; without a ticket it cannot get in. `seed` is 32 bytes of randomness that nothing else uses.
     #[must_use]
     pub fn new(
         relay: RelayId,
         private_key: NodePrivateKey,
-        ticket: SignedRelayTicket,
+        ticket: Option<SignedRelayTicket>,
         seed: [u8; 32],
     ) -> Self {
         Self {
@@ -187,7 +187,7 @@ impl RelayClient {
         matches!(&self.state, State::In(session) if session.is_up)
     }
 
-    /// Gets in, unless that is done or under way.
+    /// Gets in, unless that is done or under way, or there is no ticket.
     pub fn connect(&mut self, now: Monotonic) {
         if matches!(self.state, State::Idle) {
             self.greet(0, now);
@@ -206,7 +206,7 @@ impl RelayClient {
 
     /// Takes a newer ticket, and shows it to the relay.
     pub fn set_ticket(&mut self, ticket: SignedRelayTicket) {
-        self.ticket = ticket;
+        self.ticket = Some(ticket);
         if let State::In(session) = &mut self.state {
             let renew = session.channel.seal(session.number, &Message::Renew(ticket));
             self.out.push_back(renew);
@@ -345,9 +345,12 @@ impl RelayClient {
     }
 
     fn greet(&mut self, attempt: u32, now: Monotonic) {
+        let Some(ticket) = &self.ticket else {
+            return;
+        };
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
-        let initiating = Initiating::start(&self.private_key, self.relay, &self.ticket, seed);
+        let initiating = Initiating::start(&self.private_key, self.relay, ticket, seed);
         let cookie = self
             .cookie
             .filter(|(_, got)| now.since(*got) < COOKIE_LIFETIME)

@@ -105,7 +105,7 @@ impl Bench {
 
     fn add(&mut self, who: u8, realm: u8) {
         let ticket = ticket(who, realm, wall(Duration::from_secs(300)));
-        let client = RelayClient::new(self.server.id(), key(who), ticket, [who; 32]);
+        let client = RelayClient::new(self.server.id(), key(who), Some(ticket), [who; 32]);
         self.clients.insert(who, (client, Self::udp(who)));
         self.client(who, |client, now| client.connect(now));
     }
@@ -420,7 +420,7 @@ fn a_draining_relay_says_so_and_takes_nobody() {
 fn a_second_session_of_a_key_replaces_the_first() {
     let mut bench = pair();
     let ticket = ticket(1, 1, wall(Duration::from_secs(300)));
-    let again = RelayClient::new(bench.server.id(), key(1), ticket, [99; 32]);
+    let again = RelayClient::new(bench.server.id(), key(1), Some(ticket), [99; 32]);
     let elsewhere = Source::Udp("198.51.100.7:9".parse().expect("address"));
     bench.clients.insert(1, (again, elsewhere));
     bench.client(1, RelayClient::connect);
@@ -446,7 +446,7 @@ fn a_websocket_is_a_client_like_any_other() {
     let stream = Source::Stream { id: 1, remote };
     bench.add(2, 1);
     let ticket = ticket(1, 1, wall(Duration::from_secs(300)));
-    let client = RelayClient::new(bench.server.id(), key(1), ticket, [1; 32]);
+    let client = RelayClient::new(bench.server.id(), key(1), Some(ticket), [1; 32]);
     bench.clients.insert(1, (client, stream));
     bench.client(1, RelayClient::connect);
     bench.send(2, 1, &[b"from udp"]);

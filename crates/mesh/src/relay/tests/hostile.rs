@@ -17,7 +17,7 @@ pub(super) fn flood(bench: &mut Bench, count: u32) {
 /// Returns the frames that a client sends on its way in, without carrying them.
 fn hello_of(bench: &mut Bench, who: u8) -> Vec<u8> {
     let ticket = ticket(who, 1, wall(Duration::from_secs(300)));
-    let mut client = RelayClient::new(bench.server.id(), key(who), ticket, [who + 100; 32]);
+    let mut client = RelayClient::new(bench.server.id(), key(who), Some(ticket), [who + 100; 32]);
     client.connect(bench.now().mono);
     client.poll_transmit().expect("a Hello")
 }
@@ -74,7 +74,7 @@ fn a_ticket_of_another_node_or_authority_lets_nobody_in() {
     let forged = forged.sign(&SigningPrivateKey::from_random([0xbb; 32]));
     let old = ticket(1, 1, wall(Duration::ZERO) - Duration::from_secs(61));
     for bad in [stolen, forged, old] {
-        let client = RelayClient::new(bench.server.id(), key(1), bad, [1; 32]);
+        let client = RelayClient::new(bench.server.id(), key(1), Some(bad), [1; 32]);
         bench.clients.insert(1, (client, Bench::udp(1)));
         bench.client(1, RelayClient::connect);
         assert!(!bench.is_up(1));
@@ -87,7 +87,7 @@ fn another_relay_key_answers_nothing() {
     let mut bench = Bench::new();
     let ticket = ticket(1, 1, wall(Duration::from_secs(300)));
     let other = types::RelayId(key(0x77).public());
-    let client = RelayClient::new(other, key(1), ticket, [1; 32]);
+    let client = RelayClient::new(other, key(1), Some(ticket), [1; 32]);
     bench.clients.insert(1, (client, Bench::udp(1)));
     bench.client(1, RelayClient::connect);
     assert_eq!(drops(&bench, RelayDrop::BadHandshake), 1);
@@ -158,7 +158,7 @@ fn clients_beyond_the_limit_are_not_answered_but_those_inside_come_back() {
 fn a_forged_welcome_or_challenge_does_not_stop_a_client() {
     let mut bench = Bench::new();
     let ticket = ticket(1, 1, wall(Duration::from_secs(300)));
-    let client = RelayClient::new(bench.server.id(), key(1), ticket, [1; 32]);
+    let client = RelayClient::new(bench.server.id(), key(1), Some(ticket), [1; 32]);
     bench.clients.insert(1, (client, Bench::udp(1)));
     let now = bench.now().mono;
     let (client, _) = bench.clients.get_mut(&1).expect("added");

@@ -1,0 +1,599 @@
+//! One node's share of the mesh: its tunnel, the paths to every peer, and its relays, as one state machine.
+//!
+//! # Kinds of methods
+//!
+//! - *Configuration*: [`upsert_peer`](Mesh::upsert_peer), [`remove_peer`](Mesh::remove_peer),
+//!   [`set_relays`](Mesh::set_relays), [`set_ticket`](Mesh::set_ticket), [`set_local`](Mesh::set_local).
+//! - *Inputs*: [`send_packets`](Mesh::send_packets), [`handle_datagrams`](Mesh::handle_datagrams),
+//!   [`handle_stream`](Mesh::handle_stream), [`stream_opened`](Mesh::stream_opened),
+//!   [`stream_closed`](Mesh::stream_closed), [`network_changed`](Mesh::network_changed),
+//!   [`handle_timeout`](Mesh::handle_timeout). Decrypted packets leave through the sink handed in.
+//! - *Outputs*: [`poll_output`](Mesh::poll_output), [`poll_event`](Mesh::poll_event), each until `None`, then
+//!   [`poll_timeout`](Mesh::poll_timeout), which names the timer that is due first.
+//!
+//! # What the caller owes
+//!
+//! What [`Tunnel`] asks of its caller; and for every [`Output::OpenStream`] one `stream_opened` or `stream_closed`.
+
+mod peers;
+mod relays;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng as _, SeedableRng as _};
+use types::{AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, RelayId, SignedRelayTicket};
+
+use self::peers::Peers;
+use self::relays::Relays;
+pub use self::relays::{RelayConfig, RelayView};
+use crate::endpoint::{Endpoint, SocketNumber};
+use crate::paths::{Liveness, OwnCandidates, PathAction, PathTimer, PathView, PeerPaths};
+use crate::probe::Probe;
+use crate::relay::client::{ClientEvent, ClientTimer};
+use crate::tunnel::{
+    Counters, DownReason, Mobility, PacketSink, PeerConfig, PeerStatus, PresharedKey, Received, SendError,
+    Timer, Transmit, Tunnel, TunnelEvent,
+};
+
+/// What a peer should be.
+#[derive(Clone, Debug)]
+pub struct MeshPeer {
+    /// The peer's identity.
+    pub public_key: NodePublicKey,
+    /// A secret shared with the peer.
+    pub preshared_key: Option<PresharedKey>,
+    /// The addresses the peer may send from and is sent to.
+    pub allowed_ips: Vec<AllowedIp>,
+    /// Where it is said to be reachable directly, best first.
+    pub endpoints: Vec<SocketAddr>,
+    /// The relays at which it is said to be; empty when that is not known.
+    pub relays: Vec<RelayId>,
+    /// `Managed` for one of ours, `Roams` for a plain WireGuard.
+    pub mobility: Mobility,
+    /// How long the path may stay without traffic before an empty packet is sent.
+    pub persistent_keepalive: Option<Duration>,
+}
+
+/// Datagrams for one address.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Datagrams {
+    /// From which of our sockets.
+    pub socket: SocketNumber,
+    /// Where to.
+    pub to: SocketAddr,
+    /// The length of each but the last, which may be shorter.
+    pub segment_len: usize,
+    /// The datagrams, one after another.
+    pub bytes: Vec<u8>,
+}
+
+/// Frames for a relay's WebSocket, each a message of its own.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StreamFrames {
+    /// Which relay's.
+    pub relay: RelayId,
+    /// The length of each but the last, which may be shorter.
+    pub frame_len: usize,
+    /// The frames, one after another.
+    pub bytes: Vec<u8>,
+}
+
+/// What the mesh wants done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send these by UDP.
+    Datagrams(Datagrams),
+    /// Send these over the relay's WebSocket; dropped when it is closed.
+    Stream(StreamFrames),
+    /// Open a WebSocket to a relay.
+    OpenStream(RelayId),
+    /// Close it.
+    CloseStream(RelayId),
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MeshEvent {
+    /// Data can be sent to the peer at once, which it could not before.
+    SessionUp(NodePublicKey),
+    /// Data can no longer be sent at once.
+    SessionDown(NodePublicKey, DownReason),
+    /// Ninety seconds of handshakes had no answer; packets that waited are gone.
+    HandshakeFailed(NodePublicKey),
+    /// A peer is reached another way, or for another reason.
+    Path(NodePublicKey, PathView),
+    /// What we say of ourselves changed: the control plane should hear it.
+    Candidates,
+    /// A relay came up, went down or was measured.
+    Relay(RelayView),
+    /// Another relay is the nearest now.
+    HomeRelay(Option<RelayId>),
+}
+
+/// What a mesh waits for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum MeshTimer {
+    /// A timer of a WireGuard session.
+    Tunnel(Timer),
+    /// A timer of the paths to a peer.
+    Path(PathTimer),
+    /// A timer of a relay's session.
+    Relay(ClientTimer),
+    /// A relay that is reached over TLS is tried by UDP, or the other way round.
+    RelayTransport,
+}
+
+/// How many events wait at most for a caller that does not collect them.
+const EVENTS_MAX: usize = 16_384;
+
+/// One node's share of the mesh.
+pub struct Mesh {
+    tunnel: Tunnel,
+    peers: Peers,
+    relays: Relays,
+    own: Arc<OwnCandidates>,
+    rng: ChaCha20Rng,
+    events: VecDeque<MeshEvent>,
+}
+
+impl Mesh {
+    /// Makes a mesh without peers and relays. `seed` is 32 bytes of the operating system's randomness.
+    #[must_use]
+    pub fn new(private_key: NodePrivateKey, seed: [u8; 32]) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let tunnel = Tunnel::new(private_key.clone(), draw(&mut rng));
+        Self {
+            tunnel,
+            peers: Peers::default(),
+            relays: Relays::new(private_key, draw(&mut rng)),
+            own: Arc::default(),
+            rng,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Returns our own public key.
+    #[must_use]
+    pub fn public_key(&self) -> NodePublicKey {
+        self.tunnel.public_key()
+    }
+
+    /// Returns what went through the tunnel and what was dropped.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        self.tunnel.counters()
+    }
+
+    /// Returns what is known of a peer's session.
+    #[must_use]
+    pub fn peer_status(&self, peer: &NodePublicKey) -> Option<PeerStatus> {
+        self.tunnel.peer_status(peer)
+    }
+
+    /// Returns how a peer is reached; `None` when it is no managed peer.
+    #[must_use]
+    pub fn path(&self, peer: &NodePublicKey) -> Option<PathView> {
+        self.peers.get(peer).map(PeerPaths::view)
+    }
+
+    /// Returns what we say of ourselves.
+    #[must_use]
+    pub fn own_candidates(&self) -> &OwnCandidates {
+        &self.own
+    }
+
+    /// Returns every relay as we see it.
+    pub fn relays(&self) -> impl Iterator<Item = RelayView> + '_ {
+        self.relays.views()
+    }
+
+    /// Returns the peer that packets to `address` belong to.
+    #[must_use]
+    pub fn route(&self, address: IpAddr) -> Option<NodePublicKey> {
+        self.tunnel.route(address)
+    }
+
+    /// Adds a peer or changes it; its sessions stay.
+    pub fn upsert_peer(&mut self, peer: MeshPeer, now: Now) {
+        let key = peer.public_key;
+        if key == self.public_key() {
+            return;
+        }
+        let is_managed = peer.mobility == Mobility::Managed;
+        let config = PeerConfig {
+            public_key: key,
+            preshared_key: peer.preshared_key,
+            allowed_ips: peer.allowed_ips,
+            endpoint: peer.endpoints.first().copied().filter(|_| !is_managed),
+            mobility: peer.mobility,
+            persistent_keepalive: peer.persistent_keepalive,
+        };
+        self.tunnel.upsert_peer(config, now);
+        if !is_managed {
+            self.peers.remove(&key);
+            return;
+        }
+        let seed = draw(&mut self.rng);
+        let own = &self.own;
+        self.peers
+            .upsert(key, || PeerPaths::new(key, own.clone(), seed), peer.relays);
+        let relays = self.relays.common(self.peers.homes(&key));
+        self.with_paths(&key, now, |paths, now| {
+            paths.set_relays(relays, now);
+            paths.set_named(&peer.endpoints, now);
+        });
+    }
+
+    /// Forgets a peer and erases its sessions; tells whether there was one.
+    pub fn remove_peer(&mut self, peer: &NodePublicKey) -> bool {
+        self.peers.remove(peer);
+        self.tunnel.remove_peer(peer)
+    }
+
+    /// Takes the relays there are; those not named any more are left.
+    pub fn set_relays(&mut self, relays: Vec<RelayConfig>, now: Now) {
+        self.relays.set(relays, now.mono);
+        self.after_relays(now);
+    }
+
+    /// Takes the ticket that lets us use them.
+    pub fn set_ticket(&mut self, ticket: SignedRelayTicket, now: Now) {
+        self.relays.set_ticket(ticket, now.mono);
+        self.after_relays(now);
+    }
+
+    /// Takes the addresses of our interfaces, each with the port of our main socket.
+    pub fn set_local(&mut self, addresses: Vec<SocketAddr>, now: Now) {
+        if Arc::make_mut(&mut self.own).set_local(addresses) {
+            self.after_own(now);
+        }
+    }
+
+    /// Takes the outer address of a port that our router opened, or that there is none.
+    pub fn set_mapped(&mut self, address: Option<SocketAddr>, now: Now) {
+        if Arc::make_mut(&mut self.own).set_mapped(address) {
+            self.after_own(now);
+        }
+    }
+
+    /// We may be in another network: every path must prove itself anew, and the relays hear where we are.
+    pub fn network_changed(&mut self, now: Now) {
+        Arc::make_mut(&mut self.own).network_changed();
+        self.relays.network_changed(now.mono);
+        for key in self.peers.keys() {
+            let own = self.own.clone();
+            self.with_paths(&key, now, |paths, now| paths.network_changed(&own, now));
+        }
+        self.event(MeshEvent::Candidates);
+        self.after_relays(now);
+    }
+
+    /// Seals packets to a peer; without a session it queues them and starts a handshake.
+    pub fn send_packets(&mut self, to: &NodePublicKey, packets: &[&[u8]], now: Now) -> Result<(), SendError> {
+        if self.peers.get(to).is_some_and(PeerPaths::is_asleep) {
+            self.with_paths(to, now, PeerPaths::wanted);
+        }
+        let sent = self.tunnel.send_packets(to, packets, now);
+        self.drain_tunnel_events(now);
+        sent
+    }
+
+    /// Starts a handshake although there may be a session.
+    pub fn renew(&mut self, peer: &NodePublicKey, now: Now) -> Result<(), SendError> {
+        self.tunnel.renew(peer, now)
+    }
+
+    /// Takes what one of our sockets received: datagrams of `segment_len` bytes, the last may be shorter.
+    pub fn handle_datagrams(
+        &mut self,
+        socket: SocketNumber,
+        source: SocketAddr,
+        bytes: &mut [u8],
+        segment_len: usize,
+        sink: &mut impl PacketSink,
+        now: Now,
+    ) {
+        let mut probes = Vec::new();
+        if let Some(relay) = self.relays.whose(source, bytes) {
+            self.take_frames(relay, bytes, segment_len, &mut Inbound(sink, &mut probes), now);
+        } else {
+            let received = Received {
+                source: Endpoint::Direct {
+                    socket,
+                    remote: source,
+                },
+                bytes,
+                segment_len,
+            };
+            self.tunnel
+                .handle_received(received, &mut Inbound(sink, &mut probes), now);
+        }
+        self.after_input(probes, now);
+    }
+
+    /// Takes one message of a relay's WebSocket.
+    pub fn handle_stream(&mut self, relay: RelayId, bytes: &mut [u8], sink: &mut impl PacketSink, now: Now) {
+        let mut probes = Vec::new();
+        let len = bytes.len();
+        self.take_frames(relay, bytes, len, &mut Inbound(sink, &mut probes), now);
+        self.after_input(probes, now);
+    }
+
+    /// A WebSocket that was asked for is open.
+    pub fn stream_opened(&mut self, relay: RelayId, now: Now) {
+        self.relays.stream_opened(relay, now.mono);
+        self.after_relays(now);
+    }
+
+    /// A WebSocket is closed, or could not be opened.
+    pub fn stream_closed(&mut self, relay: RelayId, now: Now) {
+        self.relays.stream_closed(relay, now.mono);
+        self.after_relays(now);
+    }
+
+    /// Returns the next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if let Some(output) = self.relays.poll_output() {
+            return Some(output);
+        }
+        while let Some(transmit) = self.tunnel.poll_transmit() {
+            let Transmit {
+                destination,
+                segment_len,
+                bytes,
+            } = transmit;
+            match destination {
+                Endpoint::Direct { socket, remote } => {
+                    return Some(Output::Datagrams(Datagrams {
+                        socket,
+                        to: remote,
+                        segment_len,
+                        bytes,
+                    }));
+                }
+                Endpoint::Relayed { relay, peer } => match self.relays.wrap(relay, &peer, bytes, segment_len) {
+                    Ok(output) => return Some(output),
+                    Err(bytes) => self.tunnel.recycle(bytes),
+                },
+            }
+        }
+        None
+    }
+
+    /// Takes back the buffer of what was sent.
+    pub fn recycle(&mut self, bytes: Vec<u8>) {
+        self.tunnel.recycle(bytes);
+    }
+
+    /// Returns the next thing that happened.
+    pub fn poll_event(&mut self) -> Option<MeshEvent> {
+        self.events.pop_front()
+    }
+
+    /// Returns when [`Mesh::handle_timeout`] must be called next, and for which timer.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Monotonic, MeshTimer)> {
+        let tunnel = self.tunnel.poll_timeout();
+        let tunnel = tunnel.map(|(due, timer)| (due, MeshTimer::Tunnel(timer)));
+        let paths = self.peers.first_due();
+        let paths = paths.map(|(due, timer)| (due, MeshTimer::Path(timer)));
+        [tunnel, paths, self.relays.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Acts on every timer that is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.tunnel.handle_timeout(now);
+        self.drain_tunnel_events(now);
+        while let Some(key) = self.peers.take_due(now.mono) {
+            let liveness = self.liveness(&key);
+            self.with_paths(&key, now, |paths, now| paths.handle_timeout(liveness, now));
+        }
+        self.relays.handle_timeout(now.mono);
+        self.after_relays(now);
+    }
+
+    /// Takes frames of a relay; datagrams in them go to the tunnel.
+    fn take_frames(
+        &mut self,
+        relay: RelayId,
+        bytes: &mut [u8],
+        frame_len: usize,
+        sink: &mut impl PacketSink,
+        now: Now,
+    ) {
+        let frame_len = frame_len.clamp(1, bytes.len().max(1));
+        let (peers, tunnel) = (&self.peers, &mut self.tunnel);
+        for frame in bytes.chunks_mut(frame_len) {
+            let known = |key: &[u8; 32]| peers.whose_bytes(key);
+            let Some(delivered) = self.relays.handle_frame(relay, frame, known, now.mono) else {
+                continue;
+            };
+            let source = Endpoint::Relayed {
+                relay,
+                peer: delivered.from,
+            };
+            let received = Received {
+                source,
+                bytes: delivered.datagram,
+                segment_len: 0,
+            };
+            tunnel.handle_received(received, sink, now);
+        }
+    }
+
+    fn after_input(&mut self, probes: Vec<(NodePublicKey, Endpoint, Vec<u8>)>, now: Now) {
+        self.drain_tunnel_events(now);
+        for (key, source, bytes) in probes {
+            if let Some(probe) = Probe::decode(&bytes) {
+                self.with_paths(&key, now, |paths, now| paths.handle_probe(source, probe, now));
+            }
+        }
+        self.after_relays(now);
+    }
+
+    /// Does what happened in the tunnel means for the paths.
+    fn drain_tunnel_events(&mut self, now: Now) {
+        while let Some(event) = self.tunnel.poll_event() {
+            match event {
+                TunnelEvent::SessionUp { peer, .. } => {
+                    self.with_paths(&peer, now, |paths, now| paths.session(true, now));
+                    self.event(MeshEvent::SessionUp(peer));
+                }
+                TunnelEvent::SessionDown { peer, reason } => {
+                    self.with_paths(&peer, now, |paths, now| paths.session(false, now));
+                    self.event(MeshEvent::SessionDown(peer, reason));
+                }
+                TunnelEvent::HandshakeFailed { peer } => self.event(MeshEvent::HandshakeFailed(peer)),
+                TunnelEvent::Heard { .. } => {}
+            }
+        }
+    }
+
+    /// Does what happened at the relays means for us and for the paths.
+    fn after_relays(&mut self, now: Now) {
+        let mut changed = false;
+        while let Some((relay, event)) = self.relays.poll_event() {
+            match event {
+                ClientEvent::NotHere { peer: Some(peer) } => {
+                    let homes = self.relays.common(self.peers.homes(&peer));
+                    if homes.len() <= 1 {
+                        self.with_paths(&peer, now, PeerPaths::not_here);
+                    }
+                }
+                ClientEvent::NotHere { peer: None } | ClientEvent::TooMuch => {}
+                ClientEvent::Up { .. }
+                | ClientEvent::Confirmed { .. }
+                | ClientEvent::Down
+                | ClientEvent::Draining { .. } => {
+                    changed = true;
+                    if let Some(view) = self.relays.view(relay) {
+                        self.event(MeshEvent::Relay(view));
+                    }
+                }
+            }
+        }
+        if changed {
+            self.relays_changed(now);
+        }
+        if let Some(home) = self.relays.take_home_change() {
+            self.event(MeshEvent::HomeRelay(home));
+        }
+    }
+
+    fn relays_changed(&mut self, now: Now) {
+        let mut own_changed = false;
+        let own = Arc::make_mut(&mut self.own);
+        for view in self.relays.views() {
+            let observed = view.observed.filter(|_| view.is_up && !view.is_stream);
+            own_changed |= own.set_observed(view.id, observed);
+        }
+        own_changed |= own.set_udp_blocked(self.relays.is_udp_blocked());
+        for key in self.peers.keys() {
+            let common = self.relays.common(self.peers.homes(&key));
+            self.with_paths(&key, now, |paths, now| paths.set_relays(common, now));
+        }
+        if own_changed {
+            self.after_own(now);
+        }
+    }
+
+    fn after_own(&mut self, now: Now) {
+        let own = self.own.clone();
+        for key in self.peers.keys() {
+            self.with_paths(&key, now, |paths, now| paths.own_changed(&own, now));
+        }
+        self.event(MeshEvent::Candidates);
+    }
+
+    /// Does something with a peer's paths, and then what they want done.
+    fn with_paths(&mut self, key: &NodePublicKey, now: Now, act: impl FnOnce(&mut PeerPaths, Monotonic)) {
+        let Some(paths) = self.peers.get_mut(key) else {
+            return;
+        };
+        act(paths, now.mono);
+        let mut observed = Vec::new();
+        while let Some(action) = paths.poll_action() {
+            // The only error is that the peer was removed, and then its paths are gone too.
+            match action {
+                PathAction::Probe(to, probe) => {
+                    let _ = self.tunnel.send_probe(key, to, &probe.encode(), now);
+                }
+                PathAction::Use(endpoint) => {
+                    let _ = self.tunnel.set_endpoint(key, endpoint, now);
+                }
+                PathAction::Handshake(endpoints) => {
+                    let _ = self.tunnel.set_handshake_endpoints(key, endpoints, now);
+                }
+                PathAction::Renew => {
+                    let _ = self.tunnel.renew(key, now);
+                }
+                PathAction::Observed(address) => observed.push(address),
+                PathAction::Changed => {
+                    let view = paths.view();
+                    if self.events.len() < EVENTS_MAX {
+                        self.events.push_back(MeshEvent::Path(*key, view));
+                    }
+                }
+            }
+        }
+        self.peers.reschedule(key);
+        let own = Arc::make_mut(&mut self.own);
+        let mut changed = false;
+        for address in observed {
+            changed |= own.seen_by_peer(address);
+        }
+        if changed {
+            self.event(MeshEvent::Candidates);
+        }
+    }
+
+    fn liveness(&self, key: &NodePublicKey) -> Liveness {
+        let Some(status) = self.tunnel.peer_status(key) else {
+            return Liveness::default();
+        };
+        Liveness {
+            heard: status.heard_from.zip(status.last_received),
+            sent: status.last_sent,
+        }
+    }
+
+    fn event(&mut self, event: MeshEvent) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push_back(event);
+        }
+    }
+}
+
+impl std::fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mesh")
+            .field("tunnel", &self.tunnel)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Hands packets on and keeps probes.
+struct Inbound<'a, S>(&'a mut S, &'a mut Vec<(NodePublicKey, Endpoint, Vec<u8>)>);
+
+impl<S: PacketSink> PacketSink for Inbound<'_, S> {
+    fn packet(&mut self, from: &NodePublicKey, packet: &[u8]) {
+        self.0.packet(from, packet);
+    }
+
+    fn probe(&mut self, from: &NodePublicKey, source: Endpoint, probe: &[u8]) {
+        self.1.push((*from, source, probe.to_vec()));
+    }
+}
+
+fn draw(rng: &mut ChaCha20Rng) -> [u8; 32] {
+    let mut seed = [0; 32];
+    rng.fill_bytes(&mut seed);
+    seed
+}

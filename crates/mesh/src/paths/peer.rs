@@ -1,0 +1,590 @@
+//! The paths to one peer, as a state machine.
+//!
+//! # What it does
+//!
+//! While there is no session, initiations go through every relay at which both are, and straight to what the peer names
+//! when there is none. Once there is a session, both ends tell each other their candidates and ping them, all at once: that
+//! opens their NATs towards each other. A candidate that answers from where it was asked is proven, and the best proven
+//! one carries the data. The path in use must go on showing that it works; when it does not, the relay carries again
+//! within two seconds and the search begins anew.
+//!
+//! # Kinds of methods
+//!
+//! - *Inputs*: [`set_relays`](PeerPaths::set_relays), [`set_named`](PeerPaths::set_named), [`session`](PeerPaths::session),
+//!   [`wanted`](PeerPaths::wanted), [`own_changed`](PeerPaths::own_changed),
+//!   [`network_changed`](PeerPaths::network_changed), [`not_here`](PeerPaths::not_here),
+//!   [`handle_probe`](PeerPaths::handle_probe), [`handle_timeout`](PeerPaths::handle_timeout).
+//! - *Outputs*: [`poll_action`](PeerPaths::poll_action) until `None`, then [`poll_timeout`](PeerPaths::poll_timeout).
+//! - *Questions*: [`view`](PeerPaths::view).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng as _, SeedableRng as _};
+use types::{Monotonic, NodePublicKey, PathKind, PathReason, RelayId};
+
+use super::own::OwnCandidates;
+use super::table::Table;
+use super::{
+    ANSWER_TIMEOUT, KEEP_OPEN, KEEP_OPEN_FOR, RETRY_MAX, RETRY_MIN, ROUND, SILENCE_MAX, UNANSWERED_MAX,
+};
+use crate::endpoint::{Endpoint, SocketNumber};
+use crate::probe::{Candidate, Mapping, Probe, Transaction};
+
+/// How many direct endpoints an initiation goes to when no relay carries it.
+const HANDSHAKE_ENDPOINTS_MAX: usize = 8;
+
+/// What the peer's paths want done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PathAction {
+    /// Send this probe there, inside the session.
+    Probe(Endpoint, Probe),
+    /// Data goes there from now on; `None` when nothing is known.
+    Use(Option<Endpoint>),
+    /// Initiations go there too from now on.
+    Handshake(Vec<Endpoint>),
+    /// The session may be gone at the other end: renew it.
+    Renew,
+    /// The peer saw us at this address.
+    Observed(SocketAddr),
+    /// The view changed.
+    Changed,
+}
+
+/// Why a peer's paths want to be woken.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PathTimer {
+    /// A candidate's next ping is due.
+    Ping,
+    /// A round is over: what did not answer will not.
+    RoundEnd,
+    /// The path in use is looked at: whether it works, or must be kept open.
+    Liveness,
+    /// A relay carries: try direct paths again.
+    Retry,
+}
+
+/// What the tunnel knows of a peer's traffic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Liveness {
+    /// Where the last authentic datagram came from, and when.
+    pub heard: Option<(Endpoint, Monotonic)>,
+    /// When the last packet was sent to it.
+    pub sent: Option<Monotonic>,
+}
+
+/// How a peer is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathView {
+    /// Where data goes; `None` when nothing is known.
+    pub endpoint: Option<Endpoint>,
+    /// Direct or relayed; `None` when it is not reached.
+    pub kind: Option<PathKind>,
+    /// Why so.
+    pub reason: PathReason,
+    /// The round trip of the last ping on it.
+    pub rtt: Option<Duration>,
+}
+
+/// The paths to one peer.
+pub struct PeerPaths {
+    peer: NodePublicKey,
+    rng: ChaCha20Rng,
+    /// Relays at which both ends are.
+    relays: Vec<RelayId>,
+    /// Whether a relay said that the peer is not there.
+    is_absent: bool,
+    table: Table,
+    own: Arc<OwnCandidates>,
+    peer_mapping: Mapping,
+    has_session: bool,
+    current: Option<Endpoint>,
+    reason: PathReason,
+    round_end: Option<Monotonic>,
+    retry_due: Option<Monotonic>,
+    retry_wait: Duration,
+    liveness_due: Option<Monotonic>,
+    unanswered: u32,
+    /// A ping through the relay that waits for its answer.
+    relay_ping: Option<(Transaction, Monotonic)>,
+    relay_rtt: Option<Duration>,
+    actions: VecDeque<PathAction>,
+    told: Option<PathView>,
+}
+
+impl PeerPaths {
+    /// Makes the paths of a peer of which nothing is known yet. `seed` is 32 bytes that nothing else uses.
+    #[must_use]
+    pub fn new(peer: NodePublicKey, own: Arc<OwnCandidates>, seed: [u8; 32]) -> Self {
+        Self {
+            peer,
+            rng: ChaCha20Rng::from_seed(seed),
+            relays: Vec::new(),
+            is_absent: false,
+            table: Table::default(),
+            own,
+            peer_mapping: Mapping::Unknown,
+            has_session: false,
+            current: None,
+            reason: PathReason::NoCandidate,
+            round_end: None,
+            retry_due: None,
+            retry_wait: RETRY_MIN,
+            liveness_due: None,
+            unanswered: 0,
+            relay_ping: None,
+            relay_rtt: None,
+            actions: VecDeque::new(),
+            told: None,
+        }
+    }
+
+    /// Returns how the peer is reached.
+    #[must_use]
+    pub fn view(&self) -> PathView {
+        let kind = self.current.filter(|_| self.has_session).map(|current| {
+            if current.is_direct() {
+                PathKind::Direct
+            } else {
+                PathKind::Relay
+            }
+        });
+        PathView {
+            endpoint: self.current,
+            kind,
+            reason: self.reason,
+            rtt: self.current.and_then(|current| match current {
+                Endpoint::Direct { .. } => self.table.proof(&current).map(|proof| proof.rtt),
+                Endpoint::Relayed { .. } => self.relay_rtt,
+            }),
+        }
+    }
+
+    /// Takes the relays at which both this node and the peer are, best first.
+    pub fn set_relays(&mut self, relays: Vec<RelayId>, now: Monotonic) {
+        if relays == self.relays {
+            return;
+        }
+        self.relays = relays;
+        self.is_absent = false;
+        let is_lost = matches!(self.current, Some(Endpoint::Relayed { relay, .. }) if !self.relays.contains(&relay));
+        if is_lost || self.current.is_none() {
+            self.fall_back(now);
+        }
+        self.update_handshake();
+        self.update_reason(now);
+    }
+
+    /// Takes the addresses that the netmap names for the peer.
+    pub fn set_named(&mut self, addresses: &[SocketAddr], now: Monotonic) {
+        let named: Vec<_> = addresses.iter().copied().map(Endpoint::from).collect();
+        if self.table.set_named(&named, now) && self.has_session && !self.is_direct() {
+            self.start_round(now);
+        }
+        if self.current.is_none() {
+            self.fall_back(now);
+        }
+        self.update_handshake();
+        self.update_reason(now);
+    }
+
+    /// Takes whether there is a session.
+    pub fn session(&mut self, is_up: bool, now: Monotonic) {
+        if std::mem::replace(&mut self.has_session, is_up) == is_up {
+            return;
+        }
+        if is_up {
+            self.is_absent = false;
+            self.start_round(now);
+        } else {
+            self.stop();
+            self.fall_back(now);
+        }
+        self.update_handshake();
+        self.update_reason(now);
+    }
+
+    /// Tells whether nothing was sent for so long that no path is looked after any more.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        let waits = [self.liveness_due, self.retry_due, self.round_end];
+        self.has_session && waits.iter().all(Option::is_none)
+    }
+
+    /// Somebody wants to send to a peer that [is asleep](PeerPaths::is_asleep): NATs may have forgotten, so that the relay
+    /// carries until a path answers.
+    pub fn wanted(&mut self, now: Monotonic) {
+        self.table.doubt_all();
+        self.fall_back(now);
+        self.start_round(now);
+        self.update_reason(now);
+    }
+
+    /// Takes what we say of ourselves, when that changed; the peer is told.
+    pub fn own_changed(&mut self, own: &Arc<OwnCandidates>, now: Monotonic) {
+        self.own = own.clone();
+        if self.has_session && !self.is_direct() {
+            self.start_round(now);
+        }
+        self.update_reason(now);
+    }
+
+    /// We are in another network: nothing that was proven counts, and the relay carries.
+    pub fn network_changed(&mut self, own: &Arc<OwnCandidates>, now: Monotonic) {
+        self.own = own.clone();
+        self.table.doubt_all();
+        self.fall_back(now);
+        if self.has_session {
+            self.start_round(now);
+        }
+        self.update_reason(now);
+    }
+
+    /// A relay says that the peer is not there.
+    pub fn not_here(&mut self, now: Monotonic) {
+        if !std::mem::replace(&mut self.is_absent, true) {
+            self.update_handshake();
+            self.update_reason(now);
+        }
+    }
+
+    /// Takes a probe of the peer that came from `source`.
+    pub fn handle_probe(&mut self, source: Endpoint, probe: Probe, now: Monotonic) {
+        self.is_absent = false;
+        match probe {
+            Probe::Ping(transaction) => {
+                let pong = Probe::Pong(transaction, source.remote());
+                self.actions.push_back(PathAction::Probe(source, pong));
+                if source.is_direct() {
+                    self.table.add(source);
+                    self.table.trigger(source, now);
+                    self.ping_due(now);
+                }
+            }
+            Probe::Pong(transaction, seen) => self.on_pong(source, transaction, seen, now),
+            Probe::Candidates(mapping, candidates) => self.on_candidates(mapping, &candidates, now),
+        }
+        self.update_reason(now);
+    }
+
+    /// Returns the next thing to do.
+    pub fn poll_action(&mut self) -> Option<PathAction> {
+        self.actions.pop_front()
+    }
+
+    /// Returns when [`PeerPaths::handle_timeout`] must be called next, and for which timer.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Monotonic, PathTimer)> {
+        let ping = self.table.next_due().filter(|_| self.has_session);
+        [
+            (ping, PathTimer::Ping),
+            (self.round_end, PathTimer::RoundEnd),
+            (self.liveness_due, PathTimer::Liveness),
+            (self.retry_due, PathTimer::Retry),
+        ]
+        .into_iter()
+        .filter_map(|(due, timer)| due.map(|due| (due, timer)))
+        .min()
+    }
+
+    /// Acts on every timer that is due.
+    pub fn handle_timeout(&mut self, liveness: Liveness, now: Monotonic) {
+        let is_due = |due: Option<Monotonic>| due.is_some_and(|due| due <= now);
+        self.ping_due(now);
+        if is_due(self.round_end) {
+            self.round_end = None;
+            self.table.end_round();
+            self.schedule_retry(now);
+        }
+        if is_due(self.liveness_due) {
+            self.liveness_due = None;
+            self.look(liveness, now);
+        }
+        if is_due(self.retry_due) {
+            self.retry_due = None;
+            self.retry(liveness, now);
+        }
+        self.update_reason(now);
+    }
+
+    fn is_direct(&self) -> bool {
+        self.current.is_some_and(|current| current.is_direct())
+    }
+
+    fn relayed(&self) -> Option<Endpoint> {
+        let relay = *self.relays.first()?;
+        let peer = self.peer;
+        Some(Endpoint::Relayed { relay, peer })
+    }
+
+    fn start_round(&mut self, now: Monotonic) {
+        self.table.start_round(now);
+        self.round_end = Some(now + ROUND);
+        self.retry_due = None;
+        self.announce(now);
+        self.ping_due(now);
+    }
+
+    fn stop(&mut self) {
+        self.table.end_round();
+        self.round_end = None;
+        self.retry_due = None;
+        self.liveness_due = None;
+        self.unanswered = 0;
+        self.relay_ping = None;
+    }
+
+    /// Tells the peer where we may be reached, on every way that may reach it.
+    fn announce(&mut self, now: Monotonic) {
+        let say = Probe::Candidates(self.own.mapping(), self.own.candidates().to_vec());
+        if let Some(current) = self.current {
+            self.actions.push_back(PathAction::Probe(current, say));
+        }
+        if let Some(relayed) = self.relayed() {
+            let transaction = self.draw();
+            self.relay_ping = Some((transaction, now));
+            self.actions
+                .push_back(PathAction::Probe(relayed, Probe::Ping(transaction)));
+        }
+    }
+
+    fn ping_due(&mut self, now: Monotonic) {
+        if !self.has_session {
+            return;
+        }
+        while let Some(endpoint) = self.table.take_due(now) {
+            self.ping(endpoint, now);
+        }
+    }
+
+    fn ping(&mut self, endpoint: Endpoint, now: Monotonic) {
+        let transaction = self.draw();
+        self.table.pinged(endpoint, transaction, now);
+        self.actions
+            .push_back(PathAction::Probe(endpoint, Probe::Ping(transaction)));
+    }
+
+    fn on_pong(
+        &mut self,
+        source: Endpoint,
+        transaction: Transaction,
+        seen: Option<SocketAddr>,
+        now: Monotonic,
+    ) {
+        if let Endpoint::Relayed { .. } = source {
+            if let Some((_, sent)) = self.relay_ping.filter(|(id, _)| *id == transaction) {
+                self.relay_ping = None;
+                self.relay_rtt = Some(now.since(sent));
+            }
+            return;
+        }
+        if self.table.answered(source, &transaction, now).is_none() {
+            return;
+        }
+        if let Some(seen) = seen.filter(|_| is_main(source)) {
+            self.actions.push_back(PathAction::Observed(seen));
+        }
+        if self.current == Some(source) {
+            self.unanswered = 0;
+        }
+        if let Some(best) = self.table.best(self.current.filter(Endpoint::is_direct), now) {
+            self.choose(best, now);
+        }
+    }
+
+    fn on_candidates(&mut self, mapping: Mapping, candidates: &[Candidate], now: Monotonic) {
+        self.peer_mapping = mapping;
+        let mut has_new = false;
+        for candidate in candidates {
+            // Nobody else can name what our loopback reaches.
+            if !candidate.address.ip().is_loopback() {
+                has_new |= self.table.add(candidate.address.into());
+            }
+        }
+        let is_searching = self.round_end.is_some();
+        if !self.is_direct() && (has_new || !is_searching) {
+            self.table.start_round(now);
+            self.round_end = Some(now + ROUND);
+            self.retry_due = None;
+            if !is_searching {
+                self.announce(now);
+            }
+            self.ping_due(now);
+        }
+    }
+
+    /// Sends data to a proven endpoint.
+    fn choose(&mut self, endpoint: Endpoint, now: Monotonic) {
+        if self.current == Some(endpoint) {
+            return;
+        }
+        self.current = Some(endpoint);
+        self.unanswered = 0;
+        self.retry_due = None;
+        self.retry_wait = RETRY_MIN;
+        self.liveness_due = Some(now + SILENCE_MAX);
+        self.actions.push_back(PathAction::Use(Some(endpoint)));
+    }
+
+    /// Sends data through the relay, or where the peer may be when there is none.
+    fn fall_back(&mut self, now: Monotonic) {
+        let direct = || {
+            self.table
+                .best(None, now)
+                .or(self.current)
+                .or_else(|| self.table.endpoints().next())
+        };
+        let next = self.relayed().or_else(direct);
+        self.liveness_due = None;
+        self.unanswered = 0;
+        if next != self.current {
+            self.current = next;
+            self.actions.push_back(PathAction::Use(next));
+        }
+        if self.has_session && self.is_direct() {
+            self.liveness_due = Some(now + SILENCE_MAX);
+        }
+    }
+
+    /// Looks whether the direct path in use still works.
+    fn look(&mut self, liveness: Liveness, now: Monotonic) {
+        let Some(current) = self.current.filter(Endpoint::is_direct) else {
+            return;
+        };
+        let heard = liveness.heard.filter(|(from, _)| *from == current);
+        if let Some((_, at)) = heard {
+            self.table.refresh(current, at);
+        }
+        let proven = self.table.proof(&current).map(|proof| proof.at);
+        let silence = proven.map_or(Duration::MAX, |at| now.since(at));
+        let last = liveness.sent.max(liveness.heard.map(|(_, at)| at));
+        let idle = last.map_or(Duration::MAX, |last| now.since(last));
+        let is_sending = liveness
+            .sent
+            .is_some_and(|sent| now.since(sent) <= 2 * SILENCE_MAX);
+        if silence < SILENCE_MAX {
+            self.unanswered = 0;
+            self.liveness_due = Some(now + SILENCE_MAX);
+        } else if is_sending || self.unanswered > 0 {
+            self.question(current, now);
+        } else if idle >= KEEP_OPEN_FOR {
+            // Whoever wants to send next starts again, by way of the relay.
+            self.stop();
+        } else if silence >= KEEP_OPEN {
+            self.question(current, now);
+        } else {
+            self.liveness_due = Some(now + SILENCE_MAX);
+        }
+    }
+
+    /// Asks the path in use whether it works, or gives it up.
+    fn question(&mut self, current: Endpoint, now: Monotonic) {
+        if self.unanswered < UNANSWERED_MAX {
+            self.unanswered += 1;
+            self.liveness_due = Some(now + ANSWER_TIMEOUT);
+            self.ping(current, now);
+            return;
+        }
+        self.table.doubt(current);
+        self.fall_back(now);
+        self.reason = PathReason::PathLost;
+        self.start_round(now);
+        if !self.relays.is_empty() {
+            return;
+        }
+        self.actions.push_back(PathAction::Renew);
+    }
+
+    fn schedule_retry(&mut self, now: Monotonic) {
+        if self.has_session && !self.is_direct() {
+            self.retry_due = Some(now + self.retry_wait);
+            self.retry_wait = (self.retry_wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    fn retry(&mut self, liveness: Liveness, now: Monotonic) {
+        let last = liveness.sent.max(liveness.heard.map(|(_, at)| at));
+        // Two idle nodes need no direct path; `wanted` wakes this up.
+        if last.is_some_and(|last| now.since(last) < KEEP_OPEN_FOR) {
+            self.start_round(now);
+        } else {
+            self.retry_wait = RETRY_MIN;
+        }
+    }
+
+    fn update_handshake(&mut self) {
+        let mut endpoints: Vec<_> = self
+            .relays
+            .iter()
+            .map(|relay| Endpoint::Relayed {
+                relay: *relay,
+                peer: self.peer,
+            })
+            .collect();
+        if endpoints.is_empty() || self.is_absent {
+            endpoints.extend(self.table.endpoints().take(HANDSHAKE_ENDPOINTS_MAX));
+        }
+        self.actions.push_back(PathAction::Handshake(endpoints));
+    }
+
+    fn update_reason(&mut self, now: Monotonic) {
+        let is_searching = self.round_end.is_some_and(|end| now < end);
+        let is_lost = self.reason == PathReason::PathLost && is_searching;
+        if !is_lost {
+            self.reason = self.judge(is_searching);
+        }
+        let view = self.view();
+        let is_news = self
+            .told
+            .is_none_or(|told| (told.endpoint, told.kind, told.reason) != (view.endpoint, view.kind, view.reason));
+        if is_news {
+            self.told = Some(view);
+            self.actions.push_back(PathAction::Changed);
+        }
+    }
+
+    fn judge(&self, is_searching: bool) -> PathReason {
+        if !self.has_session {
+            return match (self.is_absent, self.current) {
+                (true, _) => PathReason::PeerAsleep,
+                (_, Some(_)) => PathReason::Probing,
+                (_, None) if self.table.is_empty() => PathReason::NoCandidate,
+                (_, None) => PathReason::NoRelay,
+            };
+        }
+        if self.is_direct() {
+            return PathReason::EndpointAnswered;
+        }
+        match (self.own.mapping(), self.peer_mapping) {
+            (Mapping::Blocked, _) => PathReason::UdpBlocked,
+            (_, Mapping::Blocked) => PathReason::PeerUdpBlocked,
+            _ if is_searching => PathReason::Probing,
+            _ if self.table.is_empty() => PathReason::NoCandidate,
+            (Mapping::EndpointDependent, Mapping::EndpointDependent) => PathReason::SymmetricBoth,
+            (Mapping::EndpointDependent, _) | (_, Mapping::EndpointDependent) => PathReason::SymmetricOne,
+            _ => PathReason::NoAnswer,
+        }
+    }
+
+    fn draw(&mut self) -> Transaction {
+        let mut transaction = [0; 12];
+        self.rng.fill_bytes(&mut transaction);
+        transaction
+    }
+}
+
+impl std::fmt::Debug for PeerPaths {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerPaths")
+            .field("peer", &self.peer)
+            .field("view", &self.view())
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_main(endpoint: Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Direct { socket: SocketNumber::MAIN, .. })
+}

@@ -1,0 +1,212 @@
+//! The direct endpoints of one peer: which were asked, which answered, and which is best.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use types::Monotonic;
+
+use super::own::is_private;
+use super::{ENDPOINTS_MAX, PING_DELAYS, PROOF_LIFETIME};
+use crate::endpoint::Endpoint;
+use crate::probe::Transaction;
+
+/// How many of an endpoint's last pings may still be answered.
+const PINGS_REMEMBERED: usize = 4;
+
+/// By how much another path must be faster to be worth a change: a fifth and a millisecond.
+fn is_much_faster(rtt: Duration, than: Duration) -> bool {
+    rtt + Duration::from_millis(1) < than.mul_f64(0.8)
+}
+
+/// An endpoint that answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Proof {
+    pub(super) at: Monotonic,
+    pub(super) rtt: Duration,
+}
+
+struct Entry {
+    pings: [Option<(Transaction, Monotonic)>; PINGS_REMEMBERED],
+    sent: usize,
+    /// When the next ping of this round is due.
+    due: Option<Monotonic>,
+    proof: Option<Proof>,
+    /// Whether the peer still names it, or it proved itself.
+    is_named: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Table(BTreeMap<Endpoint, Entry>);
+
+impl Table {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = Endpoint> + '_ {
+        self.0.keys().copied()
+    }
+
+    pub(super) fn contains(&self, endpoint: &Endpoint) -> bool {
+        self.0.contains_key(endpoint)
+    }
+
+    /// Takes what the peer names now; what it does not name any more goes, but for what proved itself lately. Tells
+    /// whether there is anything new.
+    pub(super) fn set_named(&mut self, named: &[Endpoint], now: Monotonic) -> bool {
+        for entry in self.0.values_mut() {
+            entry.is_named = false;
+        }
+        let mut has_new = false;
+        for endpoint in named {
+            has_new |= self.add(*endpoint);
+        }
+        self.0
+            .retain(|_, entry| entry.is_named || entry.is_proven(now));
+        has_new
+    }
+
+    /// Adds an endpoint; tells whether it is new. Beyond the limit nothing is added.
+    pub(super) fn add(&mut self, endpoint: Endpoint) -> bool {
+        let len = self.0.len();
+        if let Some(entry) = self.0.get_mut(&endpoint) {
+            entry.is_named = true;
+            return false;
+        }
+        if len >= ENDPOINTS_MAX {
+            return false;
+        }
+        self.0.insert(endpoint, Entry::new());
+        true
+    }
+
+    /// Asks every endpoint anew, from now on.
+    pub(super) fn start_round(&mut self, now: Monotonic) {
+        for entry in self.0.values_mut() {
+            entry.restart(now);
+        }
+    }
+
+    pub(super) fn end_round(&mut self) {
+        for entry in self.0.values_mut() {
+            entry.due = None;
+        }
+    }
+
+    /// Asks one endpoint at once, unless it answered within the last second.
+    pub(super) fn trigger(&mut self, endpoint: Endpoint, now: Monotonic) {
+        if let Some(entry) = self.0.get_mut(&endpoint)
+            && entry
+                .proof
+                .is_none_or(|proof| now.since(proof.at) > Duration::from_secs(1))
+        {
+            entry.restart(now);
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Option<Monotonic> {
+        self.0.values().filter_map(|entry| entry.due).min()
+    }
+
+    /// Returns an endpoint whose ping is due, and has it wait for the next.
+    pub(super) fn take_due(&mut self, now: Monotonic) -> Option<Endpoint> {
+        let due = |entry: &Entry| entry.due.is_some_and(|due| due <= now);
+        let (endpoint, entry) = self.0.iter_mut().find(|(_, entry)| due(entry))?;
+        let delay = PING_DELAYS.get(entry.sent + 1);
+        entry.due = delay.map(|delay| now + *delay);
+        Some(*endpoint)
+    }
+
+    /// Notes a ping that goes out.
+    pub(super) fn pinged(&mut self, endpoint: Endpoint, transaction: Transaction, now: Monotonic) {
+        if let Some(entry) = self.0.get_mut(&endpoint) {
+            entry.pings[entry.sent % PINGS_REMEMBERED] = Some((transaction, now));
+            entry.sent += 1;
+        }
+    }
+
+    /// Takes an answer; only one that came from where the question went is a proof.
+    pub(super) fn answered(
+        &mut self,
+        endpoint: Endpoint,
+        transaction: &Transaction,
+        now: Monotonic,
+    ) -> Option<Proof> {
+        let entry = self.0.get_mut(&endpoint)?;
+        let mut pings = entry.pings.iter_mut();
+        let ping = pings.find(|ping| matches!(ping, Some((id, _)) if id == transaction))?;
+        let (_, sent) = ping.take()?;
+        let proof = Proof {
+            at: now,
+            rtt: now.since(sent),
+        };
+        entry.due = None;
+        entry.proof = Some(proof);
+        Some(proof)
+    }
+
+    /// Counts what was heard from an endpoint that had answered before as another answer.
+    pub(super) fn refresh(&mut self, endpoint: Endpoint, heard: Monotonic) {
+        if let Some(proof) = self.0.get_mut(&endpoint).and_then(|entry| entry.proof.as_mut()) {
+            proof.at = proof.at.max(heard);
+        }
+    }
+
+    /// Forgets that an endpoint answered.
+    pub(super) fn doubt(&mut self, endpoint: Endpoint) {
+        if let Some(entry) = self.0.get_mut(&endpoint) {
+            entry.proof = None;
+        }
+    }
+
+    pub(super) fn doubt_all(&mut self) {
+        for entry in self.0.values_mut() {
+            entry.proof = None;
+        }
+    }
+
+    pub(super) fn proof(&self, endpoint: &Endpoint) -> Option<Proof> {
+        self.0.get(endpoint)?.proof
+    }
+
+    /// Returns the best endpoint that proved itself lately: a private address before others, then the fastest; what is in
+    /// use stays unless another is much better.
+    pub(super) fn best(&self, current: Option<Endpoint>, now: Monotonic) -> Option<Endpoint> {
+        let proven = self.0.iter().filter(|(_, entry)| entry.is_proven(now));
+        let ranked = proven.filter_map(|(endpoint, entry)| {
+            let is_far = !endpoint.remote().is_some_and(|remote| is_private(remote.ip()));
+            Some(((is_far, entry.proof?.rtt), *endpoint))
+        });
+        let (rank, best) = ranked.min()?;
+        let current = current.and_then(|current| {
+            let entry = self.0.get(&current).filter(|entry| entry.is_proven(now))?;
+            let is_far = !current.remote().is_some_and(|remote| is_private(remote.ip()));
+            Some((current, (is_far, entry.proof?.rtt)))
+        });
+        match current {
+            Some((current, (is_far, rtt))) if rank.0 == is_far && !is_much_faster(rank.1, rtt) => Some(current),
+            _ => Some(best),
+        }
+    }
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self {
+            pings: [None; PINGS_REMEMBERED],
+            sent: 0,
+            due: None,
+            proof: None,
+            is_named: true,
+        }
+    }
+
+    fn restart(&mut self, now: Monotonic) {
+        self.sent = 0;
+        self.due = Some(now);
+    }
+
+    fn is_proven(&self, now: Monotonic) -> bool {
+        self.proof.is_some_and(|proof| now.since(proof.at) <= PROOF_LIFETIME)
+    }
+}

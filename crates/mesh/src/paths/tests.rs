@@ -1,0 +1,1 @@
+//! Two ends of a path, probes carried by hand.
