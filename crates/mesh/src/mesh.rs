@@ -287,7 +287,8 @@ impl Mesh {
         self.tunnel.renew(peer, now)
     }
 
-    /// Takes what one of our sockets received: datagrams of `segment_len` bytes, the last may be shorter.
+    /// Takes what one of our sockets received: datagrams of `segment_len` bytes, the last may be shorter; zero means that
+    /// `bytes` is one datagram.
     pub fn handle_datagrams(
         &mut self,
         socket: SocketNumber,
@@ -355,7 +356,8 @@ impl Mesh {
                         bytes,
                     }));
                 }
-                Endpoint::Relayed { relay, peer } => match self.relays.wrap(relay, &peer, bytes, segment_len) {
+                Endpoint::Relayed { relay, peer } => match self.relays.wrap(relay, &peer, bytes, segment_len)
+                {
                     Ok(output) => return Some(output),
                     Err(bytes) => self.tunnel.recycle(bytes),
                 },
@@ -408,7 +410,11 @@ impl Mesh {
         sink: &mut impl PacketSink,
         now: Now,
     ) {
-        let frame_len = frame_len.clamp(1, bytes.len().max(1));
+        let frame_len = if frame_len == 0 {
+            bytes.len().max(1)
+        } else {
+            frame_len
+        };
         let (peers, tunnel) = (&self.peers, &mut self.tunnel);
         for frame in bytes.chunks_mut(frame_len) {
             let known = |key: &[u8; 32]| peers.whose_bytes(key);
@@ -462,10 +468,7 @@ impl Mesh {
         while let Some((relay, event)) = self.relays.poll_event() {
             match event {
                 ClientEvent::NotHere { peer: Some(peer) } => {
-                    let homes = self.relays.common(self.peers.homes(&peer));
-                    if homes.len() <= 1 {
-                        self.with_paths(&peer, now, PeerPaths::not_here);
-                    }
+                    self.with_paths(&peer, now, |paths, now| paths.not_here(relay, now));
                 }
                 ClientEvent::NotHere { peer: None } | ClientEvent::TooMuch => {}
                 ClientEvent::Up { .. }
@@ -534,6 +537,7 @@ impl Mesh {
                 PathAction::Renew => {
                     let _ = self.tunnel.renew(key, now);
                 }
+                PathAction::CheckRelay(relay) => self.relays.check(relay, now.mono),
                 PathAction::Observed(address) => observed.push(address),
                 PathAction::Changed => {
                     let view = paths.view();

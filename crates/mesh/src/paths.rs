@@ -35,6 +35,9 @@ pub const PROOF_LIFETIME: Duration = Duration::from_secs(10);
 /// How long the path in use may be silent while we send, before it is asked.
 pub const SILENCE_MAX: Duration = Duration::from_secs(1);
 
+/// How long nothing may come through a relay while we send, before it is asked; three questions later it counts as lost.
+pub const RELAY_SILENCE_MAX: Duration = Duration::from_millis(300);
+
 /// How long it may take to answer, each time it is asked.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 

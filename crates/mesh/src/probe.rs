@@ -179,7 +179,10 @@ mod tests {
 
     #[test]
     fn the_bytes_are_pinned() {
-        check(Probe::Ping([7; 12]), &[0, 1, 0, 0, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]);
+        check(
+            Probe::Ping([7; 12]),
+            &[0, 1, 0, 0, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7],
+        );
         let mut pong = vec![0, 2, 0, 0, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7];
         let relayed = [pong.clone(), vec![0; 18]].concat();
         pong.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1, 1, 2]);
@@ -197,7 +200,15 @@ mod tests {
 
     #[test]
     fn addresses_that_reach_no_single_host_are_left_out() {
-        let bad = ["0.0.0.0:1", "0.1.2.3:1", "255.255.255.255:1", "224.0.0.1:1", "[ff02::1]:1", "[::]:1", "192.0.2.1:0"];
+        let bad = [
+            "0.0.0.0:1",
+            "0.1.2.3:1",
+            "255.255.255.255:1",
+            "224.0.0.1:1",
+            "[ff02::1]:1",
+            "[::]:1",
+            "192.0.2.1:0",
+        ];
         for text in bad {
             let address = place(text);
             assert!(!is_usable(address), "{text}");

@@ -44,12 +44,12 @@ pub use self::queue::{QUEUE_BYTES_MAX, QUEUE_PACKETS_MAX};
 pub use self::session::PACKET_BYTES_MAX;
 pub use self::shared::EVENTS_MAX;
 use self::shared::Shared;
-use crate::endpoint::Endpoint;
-use crate::probe;
 pub use self::timers::{
     JITTER_MAX, KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES,
     REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, Timer,
 };
+use crate::endpoint::Endpoint;
+use crate::probe;
 
 /// What the socket received with one call: one datagram, or several of one source that the kernel joined (UDP_GRO).
 #[derive(Debug)]
@@ -310,9 +310,7 @@ impl Tunnel {
         now: Now,
     ) -> Result<bool, SendError> {
         debug_assert!(probe::is_probe(probe));
-        self.with_peer(peer, |peer, shared| {
-            peer.send_probe(probe, endpoint, shared, now)
-        })
+        self.with_peer(peer, |peer, shared| peer.send_probe(probe, endpoint, shared, now))
     }
 
     fn with_peer<T>(
@@ -471,7 +469,10 @@ impl Tunnel {
     /// Asks the gate about a handshake message, and does what it says when that is no.
     fn admits(&mut self, bytes: &[u8], source: Endpoint, now: Now) -> bool {
         let Shared { identity, rng, .. } = &mut self.shared;
-        match self.gate.judge(&identity.mac_keys, bytes, source.source(), rng, now.mono) {
+        match self
+            .gate
+            .judge(&identity.mac_keys, bytes, source.source(), rng, now.mono)
+        {
             Verdict::Admit => return true,
             Verdict::Refuse(reason) => self.shared.counters.drop_for(reason),
             Verdict::Challenge(reply) => {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use mesh::tunnel::{Counters, PacketSink, PeerConfig, PeerStatus, Received, Tunnel, TunnelEvent};
+use mesh::tunnel::{Counters, Mobility, PacketSink, PeerConfig, PeerStatus, Received, Tunnel, TunnelEvent};
 use types::{AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Timestamp};
 
 use crate::dice::Dice;
@@ -80,6 +80,7 @@ impl World {
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(node.ip.into())],
             endpoint: Some(node.place),
+            mobility: Mobility::Roams,
             persistent_keepalive,
         };
         let configs: Vec<_> = self.nodes.iter().map(config).collect();
@@ -167,7 +168,7 @@ impl World {
         let (now, mut bytes) = (self.now, datagram.bytes);
         let node = self.node_mut(id);
         let received = Received {
-            source: datagram.source,
+            source: datagram.source.into(),
             bytes: &mut bytes,
             segment_len: 0,
         };
@@ -249,7 +250,7 @@ impl World {
             for segment in transmit.bytes.chunks(transmit.segment_len) {
                 let datagram = Datagram {
                     source: node.place,
-                    destination: transmit.destination,
+                    destination: transmit.destination.remote().expect("no relay here"),
                     bytes: segment.to_vec(),
                 };
                 if let Some(recorded) = &mut self.recorded {

@@ -153,7 +153,11 @@ impl Relays {
     /// Returns the relays that are up and among `homes`, or all that are up when `homes` is empty; the nearest first, those
     /// about to stop last.
     pub(super) fn common(&self, homes: &[RelayId]) -> Vec<RelayId> {
-        let up = self.links.values().map(|link| link.view).filter(|view| view.is_up);
+        let up = self
+            .links
+            .values()
+            .map(|link| link.view)
+            .filter(|view| view.is_up);
         let mut common: Vec<_> = up
             .filter(|view| homes.is_empty() || homes.contains(&view.id))
             .map(|view| (view.is_draining, Some(view.id) != self.home, view.rtt, view.id))
@@ -172,6 +176,14 @@ impl Relays {
     /// Returns the home relay if it is another one than when this was asked last.
     pub(super) fn take_home_change(&mut self) -> Option<Option<RelayId>> {
         std::mem::take(&mut self.is_home_news).then_some(self.home)
+    }
+
+    /// Doubts that a relay is still there.
+    pub(super) fn check(&mut self, id: RelayId, now: Monotonic) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.client.check(now);
+        }
+        self.collect(now);
     }
 
     pub(super) fn network_changed(&mut self, now: Monotonic) {
@@ -216,7 +228,11 @@ impl Relays {
     ) -> Option<Delivered<'a>> {
         let link = self.links.get_mut(&id)?;
         if let Some((transaction, _)) = stun::parse_response(bytes) {
-            if link.question.take_if(|question| *question == transaction).is_some() {
+            if link
+                .question
+                .take_if(|question| *question == transaction)
+                .is_some()
+            {
                 self.back_to_udp(id, now);
             }
             return None;

@@ -37,7 +37,10 @@ impl OwnCandidates {
     /// Takes the addresses of our interfaces, each with the port of our socket. Loopback and addresses of the mesh itself are
     /// the caller's to leave out.
     pub fn set_local(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> bool {
-        self.local = addresses.into_iter().filter(|address| is_usable(*address)).collect();
+        self.local = addresses
+            .into_iter()
+            .filter(|address| is_usable(*address))
+            .collect();
         self.recount()
     }
 
@@ -194,8 +197,19 @@ mod tests {
         own.set_mapped(Some(at("203.0.113.7:5000")));
         assert_eq!(own.candidates().len(), CANDIDATES_MAX);
         let kinds: Vec<_> = own.candidates().iter().map(|candidate| candidate.kind).collect();
-        assert_eq!(kinds[..3], [CandidateKind::Reflexive, CandidateKind::Mapped, CandidateKind::Local]);
-        let addresses: BTreeSet<_> = own.candidates().iter().map(|candidate| candidate.address).collect();
+        assert_eq!(
+            kinds[..3],
+            [
+                CandidateKind::Reflexive,
+                CandidateKind::Mapped,
+                CandidateKind::Local
+            ]
+        );
+        let addresses: BTreeSet<_> = own
+            .candidates()
+            .iter()
+            .map(|candidate| candidate.address)
+            .collect();
         assert_eq!(addresses.len(), CANDIDATES_MAX);
     }
 }

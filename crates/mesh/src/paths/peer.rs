@@ -29,7 +29,8 @@ use types::{Monotonic, NodePublicKey, PathKind, PathReason, RelayId};
 use super::own::OwnCandidates;
 use super::table::Table;
 use super::{
-    ANSWER_TIMEOUT, KEEP_OPEN, KEEP_OPEN_FOR, RETRY_MAX, RETRY_MIN, ROUND, SILENCE_MAX, UNANSWERED_MAX,
+    ANSWER_TIMEOUT, KEEP_OPEN, KEEP_OPEN_FOR, RELAY_SILENCE_MAX, RETRY_MAX, RETRY_MIN, ROUND, SILENCE_MAX,
+    UNANSWERED_MAX,
 };
 use crate::endpoint::{Endpoint, SocketNumber};
 use crate::probe::{Candidate, Mapping, Probe, Transaction};
@@ -48,6 +49,8 @@ pub enum PathAction {
     Handshake(Vec<Endpoint>),
     /// The session may be gone at the other end: renew it.
     Renew,
+    /// The relay may be gone: ask it.
+    CheckRelay(RelayId),
     /// The peer saw us at this address.
     Observed(SocketAddr),
     /// The view changed.
@@ -95,8 +98,8 @@ pub struct PeerPaths {
     rng: ChaCha20Rng,
     /// Relays at which both ends are.
     relays: Vec<RelayId>,
-    /// Whether a relay said that the peer is not there.
-    is_absent: bool,
+    /// Those of them that said that the peer is not there.
+    absent: Vec<RelayId>,
     table: Table,
     own: Arc<OwnCandidates>,
     peer_mapping: Mapping,
@@ -104,6 +107,8 @@ pub struct PeerPaths {
     current: Option<Endpoint>,
     reason: PathReason,
     round_end: Option<Monotonic>,
+    /// Whether a round has ended without a direct path since the last change.
+    has_searched: bool,
     retry_due: Option<Monotonic>,
     retry_wait: Duration,
     liveness_due: Option<Monotonic>,
@@ -111,6 +116,8 @@ pub struct PeerPaths {
     /// A ping through the relay that waits for its answer.
     relay_ping: Option<(Transaction, Monotonic)>,
     relay_rtt: Option<Duration>,
+    /// When the peer answered through the relay last.
+    relay_heard: Option<Monotonic>,
     actions: VecDeque<PathAction>,
     told: Option<PathView>,
 }
@@ -123,7 +130,7 @@ impl PeerPaths {
             peer,
             rng: ChaCha20Rng::from_seed(seed),
             relays: Vec::new(),
-            is_absent: false,
+            absent: Vec::new(),
             table: Table::default(),
             own,
             peer_mapping: Mapping::Unknown,
@@ -131,12 +138,14 @@ impl PeerPaths {
             current: None,
             reason: PathReason::NoCandidate,
             round_end: None,
+            has_searched: false,
             retry_due: None,
             retry_wait: RETRY_MIN,
             liveness_due: None,
             unanswered: 0,
             relay_ping: None,
             relay_rtt: None,
+            relay_heard: None,
             actions: VecDeque::new(),
             told: None,
         }
@@ -169,8 +178,9 @@ impl PeerPaths {
             return;
         }
         self.relays = relays;
-        self.is_absent = false;
-        let is_lost = matches!(self.current, Some(Endpoint::Relayed { relay, .. }) if !self.relays.contains(&relay));
+        self.absent.clear();
+        let is_lost =
+            matches!(self.current, Some(Endpoint::Relayed { relay, .. }) if !self.relays.contains(&relay));
         if is_lost || self.current.is_none() {
             self.fall_back(now);
         }
@@ -197,8 +207,10 @@ impl PeerPaths {
             return;
         }
         if is_up {
-            self.is_absent = false;
+            self.absent.clear();
+            self.has_searched = false;
             self.start_round(now);
+            self.look_soon(now);
         } else {
             self.stop();
             self.fall_back(now);
@@ -235,6 +247,7 @@ impl PeerPaths {
     /// We are in another network: nothing that was proven counts, and the relay carries.
     pub fn network_changed(&mut self, own: &Arc<OwnCandidates>, now: Monotonic) {
         self.own = own.clone();
+        self.has_searched = false;
         self.table.doubt_all();
         self.fall_back(now);
         if self.has_session {
@@ -243,17 +256,24 @@ impl PeerPaths {
         self.update_reason(now);
     }
 
-    /// A relay says that the peer is not there.
-    pub fn not_here(&mut self, now: Monotonic) {
-        if !std::mem::replace(&mut self.is_absent, true) {
-            self.update_handshake();
-            self.update_reason(now);
+    /// A relay says that the peer is not there: another one is used, if there is one.
+    pub fn not_here(&mut self, relay: RelayId, now: Monotonic) {
+        if self.absent.contains(&relay) || !self.relays.contains(&relay) {
+            return;
         }
+        self.absent.push(relay);
+        if matches!(self.current, Some(Endpoint::Relayed { relay: current, .. }) if current == relay) {
+            self.fall_back(now);
+        }
+        self.update_handshake();
+        self.update_reason(now);
     }
 
     /// Takes a probe of the peer that came from `source`.
     pub fn handle_probe(&mut self, source: Endpoint, probe: Probe, now: Monotonic) {
-        self.is_absent = false;
+        if let Endpoint::Relayed { relay, .. } = source {
+            self.absent.retain(|absent| *absent != relay);
+        }
         match probe {
             Probe::Ping(transaction) => {
                 let pong = Probe::Pong(transaction, source.remote());
@@ -296,6 +316,7 @@ impl PeerPaths {
         self.ping_due(now);
         if is_due(self.round_end) {
             self.round_end = None;
+            self.has_searched = true;
             self.table.end_round();
             self.schedule_retry(now);
         }
@@ -315,9 +336,17 @@ impl PeerPaths {
     }
 
     fn relayed(&self) -> Option<Endpoint> {
-        let relay = *self.relays.first()?;
-        let peer = self.peer;
-        Some(Endpoint::Relayed { relay, peer })
+        let is_there = |relay: &&RelayId| !self.absent.contains(relay);
+        let relay = self.relays.iter().find(is_there).or(self.relays.first())?;
+        Some(Endpoint::Relayed {
+            relay: *relay,
+            peer: self.peer,
+        })
+    }
+
+    /// Tells whether every relay said that the peer is not there.
+    fn is_absent(&self) -> bool {
+        !self.relays.is_empty() && self.relays.iter().all(|relay| self.absent.contains(relay))
     }
 
     fn start_round(&mut self, now: Monotonic) {
@@ -344,11 +373,15 @@ impl PeerPaths {
             self.actions.push_back(PathAction::Probe(current, say));
         }
         if let Some(relayed) = self.relayed() {
-            let transaction = self.draw();
-            self.relay_ping = Some((transaction, now));
-            self.actions
-                .push_back(PathAction::Probe(relayed, Probe::Ping(transaction)));
+            self.ping_relayed(relayed, now);
         }
+    }
+
+    fn ping_relayed(&mut self, relayed: Endpoint, now: Monotonic) {
+        let transaction = self.draw();
+        self.relay_ping = Some((transaction, now));
+        self.actions
+            .push_back(PathAction::Probe(relayed, Probe::Ping(transaction)));
     }
 
     fn ping_due(&mut self, now: Monotonic) {
@@ -378,6 +411,7 @@ impl PeerPaths {
             if let Some((_, sent)) = self.relay_ping.filter(|(id, _)| *id == transaction) {
                 self.relay_ping = None;
                 self.relay_rtt = Some(now.since(sent));
+                self.relay_heard = Some(now);
             }
             return;
         }
@@ -444,16 +478,51 @@ impl PeerPaths {
             self.current = next;
             self.actions.push_back(PathAction::Use(next));
         }
-        if self.has_session && self.is_direct() {
-            self.liveness_due = Some(now + SILENCE_MAX);
+        if self.has_session {
+            self.look_soon(now);
         }
     }
 
-    /// Looks whether the direct path in use still works.
-    fn look(&mut self, liveness: Liveness, now: Monotonic) {
-        let Some(current) = self.current.filter(Endpoint::is_direct) else {
-            return;
+    fn look_soon(&mut self, now: Monotonic) {
+        let wait = if self.is_direct() {
+            SILENCE_MAX
+        } else {
+            RELAY_SILENCE_MAX
         };
+        self.liveness_due = Some(now + wait);
+    }
+
+    /// Looks whether the path in use still works.
+    fn look(&mut self, liveness: Liveness, now: Monotonic) {
+        match self.current {
+            Some(Endpoint::Relayed { relay, .. }) => self.look_at_relay(relay, liveness, now),
+            Some(current) => self.look_at_direct(current, liveness, now),
+            None => {}
+        }
+    }
+
+    /// When we send through a relay and hear nothing, either the relay is gone or the peer: both are asked.
+    fn look_at_relay(&mut self, relay: RelayId, liveness: Liveness, now: Monotonic) {
+        // What came another way says nothing of this one.
+        let heard = liveness.heard.filter(|(from, _)| Some(*from) == self.current);
+        let heard = heard.map(|(_, at)| at).max(self.relay_heard);
+        let is_silent = heard.is_none_or(|heard| now.since(heard) >= RELAY_SILENCE_MAX);
+        let is_sending = liveness
+            .sent
+            .is_some_and(|sent| now.since(sent) <= 2 * SILENCE_MAX);
+        if is_sending && is_silent {
+            self.actions.push_back(PathAction::CheckRelay(relay));
+            if let Some(relayed) = self.relayed() {
+                self.ping_relayed(relayed, now);
+            }
+        }
+        let last = liveness.sent.max(liveness.heard.map(|(_, at)| at));
+        if last.is_some_and(|last| now.since(last) < KEEP_OPEN_FOR) {
+            self.look_soon(now);
+        }
+    }
+
+    fn look_at_direct(&mut self, current: Endpoint, liveness: Liveness, now: Monotonic) {
         let heard = liveness.heard.filter(|(from, _)| *from == current);
         if let Some((_, at)) = heard {
             self.table.refresh(current, at);
@@ -524,7 +593,7 @@ impl PeerPaths {
                 peer: self.peer,
             })
             .collect();
-        if endpoints.is_empty() || self.is_absent {
+        if endpoints.is_empty() || self.is_absent() {
             endpoints.extend(self.table.endpoints().take(HANDSHAKE_ENDPOINTS_MAX));
         }
         self.actions.push_back(PathAction::Handshake(endpoints));
@@ -537,9 +606,9 @@ impl PeerPaths {
             self.reason = self.judge(is_searching);
         }
         let view = self.view();
-        let is_news = self
-            .told
-            .is_none_or(|told| (told.endpoint, told.kind, told.reason) != (view.endpoint, view.kind, view.reason));
+        let is_news = self.told.is_none_or(|told| {
+            (told.endpoint, told.kind, told.reason) != (view.endpoint, view.kind, view.reason)
+        });
         if is_news {
             self.told = Some(view);
             self.actions.push_back(PathAction::Changed);
@@ -548,7 +617,7 @@ impl PeerPaths {
 
     fn judge(&self, is_searching: bool) -> PathReason {
         if !self.has_session {
-            return match (self.is_absent, self.current) {
+            return match (self.is_absent(), self.current) {
                 (true, _) => PathReason::PeerAsleep,
                 (_, Some(_)) => PathReason::Probing,
                 (_, None) if self.table.is_empty() => PathReason::NoCandidate,
@@ -561,7 +630,7 @@ impl PeerPaths {
         match (self.own.mapping(), self.peer_mapping) {
             (Mapping::Blocked, _) => PathReason::UdpBlocked,
             (_, Mapping::Blocked) => PathReason::PeerUdpBlocked,
-            _ if is_searching => PathReason::Probing,
+            _ if is_searching && !self.has_searched => PathReason::Probing,
             _ if self.table.is_empty() => PathReason::NoCandidate,
             (Mapping::EndpointDependent, Mapping::EndpointDependent) => PathReason::SymmetricBoth,
             (Mapping::EndpointDependent, _) | (_, Mapping::EndpointDependent) => PathReason::SymmetricOne,
@@ -586,5 +655,11 @@ impl std::fmt::Debug for PeerPaths {
 }
 
 fn is_main(endpoint: Endpoint) -> bool {
-    matches!(endpoint, Endpoint::Direct { socket: SocketNumber::MAIN, .. })
+    matches!(
+        endpoint,
+        Endpoint::Direct {
+            socket: SocketNumber::MAIN,
+            ..
+        }
+    )
 }

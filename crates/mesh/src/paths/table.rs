@@ -13,6 +13,9 @@ use crate::probe::Transaction;
 /// How many of an endpoint's last pings may still be answered.
 const PINGS_REMEMBERED: usize = 4;
 
+/// How soon after a ping or an answer an endpoint is not asked again because of the peer's own ping.
+const TRIGGER_GAP: Duration = Duration::from_millis(150);
+
 /// By how much another path must be faster to be worth a change: a fifth and a millisecond.
 fn is_much_faster(rtt: Duration, than: Duration) -> bool {
     rtt + Duration::from_millis(1) < than.mul_f64(0.8)
@@ -27,7 +30,9 @@ pub(super) struct Proof {
 
 struct Entry {
     pings: [Option<(Transaction, Monotonic)>; PINGS_REMEMBERED],
+    /// How many pings of this round went out.
     sent: usize,
+    last_ping: Option<Monotonic>,
     /// When the next ping of this round is due.
     due: Option<Monotonic>,
     proof: Option<Proof>,
@@ -47,10 +52,6 @@ impl Table {
         self.0.keys().copied()
     }
 
-    pub(super) fn contains(&self, endpoint: &Endpoint) -> bool {
-        self.0.contains_key(endpoint)
-    }
-
     /// Takes what the peer names now; what it does not name any more goes, but for what proved itself lately. Tells
     /// whether there is anything new.
     pub(super) fn set_named(&mut self, named: &[Endpoint], now: Monotonic) -> bool {
@@ -61,8 +62,7 @@ impl Table {
         for endpoint in named {
             has_new |= self.add(*endpoint);
         }
-        self.0
-            .retain(|_, entry| entry.is_named || entry.is_proven(now));
+        self.0.retain(|_, entry| entry.is_named || entry.is_proven(now));
         has_new
     }
 
@@ -93,12 +93,12 @@ impl Table {
         }
     }
 
-    /// Asks one endpoint at once, unless it answered within the last second.
+    /// Asks one endpoint at once, unless it answered or was asked just before: a Ping that answers a Ping must not go on
+    /// for ever.
     pub(super) fn trigger(&mut self, endpoint: Endpoint, now: Monotonic) {
         if let Some(entry) = self.0.get_mut(&endpoint)
-            && entry
-                .proof
-                .is_none_or(|proof| now.since(proof.at) > Duration::from_secs(1))
+            && entry.proof.is_none_or(|proof| now.since(proof.at) > TRIGGER_GAP)
+            && entry.last_ping.is_none_or(|last| now.since(last) > TRIGGER_GAP)
         {
             entry.restart(now);
         }
@@ -120,7 +120,9 @@ impl Table {
     /// Notes a ping that goes out.
     pub(super) fn pinged(&mut self, endpoint: Endpoint, transaction: Transaction, now: Monotonic) {
         if let Some(entry) = self.0.get_mut(&endpoint) {
-            entry.pings[entry.sent % PINGS_REMEMBERED] = Some((transaction, now));
+            entry.pings.rotate_right(1);
+            entry.pings[0] = Some((transaction, now));
+            entry.last_ping = Some(now);
             entry.sent += 1;
         }
     }
@@ -184,7 +186,9 @@ impl Table {
             Some((current, (is_far, entry.proof?.rtt)))
         });
         match current {
-            Some((current, (is_far, rtt))) if rank.0 == is_far && !is_much_faster(rank.1, rtt) => Some(current),
+            Some((current, (is_far, rtt))) if rank.0 == is_far && !is_much_faster(rank.1, rtt) => {
+                Some(current)
+            }
             _ => Some(best),
         }
     }
@@ -195,6 +199,7 @@ impl Entry {
         Self {
             pings: [None; PINGS_REMEMBERED],
             sent: 0,
+            last_ping: None,
             due: None,
             proof: None,
             is_named: true,
@@ -207,6 +212,7 @@ impl Entry {
     }
 
     fn is_proven(&self, now: Monotonic) -> bool {
-        self.proof.is_some_and(|proof| now.since(proof.at) <= PROOF_LIFETIME)
+        self.proof
+            .is_some_and(|proof| now.since(proof.at) <= PROOF_LIFETIME)
     }
 }

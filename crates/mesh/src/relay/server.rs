@@ -136,7 +136,8 @@ impl RelayServer {
         self.clients.by_key(key.as_bytes()).is_some()
     }
 
-    /// Takes what came from `source`: frames of `frame_len` bytes, the last may be shorter.
+    /// Takes what came from `source`: frames of `frame_len` bytes, the last may be shorter; zero means that
+    /// `bytes` is one frame.
     ///
     /// What is malformed, forged or not allowed is dropped and counted. The bytes are of no use afterwards.
     pub fn handle_frames(
@@ -147,7 +148,11 @@ impl RelayServer {
         out: &mut impl Forward,
         now: Now,
     ) {
-        let frame_len = frame_len.clamp(1, bytes.len().max(1));
+        let frame_len = if frame_len == 0 {
+            bytes.len().max(1)
+        } else {
+            frame_len
+        };
         let mut rest = bytes;
         while !rest.is_empty() {
             let len = frame::run_len(rest, frame_len);

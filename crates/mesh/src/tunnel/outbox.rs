@@ -31,7 +31,11 @@ impl Outbox {
     /// The datagram joins the last send when that goes to the same place and stays a run of equal segments with a last
     /// one that may be shorter. `None` when too many sends wait.
     pub(crate) fn append(&mut self, destination: Endpoint, len: usize) -> Option<&mut Vec<u8>> {
-        let headroom = if destination.is_direct() { 0 } else { RELAY_HEADROOM };
+        let headroom = if destination.is_direct() {
+            0
+        } else {
+            RELAY_HEADROOM
+        };
         let len = len + headroom;
         debug_assert!(len > headroom && len <= TRANSMIT_BYTES_MAX);
         let joins = self

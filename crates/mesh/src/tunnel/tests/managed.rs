@@ -75,7 +75,12 @@ fn an_initiation_goes_everywhere_and_is_answered_where_it_came_from() {
     let answers = b.transmits();
     assert_eq!(answers.len(), 1);
     assert_eq!(answers[0].destination, relayed(&a));
-    a.receive(relayed(&b), answers[0].bytes[RELAY_HEADROOM..].to_vec(), 0, start());
+    a.receive(
+        relayed(&b),
+        answers[0].bytes[RELAY_HEADROOM..].to_vec(),
+        0,
+        start(),
+    );
     assert_eq!(a.status_of(&b).endpoint, Some(relayed(&b)), "better than nowhere");
 }
 

@@ -167,7 +167,8 @@ fn the_steady_path_reuses_its_buffers() {
                 bytes,
                 segment_len: transmit.segment_len,
             };
-            b.tunnel.handle_received(received, &mut Sink(&mut b.got, &mut Vec::new()), start());
+            b.tunnel
+                .handle_received(received, &mut Sink(&mut b.got, &mut Vec::new()), start());
             a.tunnel.recycle(transmit.bytes);
         }
     }

@@ -1,0 +1,548 @@
+//! Nodes of a mesh on an internet with NATs and relays, and time that leaps from one happening to the next.
+//!
+//! The state machines are the product's; hosts, NATs, the weather and the relays' sockets are simulated. What must be true
+//! is checked by the tests and by [`MeshWorld`] itself: no packet comes out twice, changed, or at the wrong node.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use mesh::relay::server::{Forward, Quota, RelayConfig as ServerConfig, RelayServer, Source};
+use mesh::tunnel::{Mobility, PacketSink};
+use mesh::{Mesh, MeshEvent, MeshPeer, Output, RelayConfig};
+use types::{
+    AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayId, RelayTicket, SigningPrivateKey,
+    Timestamp,
+};
+
+use crate::dice::Dice;
+use crate::internet::{HostId, Internet};
+use crate::packet;
+
+/// The UDP port of every node's main socket.
+const NODE_PORT: u16 = 41_641;
+
+/// The UDP port of every relay.
+const RELAY_PORT: u16 = 3478;
+
+/// A node of the world, by its number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NodeNumber(pub usize);
+
+/// A relay of the world, by its number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RelayNumber(pub usize);
+
+struct Node {
+    host: HostId,
+    mesh: Mesh,
+    ip: Ipv4Addr,
+    /// Whether WebSockets to relays can be opened.
+    has_tls: bool,
+    received: BTreeMap<u64, Monotonic>,
+    events: Vec<MeshEvent>,
+}
+
+struct Relay {
+    host: HostId,
+    address: SocketAddr,
+    server: RelayServer,
+    is_down: bool,
+}
+
+/// A message in a WebSocket, or its opening or end.
+struct StreamMessage {
+    node: NodeNumber,
+    relay: RelayNumber,
+    to_relay: bool,
+    /// `None` opens; an empty one closes.
+    bytes: Option<Vec<u8>>,
+}
+
+/// Nodes, relays and the internet between them.
+pub struct MeshWorld {
+    /// Where it all happens; may be changed at any time.
+    pub internet: Internet,
+    /// For choices of the test.
+    pub dice: Dice,
+    now: Now,
+    nodes: Vec<Node>,
+    relays: Vec<Relay>,
+    streams: VecDeque<(Monotonic, StreamMessage)>,
+    authority: SigningPrivateKey,
+    sent: u64,
+    destinations: BTreeMap<u64, NodeNumber>,
+}
+
+impl MeshWorld {
+    /// Makes a world without nodes.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed, 0);
+        let authority = SigningPrivateKey::from_random(dice.seed());
+        Self {
+            internet: Internet::new(seed),
+            dice,
+            now: Now {
+                mono: Monotonic::from_start(Duration::from_secs(1)),
+                wall: Timestamp::from_unix_ms(1_800_000_000_000),
+            },
+            nodes: Vec::new(),
+            relays: Vec::new(),
+            streams: VecDeque::new(),
+            authority,
+            sent: 0,
+            destinations: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the time.
+    #[must_use]
+    pub fn now(&self) -> Monotonic {
+        self.now.mono
+    }
+
+    /// Adds a relay on a public host.
+    pub fn add_relay(&mut self) -> RelayNumber {
+        let host = self.internet.add_host(None);
+        let address = SocketAddr::new(self.internet.addresses(host)[0], RELAY_PORT);
+        let server = self.new_server();
+        self.relays.push(Relay {
+            host,
+            address,
+            server,
+            is_down: false,
+        });
+        RelayNumber(self.relays.len() - 1)
+    }
+
+    fn new_server(&mut self) -> RelayServer {
+        RelayServer::new(ServerConfig {
+            private_key: NodePrivateKey::from_random(self.dice.seed()),
+            authority: self.authority.public(),
+            quota: Quota {
+                bytes_per_second: 100_000_000,
+                burst_bytes: 10_000_000,
+            },
+            clients_max: 10_000,
+            seed: self.dice.seed(),
+        })
+    }
+
+    /// Stops a relay's process or starts it again; its key stays, its clients are forgotten.
+    pub fn set_relay_down(&mut self, relay: RelayNumber, is_down: bool) {
+        self.relays[relay.0].is_down = is_down;
+        self.streams.retain(|(_, message)| message.relay != relay);
+        if is_down {
+            for number in 0..self.nodes.len() {
+                let id = self.relays[relay.0].server.id();
+                let now = self.now;
+                self.nodes[number].mesh.stream_closed(id, now);
+                self.collect(NodeNumber(number));
+            }
+        }
+    }
+
+    /// Adds a node on a host; it knows every relay that there is, and nobody yet.
+    pub fn add_node(&mut self, host: HostId) -> NodeNumber {
+        let number = NodeNumber(self.nodes.len());
+        let key = NodePrivateKey::from_random(self.dice.seed());
+        let ticket = RelayTicket {
+            node: key.public(),
+            realm: Realm([1; 16]),
+            expires_at: self.now.wall + Duration::from_secs(86_400),
+        };
+        let mut mesh = Mesh::new(key, self.dice.seed());
+        mesh.set_ticket(ticket.sign(&self.authority), self.now);
+        let relays = self.relays.iter().map(|relay| RelayConfig {
+            id: relay.server.id(),
+            udp: vec![relay.address],
+            has_stream: true,
+        });
+        mesh.set_relays(relays.collect(), self.now);
+        let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 1)) + number.0 as u32);
+        self.nodes.push(Node {
+            host,
+            mesh,
+            ip,
+            has_tls: true,
+            received: BTreeMap::new(),
+            events: Vec::new(),
+        });
+        self.tell_local(number);
+        number
+    }
+
+    /// Lets a node open no WebSocket, or lets it again.
+    pub fn set_tls(&mut self, node: NodeNumber, has_tls: bool) {
+        self.nodes[node.0].has_tls = has_tls;
+    }
+
+    /// Makes two nodes peers of each other.
+    pub fn introduce(&mut self, one: NodeNumber, other: NodeNumber) {
+        for (at, peer) in [(one, other), (other, one)] {
+            let peer = &self.nodes[peer.0];
+            let config = MeshPeer {
+                public_key: peer.mesh.public_key(),
+                preshared_key: None,
+                allowed_ips: vec![AllowedIp::host(IpAddr::V4(peer.ip))],
+                endpoints: Vec::new(),
+                relays: Vec::new(),
+                mobility: Mobility::Managed,
+                persistent_keepalive: None,
+            };
+            let now = self.now;
+            self.nodes[at.0].mesh.upsert_peer(config, now);
+            self.collect(at);
+        }
+    }
+
+    /// Makes one node forget another.
+    pub fn forget(&mut self, at: NodeNumber, peer: NodeNumber) {
+        let key = self.key(peer);
+        self.nodes[at.0].mesh.remove_peer(&key);
+        self.collect(at);
+    }
+
+    /// Carries a node's host into another network; the node notices at once.
+    pub fn roam(&mut self, node: NodeNumber, nat: Option<crate::internet::NatId>) {
+        let host = self.nodes[node.0].host;
+        self.internet.move_host(host, nat);
+        let now = self.now;
+        self.nodes[node.0].mesh.network_changed(now);
+        self.tell_local(node);
+    }
+
+    /// Sends one packet; returns its number.
+    pub fn send(&mut self, from: NodeNumber, to: NodeNumber) -> u64 {
+        self.sent += 1;
+        self.destinations.insert(self.sent, to);
+        let filler = self.dice.index(1200);
+        let packet = packet::numbered(self.nodes[from.0].ip, self.nodes[to.0].ip, self.sent, filler);
+        let (key, now) = (self.key(to), self.now);
+        let sent = self.nodes[from.0].mesh.send_packets(&key, &[&packet], now);
+        sent.expect("peers were introduced");
+        self.collect(from);
+        self.sent
+    }
+
+    /// Returns when a packet arrived.
+    #[must_use]
+    pub fn arrived(&self, packet: u64) -> Option<Monotonic> {
+        let to = self.destinations.get(&packet)?;
+        self.nodes[to.0].received.get(&packet).copied()
+    }
+
+    /// Returns the mesh of a node.
+    #[must_use]
+    pub fn mesh(&self, node: NodeNumber) -> &Mesh {
+        &self.nodes[node.0].mesh
+    }
+
+    /// Returns what a relay did.
+    #[must_use]
+    pub fn relay(&self, relay: RelayNumber) -> &RelayServer {
+        &self.relays[relay.0].server
+    }
+
+    /// Returns the key of a node.
+    #[must_use]
+    pub fn key(&self, node: NodeNumber) -> NodePublicKey {
+        self.nodes[node.0].mesh.public_key()
+    }
+
+    /// Returns how one node reaches another.
+    ///
+    /// # Panics
+    ///
+    /// When they are no peers.
+    #[must_use]
+    pub fn path(&self, from: NodeNumber, to: NodeNumber) -> mesh::paths::PathView {
+        self.mesh(from).path(&self.key(to)).expect("peers")
+    }
+
+    /// Takes what happened at a node.
+    pub fn take_events(&mut self, node: NodeNumber) -> Vec<MeshEvent> {
+        std::mem::take(&mut self.nodes[node.0].events)
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, span: Duration) {
+        let end = self.now.mono + span;
+        self.run_until(end, |_| false);
+    }
+
+    /// Lets time pass until something is so; tells whether it became so within `span`.
+    pub fn run_until_true(&mut self, span: Duration, is_so: impl Fn(&Self) -> bool) -> bool {
+        let end = self.now.mono + span;
+        self.run_until(end, &is_so);
+        is_so(self)
+    }
+
+    fn run_until(&mut self, end: Monotonic, is_so: impl Fn(&Self) -> bool) {
+        while !is_so(self) {
+            let Some(next) = self.next_happening().filter(|next| *next <= end) else {
+                self.leap_to(end);
+                return;
+            };
+            self.leap_to(next);
+            self.deliver();
+            self.fire_timers();
+        }
+    }
+
+    fn next_happening(&self) -> Option<Monotonic> {
+        let nodes = self
+            .nodes
+            .iter()
+            .filter(|node| !self.internet.is_offline(node.host));
+        let nodes = nodes
+            .filter_map(|node| node.mesh.poll_timeout())
+            .map(|(due, _)| due);
+        let relays = self.relays.iter().filter_map(|relay| relay.server.poll_timeout());
+        let relays = relays.map(|(due, _)| due);
+        let streams = self.streams.front().map(|(at, _)| *at);
+        nodes
+            .chain(relays)
+            .chain(streams)
+            .chain(self.internet.next_arrival())
+            .min()
+    }
+
+    fn leap_to(&mut self, to: Monotonic) {
+        let span = to.since(self.now.mono);
+        self.now = self.now + span;
+    }
+
+    fn deliver(&mut self) {
+        let mono = self.now.mono;
+        while let Some(arrival) = self.internet.take_arrival(mono) {
+            if let Some(relay) = self.relays.iter().position(|relay| relay.host == arrival.host) {
+                let mut bytes = arrival.bytes;
+                let len = bytes.len();
+                self.at_relay(RelayNumber(relay), Source::Udp(arrival.source), &mut bytes, len);
+            } else if let Some(node) = self.nodes.iter().position(|node| node.host == arrival.host) {
+                self.at_node(NodeNumber(node), arrival.source, arrival.bytes);
+            }
+        }
+        while self.streams.front().is_some_and(|(at, _)| *at <= mono) {
+            if let Some((_, message)) = self.streams.pop_front() {
+                self.stream_message(message);
+            }
+        }
+    }
+
+    fn at_node(&mut self, number: NodeNumber, source: SocketAddr, mut bytes: Vec<u8>) {
+        let now = self.now;
+        let node = &mut self.nodes[number.0];
+        let mut sink = Received::default();
+        let socket = mesh::SocketNumber::MAIN;
+        node.mesh
+            .handle_datagrams(socket, source, &mut bytes, 0, &mut sink, now);
+        self.take_packets(number, sink);
+        self.collect(number);
+    }
+
+    fn take_packets(&mut self, number: NodeNumber, sink: Received) {
+        for (from, bytes) in sink.0 {
+            let packet = packet::number(&bytes).expect("packets arrive unchanged");
+            assert_eq!(self.destinations.get(&packet), Some(&number), "at the right node");
+            assert!(self.nodes.iter().any(|node| node.mesh.public_key() == from));
+            let before = self.nodes[number.0].received.insert(packet, self.now.mono);
+            assert_eq!(before, None, "packet {packet} came out twice");
+        }
+    }
+
+    fn at_relay(&mut self, number: RelayNumber, source: Source, bytes: &mut [u8], len: usize) {
+        let now = self.now;
+        let relay = &mut self.relays[number.0];
+        if relay.is_down {
+            return;
+        }
+        let mut forwarded = Forwarded::default();
+        relay
+            .server
+            .handle_frames(source, bytes, len, &mut forwarded, now);
+        while let Some((to, frame)) = self.relays[number.0].server.poll_transmit() {
+            self.from_relay(number, to, frame);
+        }
+        for (to, frame) in forwarded.0 {
+            self.from_relay(number, to, frame);
+        }
+    }
+
+    fn from_relay(&mut self, number: RelayNumber, to: Source, frame: Vec<u8>) {
+        let mono = self.now.mono;
+        match to {
+            Source::Udp(address) => {
+                let host = self.relays[number.0].host;
+                self.internet.send(host, RELAY_PORT, address, frame, mono);
+            }
+            Source::Stream { id, .. } => self.push_stream(StreamMessage {
+                node: NodeNumber(id as usize),
+                relay: number,
+                to_relay: false,
+                bytes: Some(frame),
+            }),
+        }
+    }
+
+    /// Streams keep their order: nothing overtakes.
+    fn push_stream(&mut self, message: StreamMessage) {
+        let at = self.now.mono + self.internet.draw_delay();
+        let last = self.streams.back().map_or(at, |(last, _)| *last);
+        self.streams.push_back((at.max(last), message));
+    }
+
+    fn stream_message(&mut self, message: StreamMessage) {
+        let StreamMessage {
+            node,
+            relay,
+            to_relay,
+            bytes,
+        } = message;
+        let is_cut = self.relays[relay.0].is_down
+            || !self.nodes[node.0].has_tls
+            || self.internet.is_offline(self.nodes[node.0].host);
+        let (id, now) = (self.relays[relay.0].server.id(), self.now);
+        match (to_relay, bytes) {
+            _ if is_cut => self.nodes[node.0].mesh.stream_closed(id, now),
+            (true, Some(mut bytes)) if !bytes.is_empty() => {
+                let len = bytes.len();
+                self.at_relay(relay, stream_source(node), &mut bytes, len);
+            }
+            (true, Some(_)) => self.relays[relay.0].server.stream_closed(stream_source(node)),
+            (true, None) => self.push_stream(StreamMessage {
+                node,
+                relay,
+                to_relay: false,
+                bytes: None,
+            }),
+            (false, None) => self.nodes[node.0].mesh.stream_opened(id, now),
+            (false, Some(mut bytes)) => {
+                let mut sink = Received::default();
+                self.nodes[node.0]
+                    .mesh
+                    .handle_stream(id, &mut bytes, &mut sink, now);
+                self.take_packets(node, sink);
+            }
+        }
+        self.collect(node);
+    }
+
+    fn fire_timers(&mut self) {
+        let now = self.now;
+        for relay in &mut self.relays {
+            relay.server.handle_timeout(now);
+        }
+        for number in 0..self.nodes.len() {
+            let node = &mut self.nodes[number];
+            let is_awake = !self.internet.is_offline(node.host);
+            if is_awake && node.mesh.poll_timeout().is_some_and(|(due, _)| due <= now.mono) {
+                node.mesh.handle_timeout(now);
+                self.collect(NodeNumber(number));
+            }
+        }
+    }
+
+    fn tell_local(&mut self, number: NodeNumber) {
+        let now = self.now;
+        let node = &mut self.nodes[number.0];
+        let addresses = self.internet.addresses(node.host).iter();
+        let local = addresses.map(|ip| SocketAddr::new(*ip, NODE_PORT)).collect();
+        node.mesh.set_local(local, now);
+        self.collect(number);
+    }
+
+    /// Carries out what a node wants done.
+    fn collect(&mut self, number: NodeNumber) {
+        while let Some(output) = self.nodes[number.0].mesh.poll_output() {
+            match output {
+                Output::Datagrams(datagrams) => {
+                    let host = self.nodes[number.0].host;
+                    for bytes in datagrams.bytes.chunks(datagrams.segment_len) {
+                        let port = NODE_PORT + datagrams.socket.0;
+                        self.internet
+                            .send(host, port, datagrams.to, bytes.to_vec(), self.now.mono);
+                    }
+                }
+                Output::Stream(frames) => {
+                    let relay = self.relay_number(frames.relay);
+                    for frame in frames.bytes.chunks(frames.frame_len) {
+                        self.push_stream(to_relay(number, relay, Some(frame.to_vec())));
+                    }
+                }
+                Output::OpenStream(id) => {
+                    let relay = self.relay_number(id);
+                    self.push_stream(to_relay(number, relay, None));
+                }
+                Output::CloseStream(id) => {
+                    let relay = self.relay_number(id);
+                    self.push_stream(to_relay(number, relay, Some(Vec::new())));
+                }
+            }
+        }
+        while let Some(event) = self.nodes[number.0].mesh.poll_event() {
+            self.nodes[number.0].events.push(event);
+        }
+    }
+
+    fn relay_number(&self, id: RelayId) -> RelayNumber {
+        let found = self.relays.iter().position(|relay| relay.server.id() == id);
+        RelayNumber(found.expect("nodes know the relays of the world"))
+    }
+}
+
+fn to_relay(node: NodeNumber, relay: RelayNumber, bytes: Option<Vec<u8>>) -> StreamMessage {
+    StreamMessage {
+        node,
+        relay,
+        to_relay: true,
+        bytes,
+    }
+}
+
+fn stream_source(node: NodeNumber) -> Source {
+    Source::Stream {
+        id: node.0 as u64,
+        remote: SocketAddr::from(([203, 0, 113, 1], 443)),
+    }
+}
+
+#[derive(Default)]
+struct Received(Vec<(NodePublicKey, Vec<u8>)>);
+
+impl PacketSink for Received {
+    fn packet(&mut self, from: &NodePublicKey, packet: &[u8]) {
+        self.0.push((*from, packet.to_vec()));
+    }
+}
+
+#[derive(Default)]
+struct Forwarded(Vec<(Source, Vec<u8>)>);
+
+impl Forward for Forwarded {
+    fn forward(&mut self, to: Source, frames: &[u8], frame_len: usize) {
+        for frame in frames.chunks(frame_len) {
+            self.0.push((to, frame.to_vec()));
+        }
+    }
+}
+
+/// The packets of a run that must all have arrived.
+#[derive(Default)]
+pub struct Expected(BTreeSet<u64>);
+
+impl Expected {
+    /// Adds a packet.
+    pub fn add(&mut self, packet: u64) {
+        self.0.insert(packet);
+    }
+
+    /// Returns those that have not arrived.
+    #[must_use]
+    pub fn missing(&self, world: &MeshWorld) -> Vec<u64> {
+        let missing = self.0.iter().filter(|packet| world.arrived(**packet).is_none());
+        missing.copied().collect()
+    }
+}

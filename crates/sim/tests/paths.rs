@@ -1,0 +1,274 @@
+//! Two nodes behind every kind of NAT, by seed: they always reach each other, and directly where theory says that they can.
+
+use std::time::Duration;
+
+use sim::{Expected, HostId, MeshWorld, NatKind, NodeNumber, RelayNumber, can_be_direct, for_each_seed};
+use types::{PathKind, PathReason};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const KINDS: [(&str, Option<NatKind>); 5] = [
+    ("none", None),
+    ("full_cone", Some(NatKind::FULL_CONE)),
+    ("restricted", Some(NatKind::RESTRICTED)),
+    ("port_restricted", Some(NatKind::PORT_RESTRICTED)),
+    ("symmetric", Some(NatKind::SYMMETRIC)),
+];
+
+struct Pair {
+    world: MeshWorld,
+    a: NodeNumber,
+    b: NodeNumber,
+    relays: [RelayNumber; 2],
+}
+
+fn host(world: &mut MeshWorld, kind: Option<NatKind>) -> HostId {
+    let nat = kind.map(|kind| world.internet.add_nat(kind, None));
+    world.internet.add_host(nat)
+}
+
+/// Two nodes that know each other, each behind a NAT of its own, with two relays that they have found.
+fn pair(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> Pair {
+    let mut world = MeshWorld::new(seed);
+    let relays = [world.add_relay(), world.add_relay()];
+    let hosts = [one, other].map(|kind| host(&mut world, kind));
+    let [a, b] = hosts.map(|host| world.add_node(host));
+    world.run_for(SECOND);
+    world.introduce(a, b);
+    Pair { world, a, b, relays }
+}
+
+impl Pair {
+    fn is_direct(&self) -> bool {
+        let kinds = [(self.a, self.b), (self.b, self.a)].map(|(from, to)| self.world.path(from, to).kind);
+        kinds == [Some(PathKind::Direct); 2]
+    }
+
+    /// Sends a packet each way every 20 ms.
+    fn talk(&mut self, span: Duration, expected: &mut Expected) {
+        let steps = span.as_millis() / 20;
+        for _ in 0..steps {
+            expected.add(self.world.send(self.a, self.b));
+            expected.add(self.world.send(self.b, self.a));
+            self.world.run_for(Duration::from_millis(20));
+        }
+        // What was sent last is on its way.
+        self.world.run_for(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn every_pair_of_nats_connects_and_directly_where_it_can() {
+    for (one_name, one) in KINDS {
+        for (other_name, other) in KINDS {
+            for_each_seed(8, |seed| {
+                let name = format!("{one_name} x {other_name}");
+                let mut pair = pair(seed, one, other);
+                let first = pair.world.send(pair.a, pair.b);
+                let sent = pair.world.now();
+                let arrived = pair
+                    .world
+                    .run_until_true(5 * SECOND, |world| world.arrived(first).is_some());
+                assert!(arrived, "{name}: the first packet arrives");
+                let took = pair.world.now().since(sent);
+                // Through the relay a way takes 24 ms at most, and a handshake and a packet take three.
+                assert!(took <= Duration::from_millis(80), "{name}: it took {took:?}");
+                let (a, b) = (pair.a, pair.b);
+                let mut expected = Expected::default();
+                pair.talk(SECOND, &mut expected);
+                if can_be_direct(one, other) {
+                    assert!(
+                        pair.is_direct(),
+                        "{name}: {:?} {:?}",
+                        pair.world.path(a, b),
+                        pair.world.path(b, a)
+                    );
+                }
+                pair.talk(10 * SECOND, &mut expected);
+                assert_eq!(expected.missing(&pair.world), Vec::<u64>::new(), "{name}");
+                if !can_be_direct(one, other) {
+                    let path = pair.world.path(a, b);
+                    assert_eq!(path.kind, Some(PathKind::Relay), "{name}");
+                    let reasons = [PathReason::SymmetricBoth, PathReason::SymmetricOne];
+                    assert!(reasons.contains(&path.reason), "{name}: {path:?}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn the_killed_relay_costs_at_most_two_seconds_and_no_session() {
+    for_each_seed(20, |seed| {
+        let symmetric = Some(NatKind::SYMMETRIC);
+        let mut pair = pair(seed, symmetric, symmetric);
+        let mut expected = Expected::default();
+        pair.talk(2 * SECOND, &mut expected);
+        assert_eq!(expected.missing(&pair.world), Vec::<u64>::new());
+        let used = pair.world.path(pair.a, pair.b).endpoint;
+        let home = pair
+            .world
+            .mesh(pair.a)
+            .relays()
+            .min_by_key(|relay| relay.rtt)
+            .expect("two");
+        assert!(used.is_some_and(|used| !used.is_direct()) && home.is_up);
+        for relay in pair.relays {
+            pair.world.set_relay_down(relay, true);
+            let mut lost = Expected::default();
+            pair.talk(2 * SECOND, &mut lost);
+            let mut after = Expected::default();
+            pair.talk(SECOND, &mut after);
+            assert_eq!(after.missing(&pair.world).len(), 0, "after {relay:?} died");
+            pair.world.set_relay_down(relay, false);
+            pair.talk(20 * SECOND, &mut lost);
+        }
+    });
+}
+
+#[test]
+fn a_roaming_node_loses_at_most_two_seconds() {
+    for_each_seed(20, |seed| {
+        let mut pair = pair(seed, Some(NatKind::PORT_RESTRICTED), Some(NatKind::RESTRICTED));
+        let mut expected = Expected::default();
+        pair.talk(2 * SECOND, &mut expected);
+        assert!(pair.is_direct());
+        for kind in [None, Some(NatKind::FULL_CONE), Some(NatKind::PORT_RESTRICTED)] {
+            let nat = kind.map(|kind| pair.world.internet.add_nat(kind, None));
+            pair.world.roam(pair.a, nat);
+            let mut lost = Expected::default();
+            pair.talk(2 * SECOND, &mut lost);
+            let mut after = Expected::default();
+            pair.talk(2 * SECOND, &mut after);
+            assert_eq!(after.missing(&pair.world), Vec::<u64>::new());
+            assert!(pair.is_direct());
+        }
+    });
+}
+
+#[test]
+fn a_nat_that_reboots_costs_at_most_two_seconds() {
+    for_each_seed(20, |seed| {
+        let mut world = MeshWorld::new(seed);
+        world.add_relay();
+        world.add_relay();
+        let nat = world.internet.add_nat(NatKind::PORT_RESTRICTED, None);
+        let near = world.internet.add_host(Some(nat));
+        let far = host(&mut world, Some(NatKind::PORT_RESTRICTED));
+        let [a, b] = [near, far].map(|host| world.add_node(host));
+        world.run_for(SECOND);
+        world.introduce(a, b);
+        let mut pair = Pair {
+            world,
+            a,
+            b,
+            relays: [RelayNumber(0), RelayNumber(1)],
+        };
+        pair.talk(2 * SECOND, &mut Expected::default());
+        assert!(pair.is_direct());
+        pair.world.internet.nat_mut(nat).reboot();
+        pair.talk(2 * SECOND, &mut Expected::default());
+        let mut after = Expected::default();
+        pair.talk(5 * SECOND, &mut after);
+        assert_eq!(after.missing(&pair.world), Vec::<u64>::new());
+        assert!(pair.is_direct());
+    });
+}
+
+#[test]
+fn without_udp_the_relay_is_reached_over_tls_and_the_reason_says_so() {
+    for_each_seed(10, |seed| {
+        let mut world = MeshWorld::new(seed);
+        world.add_relay();
+        let hosts = [host(&mut world, Some(NatKind::FULL_CONE)), host(&mut world, None)];
+        world.internet.block_udp(hosts[0], true);
+        let [a, b] = hosts.map(|host| world.add_node(host));
+        world.run_for(5 * SECOND);
+        world.introduce(a, b);
+        let mut pair = Pair {
+            world,
+            a,
+            b,
+            relays: [RelayNumber(0); 2],
+        };
+        let mut expected = Expected::default();
+        pair.talk(10 * SECOND, &mut expected);
+        assert_eq!(expected.missing(&pair.world), Vec::<u64>::new());
+        assert_eq!(pair.world.path(a, b).reason, PathReason::UdpBlocked);
+        assert_eq!(pair.world.path(b, a).reason, PathReason::PeerUdpBlocked);
+        // And back, as soon as UDP works.
+        pair.world.internet.block_udp(hosts[0], false);
+        pair.talk(60 * SECOND, &mut Expected::default());
+        assert!(pair.is_direct(), "{:?}", pair.world.path(a, b));
+    });
+}
+
+#[test]
+fn neighbours_talk_inside_their_own_network() {
+    for_each_seed(10, |seed| {
+        let mut world = MeshWorld::new(seed);
+        world.add_relay();
+        let nat = world.internet.add_nat(NatKind::SYMMETRIC, None);
+        let hosts = [(); 2].map(|()| world.internet.add_host(Some(nat)));
+        let [a, b] = hosts.map(|host| world.add_node(host));
+        world.run_for(SECOND);
+        world.introduce(a, b);
+        let mut pair = Pair {
+            world,
+            a,
+            b,
+            relays: [RelayNumber(0); 2],
+        };
+        pair.talk(SECOND, &mut Expected::default());
+        assert!(pair.is_direct());
+        let inner = pair.world.internet.addresses(hosts[1])[0];
+        let remote = pair
+            .world
+            .path(a, b)
+            .endpoint
+            .and_then(|endpoint| endpoint.remote());
+        assert_eq!(remote.map(|remote| remote.ip()), Some(inner));
+    });
+}
+
+#[test]
+fn two_nodes_that_slept_find_each_other_again() {
+    for_each_seed(10, |seed| {
+        let mut pair = pair(
+            seed,
+            Some(NatKind::PORT_RESTRICTED),
+            Some(NatKind::PORT_RESTRICTED),
+        );
+        let mut expected = Expected::default();
+        pair.talk(2 * SECOND, &mut expected);
+        for span in [400, 4000, 40_000] {
+            pair.world.run_for(Duration::from_secs(span));
+            let first = pair.world.send(pair.a, pair.b);
+            pair.world.run_for(Duration::from_millis(100));
+            assert!(pair.world.arrived(first).is_some(), "after {span} s of silence");
+            pair.talk(2 * SECOND, &mut expected);
+            assert!(pair.is_direct());
+        }
+        assert_eq!(expected.missing(&pair.world), Vec::<u64>::new());
+    });
+}
+
+#[test]
+fn bad_weather_delays_and_breaks_nothing() {
+    for_each_seed(40, |seed| {
+        let mut pair = pair(seed, Some(NatKind::PORT_RESTRICTED), Some(NatKind::RESTRICTED));
+        pair.world.internet.weather = sim::Weather {
+            delay: Duration::from_millis(5)..Duration::from_millis(200),
+            lost_per_mille: 50,
+            bursts_per_mille: 20,
+            doubled_per_mille: 50,
+        };
+        pair.talk(30 * SECOND, &mut Expected::default());
+        pair.world.internet.weather = sim::Weather::default();
+        pair.talk(10 * SECOND, &mut Expected::default());
+        let mut after = Expected::default();
+        pair.talk(2 * SECOND, &mut after);
+        assert_eq!(after.missing(&pair.world), Vec::<u64>::new());
+        assert!(pair.is_direct());
+    });
+}
