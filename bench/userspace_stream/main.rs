@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use mesh::tunnel::PeerConfig;
+use mesh::MeshPeer;
+use mesh::tunnel::Mobility;
 use net::{MeshListener, MeshNet, MeshNetConfig, MeshStream, random};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -40,11 +41,12 @@ impl Node {
     }
 
     async fn know(&self, other: &Self) {
-        let config = PeerConfig {
+        let config = MeshPeer {
             public_key: other.key,
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(other.address)],
-            endpoint: Some(other.mesh.local_addr()),
+            endpoints: vec![other.mesh.local_addr()],
+            relays: Vec::new(),
             mobility: Mobility::Roams,
             persistent_keepalive: None,
         };
@@ -118,13 +120,14 @@ async fn many_peers(node: &Node) -> anyhow::Result<()> {
     let before = resident_kib()?;
     for number in 0..PEERS {
         let [high, low] = [(number >> 16) as u16, number as u16];
-        let config = PeerConfig {
+        let config = MeshPeer {
             public_key: NodePrivateKey::from_random(random::bytes()).public(),
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(
                 Ipv6Addr::new(0xfd00, 6, 6, 0, 0, 0, high, low).into(),
             )],
-            endpoint: None,
+            endpoints: Vec::new(),
+            relays: Vec::new(),
             mobility: Mobility::Roams,
             persistent_keepalive: None,
         };

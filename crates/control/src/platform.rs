@@ -10,7 +10,8 @@ use net::netstack::StackConfig;
 use types::{AllowedIp, NodePrivateKey, NodePublicKey};
 use url::{Host, Url};
 
-use mesh::tunnel::PeerConfig;
+use mesh::MeshPeer;
+use mesh::tunnel::Mobility;
 
 /// The running platform node.
 #[derive(Clone, Debug)]
@@ -49,12 +50,13 @@ impl Platform {
 
     /// Lets a node in: it may speak from `node`, to the platform's address `own` in its org.
     pub(crate) async fn admit(&self, key: NodePublicKey, node: IpAddr, own: IpAddr) {
-        let config = PeerConfig {
+        let config = MeshPeer {
             public_key: key,
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(node)],
-            endpoint: None,
-            mobility: Mobility::Roams,
+            endpoints: Vec::new(),
+            relays: Vec::new(),
+            mobility: Mobility::Managed,
             persistent_keepalive: None,
         };
         self.net.upsert_peer(config, vec![own]).await;

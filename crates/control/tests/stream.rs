@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use mesh::control_stream::{Channel, Initiator};
-use mesh::tunnel::PeerConfig;
+use mesh::MeshPeer;
+use mesh::tunnel::Mobility;
 use net::mesh_net::{MeshNet, MeshNetConfig};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -344,12 +345,13 @@ async fn join(map: &Netmap, key: &NodePrivateKey) -> (MeshNet, IpAddr) {
     })
     .expect("a data plane");
     let peer = &map.peers[0];
-    let config = PeerConfig {
+    let config = MeshPeer {
         public_key: peer.public_key,
         preshared_key: None,
         allowed_ips: peer.allowed_ips.clone(),
-        endpoint: peer.endpoints[0].parse().ok(),
-        mobility: Mobility::Roams,
+        endpoints: vec![peer.endpoints[0].parse().expect("an address")],
+        relays: Vec::new(),
+        mobility: Mobility::Managed,
         persistent_keepalive: None,
     };
     net.upsert_peer(config, vec![map.node.addresses.mesh_ip6.into()])

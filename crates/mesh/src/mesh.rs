@@ -104,6 +104,8 @@ pub enum MeshEvent {
     SessionDown(NodePublicKey, DownReason),
     /// Ninety seconds of handshakes had no answer; packets that waited are gone.
     HandshakeFailed(NodePublicKey),
+    /// A peer that roams was heard from another place, and is sent to there.
+    Roamed(NodePublicKey, Endpoint),
     /// A peer is reached another way, or for another reason.
     Path(NodePublicKey, PathView),
     /// What we say of ourselves changed: the control plane should hear it.
@@ -287,6 +289,11 @@ impl Mesh {
         self.tunnel.renew(peer, now)
     }
 
+    /// Sets the MTU that padding must not exceed, in bytes.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.tunnel.set_mtu(mtu);
+    }
+
     /// Takes what one of our sockets received: datagrams of `segment_len` bytes, the last may be shorter; zero means that
     /// `bytes` is one datagram.
     pub fn handle_datagrams(
@@ -457,7 +464,11 @@ impl Mesh {
                     self.event(MeshEvent::SessionDown(peer, reason));
                 }
                 TunnelEvent::HandshakeFailed { peer } => self.event(MeshEvent::HandshakeFailed(peer)),
-                TunnelEvent::Heard { .. } => {}
+                TunnelEvent::Heard { peer, endpoint } => {
+                    if self.peers.get(&peer).is_none() {
+                        self.event(MeshEvent::Roamed(peer, endpoint));
+                    }
+                }
             }
         }
     }

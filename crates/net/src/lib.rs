@@ -10,9 +10,11 @@ pub mod memory;
 pub mod mesh_net;
 pub mod netstack;
 pub mod random;
+pub mod relay_stream;
 pub mod stream;
 pub mod udp;
 pub mod wake;
 
 pub use mesh_net::{ConnectError, ListenError, MeshListener, MeshNet, MeshNetConfig, StartError};
+pub use relay_stream::RelayPoint;
 pub use stream::MeshStream;

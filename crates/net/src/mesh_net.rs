@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mesh::tunnel::{Counters, PeerConfig, PeerStatus, Tunnel, TunnelEvent};
+use mesh::paths::PathView;
+use mesh::tunnel::{Counters, PeerStatus};
+use mesh::{Mesh, MeshEvent, MeshPeer, RelayView};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use types::{NodePrivateKey, NodePublicKey};
+use types::{NodePrivateKey, NodePublicKey, SignedRelayTicket};
 
 use crate::alarm::Alarm;
 use crate::engine::command::Command;
 use crate::engine::{Engine, Parts};
 use crate::netstack::StackConfig;
 use crate::random;
+use crate::relay_stream::{RelayPoint, RelayStreams};
 use crate::stream::{Doorbell, MeshStream};
 use crate::udp::UdpSocket;
 
@@ -156,7 +159,7 @@ pub struct MeshNet {
 struct Handle {
     commands: mpsc::Sender<Command>,
     doorbell: Arc<Doorbell>,
-    events: broadcast::Sender<TunnelEvent>,
+    events: broadcast::Sender<MeshEvent>,
     stop: Arc<AtomicBool>,
     local: SocketAddr,
 }
@@ -188,12 +191,14 @@ impl MeshNet {
             stop: Arc::default(),
             local: socket.local_addr(),
         };
-        let mut tunnel = Tunnel::new(config.private_key, random::bytes());
-        tunnel.set_mtu(stack.mtu);
+        let mut mesh = Mesh::new(config.private_key, random::bytes());
+        mesh.set_mtu(stack.mtu);
+        let relay_streams = RelayStreams::new(handle.commands.downgrade(), handle.doorbell.clone());
         let parts = Parts {
             socket,
             alarm: Alarm::new()?,
-            tunnel,
+            mesh,
+            relay_streams,
             stack,
             commands: receiver,
             doorbell: handle.doorbell.clone(),
@@ -217,7 +222,7 @@ impl MeshNet {
     /// Adds a peer or changes it. `local_addresses` (at most 8) are ours towards this peer: it can reach no others.
     ///
     /// A live session and its streams stay, but for streams with addresses that are no longer allowed.
-    pub async fn upsert_peer(&self, config: PeerConfig, local_addresses: Vec<IpAddr>) {
+    pub async fn upsert_peer(&self, config: MeshPeer, local_addresses: Vec<IpAddr>) {
         let command = |reply| Command::Upsert {
             config,
             locals: local_addresses,
@@ -261,15 +266,47 @@ impl MeshNet {
         Ok(MeshListener { port, streams })
     }
 
-    /// Returns what is known of a peer; `None` when the key is no peer's.
-    pub async fn peer_status(&self, peer: NodePublicKey) -> Option<PeerStatus> {
+    /// Takes the relays there are; those not named any more are left.
+    pub async fn set_relays(&self, relays: Vec<RelayPoint>) {
+        self.tell(Command::Relays { relays }).await;
+    }
+
+    /// Takes the ticket that lets us use the relays.
+    pub async fn set_ticket(&self, ticket: SignedRelayTicket) {
+        self.tell(Command::Ticket { ticket }).await;
+    }
+
+    /// Takes the addresses at which our socket is reached from our own networks.
+    pub async fn set_local(&self, addresses: Vec<SocketAddr>) {
+        self.tell(Command::Local { addresses }).await;
+    }
+
+    /// We may be in another network: every path must prove itself anew.
+    pub async fn network_changed(&self) {
+        self.tell(Command::NetworkChanged).await;
+    }
+
+    /// Returns every relay as we see it.
+    pub async fn relays(&self) -> Vec<RelayView> {
+        let command = |reply| Command::RelayViews { reply };
+        self.ask(command).await.unwrap_or_default()
+    }
+
+    /// Returns where we may be reached directly, best first.
+    pub async fn candidates(&self) -> Vec<SocketAddr> {
+        let command = |reply| Command::Candidates { reply };
+        self.ask(command).await.unwrap_or_default()
+    }
+
+    /// Returns what is known of a peer, and of the path to it when it is one of ours; `None` when the key is no peer's.
+    pub async fn peer_status(&self, peer: NodePublicKey) -> Option<(PeerStatus, Option<PathView>)> {
         let command = |reply| Command::Status { peer, reply };
         self.ask(command).await.ok().flatten()
     }
 
     /// Returns the events of sessions from now on; a subscriber more than 1024 behind is told how many it missed.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<TunnelEvent> {
+    pub fn subscribe(&self) -> broadcast::Receiver<MeshEvent> {
         self.handle.events.subscribe()
     }
 
@@ -288,6 +325,13 @@ impl MeshNet {
         };
         // Being told that it has stopped already is as good.
         let _ = self.ask(command).await;
+    }
+
+    /// Asks for something that has no answer; after a stop there is nobody to do it.
+    async fn tell(&self, command: Command) {
+        if self.handle.commands.send(command).await.is_ok() {
+            self.handle.doorbell.bell.ring();
+        }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {

@@ -4,7 +4,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use mesh::tunnel::PeerConfig;
+use mesh::MeshPeer;
+use mesh::tunnel::Mobility;
 use net::{MeshNet, MeshNetConfig, random};
 use tokio::io::AsyncReadExt as _;
 use types::{AllowedIp, NodePrivateKey};
@@ -13,17 +14,18 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("procfs").count()
 }
 
-fn start() -> (MeshNet, PeerConfig, std::net::IpAddr) {
+fn start() -> (MeshNet, MeshPeer, std::net::IpAddr) {
     let private_key = NodePrivateKey::from_random(random::bytes());
     let public_key = private_key.public();
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mesh = MeshNet::start(MeshNetConfig { private_key, listen }).expect("starts");
     let address = Ipv6Addr::from_bits(u128::from_be_bytes(random::bytes()) >> 8 | 0xfd << 120).into();
-    let config = PeerConfig {
+    let config = MeshPeer {
         public_key,
         preshared_key: None,
         allowed_ips: vec![AllowedIp::host(address)],
-        endpoint: Some(mesh.local_addr()),
+        endpoints: vec![mesh.local_addr()],
+        relays: Vec::new(),
         mobility: Mobility::Roams,
         persistent_keepalive: None,
     };

@@ -138,7 +138,7 @@ async fn a_peer_that_started_anew_is_reached_by_the_first_attempt() {
                 .peer_status(second.public())
                 .await
                 .expect("a peer")
-                .has_session
+                .0.has_session
         );
         let begun = Instant::now();
         let stream = a.mesh.connect(second.public(), second.v6_port(PORT)).await;
@@ -290,10 +290,10 @@ async fn a_stream_lives_on_when_its_peer_comes_from_a_new_address() {
     let (a, b) = (Node::start(1), Node::start(2));
     let nat = common::Nat::start(b.mesh.local_addr()).await;
     let mut through_nat = b.as_peer();
-    through_nat.endpoint = Some(nat.inside());
+    through_nat.endpoints = vec![nat.inside()];
     a.mesh.upsert_peer(through_nat, a.locals()).await;
     let mut unknown_yet = a.as_peer();
-    unknown_yet.endpoint = None;
+    unknown_yet.endpoints.clear();
     b.mesh.upsert_peer(unknown_yet, b.locals()).await;
     serve_echo(&b).await;
     guarded(async {

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mesh::tunnel::{PeerConfig, TunnelEvent};
+use mesh::tunnel::Mobility;
+use mesh::{MeshEvent, MeshPeer};
 use net::MeshNet;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::timeout;
@@ -215,31 +216,40 @@ impl Membership {
 
     async fn put_peer(&self, netmap: &Netmap, peer: &PeerRecord) {
         let own = netmap.node.addresses;
-        let endpoint = resolve_first(&peer.endpoints).await;
-        self.paths().expect(peer.public_key, endpoint);
+        let endpoints = resolve(&peer.endpoints).await;
+        self.paths().expect(peer.public_key, !endpoints.is_empty());
         let is_platform = peer.kind == NodeKind::Platform;
-        let config = PeerConfig {
+        let config = MeshPeer {
             public_key: peer.public_key,
             preshared_key: None,
             allowed_ips: peer.allowed_ips.clone(),
-            endpoint,
-            mobility: Mobility::Roams,
+            endpoints,
+            relays: Vec::new(),
+            mobility: Mobility::Managed,
             persistent_keepalive: is_platform.then_some(KEEPALIVE),
         };
         let locals = vec![own.mesh_ip4.into(), own.mesh_ip6.into()];
         self.mesh.upsert_peer(config, locals).await;
     }
 
-    fn noticed(&self, event: TunnelEvent) {
-        let (peer, path) = Path::after(event);
-        self.set_path(peer, path);
+    fn noticed(&self, event: MeshEvent) {
+        match event {
+            MeshEvent::Path(peer, view) => self.set_path(peer, view.into()),
+            MeshEvent::HandshakeFailed(peer) => self.set_path(peer, Path::unreached(PathReason::PeerAsleep)),
+            MeshEvent::SessionUp(_)
+            | MeshEvent::SessionDown(..)
+            | MeshEvent::Roamed(..)
+            | MeshEvent::Candidates
+            | MeshEvent::Relay(_)
+            | MeshEvent::HomeRelay(_) => {}
+        }
     }
 
     async fn look_at_all(&self) {
         let peers = self.paths().peers();
         for peer in peers {
-            if let Some(status) = self.mesh.peer_status(peer).await {
-                self.set_path(peer, Path::of(&status));
+            if let Some((_, Some(view))) = self.mesh.peer_status(peer).await {
+                self.set_path(peer, view.into());
             }
         }
     }
@@ -307,18 +317,16 @@ impl Membership {
     }
 }
 
-/// Returns the first endpoint that is an address or a name that resolves.
-async fn resolve_first(endpoints: &[String]) -> Option<SocketAddr> {
+/// Returns the addresses that endpoints are, or that their names resolve to.
+async fn resolve(endpoints: &[String]) -> Vec<SocketAddr> {
+    let mut resolved = Vec::new();
     for endpoint in endpoints {
         if let Ok(address) = endpoint.parse() {
-            return Some(address);
+            resolved.push(address);
+            continue;
         }
         let found = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(endpoint)).await;
-        if let Ok(Ok(mut addresses)) = found
-            && let Some(address) = addresses.next()
-        {
-            return Some(address);
-        }
+        resolved.extend(found.into_iter().flatten().flatten());
     }
-    None
+    resolved
 }

@@ -3,13 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use mesh::tunnel::{PeerConfig, PeerStatus};
+use mesh::paths::PathView;
+use mesh::tunnel::PeerStatus;
+use mesh::{MeshPeer, RelayView};
 use tokio::sync::{mpsc, oneshot};
-use types::{NodePublicKey, Now};
+use types::{NodePublicKey, Now, RelayId, SignedRelayTicket};
 
 use super::peer::Flow;
 use super::{Engine, Stopping};
 use crate::mesh_net::{ConnectError, ListenError, MeshCounters};
+use crate::relay_stream::{RelayPoint, StreamEvent};
 use crate::stream::MeshStream;
 
 /// How many commands one turn of the loop carries out, so that packets do not wait for a flood of them.
@@ -23,7 +26,7 @@ const LOCALS_MAX: usize = 8;
 
 pub(crate) enum Command {
     Upsert {
-        config: PeerConfig,
+        config: MeshPeer,
         locals: Vec<IpAddr>,
         reply: oneshot::Sender<()>,
     },
@@ -43,7 +46,27 @@ pub(crate) enum Command {
     },
     Status {
         peer: NodePublicKey,
-        reply: oneshot::Sender<Option<PeerStatus>>,
+        reply: oneshot::Sender<Option<(PeerStatus, Option<PathView>)>>,
+    },
+    Relays {
+        relays: Vec<RelayPoint>,
+    },
+    Ticket {
+        ticket: SignedRelayTicket,
+    },
+    Local {
+        addresses: Vec<SocketAddr>,
+    },
+    NetworkChanged,
+    RelayViews {
+        reply: oneshot::Sender<Vec<RelayView>>,
+    },
+    Candidates {
+        reply: oneshot::Sender<Vec<SocketAddr>>,
+    },
+    Stream {
+        relay: RelayId,
+        event: StreamEvent,
     },
     Counters {
         reply: oneshot::Sender<MeshCounters>,
@@ -89,24 +112,53 @@ impl Engine {
                 let _ = reply.send(self.listen(port));
             }
             Command::Status { peer, reply } => {
-                let _ = reply.send(self.tunnel.peer_status(&peer));
+                let path = self.mesh.path(&peer);
+                let status = self.mesh.peer_status(&peer);
+                let _ = reply.send(status.map(|status| (status, path)));
             }
             Command::Counters { reply } => {
                 let _ = reply.send(MeshCounters {
-                    tunnel: self.tunnel.counters().clone(),
+                    tunnel: self.mesh.counters().clone(),
                     net: self.peers.counters,
                 });
             }
+            Command::Relays { relays } => {
+                self.relay_streams.set_urls(&relays);
+                let configs = relays.into_iter().map(RelayPoint::into_config);
+                self.mesh.set_relays(configs.collect(), now);
+            }
+            Command::Ticket { ticket } => self.mesh.set_ticket(ticket, now),
+            Command::Local { addresses } => self.mesh.set_local(addresses, now),
+            Command::NetworkChanged => self.mesh.network_changed(now),
+            Command::RelayViews { reply } => {
+                let _ = reply.send(self.mesh.relays().collect());
+            }
+            Command::Candidates { reply } => {
+                let candidates = self.mesh.own_candidates().candidates().iter();
+                let _ = reply.send(candidates.map(|candidate| candidate.address).collect());
+            }
+            Command::Stream { relay, event } => self.stream_event(relay, event, now),
             Command::Shutdown { grace, reply } => self.begin_shutdown(grace, reply, now),
         }
     }
 
-    fn upsert(&mut self, config: PeerConfig, mut locals: Vec<IpAddr>, now: Now) {
+    fn stream_event(&mut self, relay: RelayId, event: StreamEvent, now: Now) {
+        match event {
+            StreamEvent::Opened => self.mesh.stream_opened(relay, now),
+            StreamEvent::Message(bytes) => self.take_stream_message(relay, bytes, now),
+            StreamEvent::Closed => {
+                self.relay_streams.close(relay);
+                self.mesh.stream_closed(relay, now);
+            }
+        }
+    }
+
+    fn upsert(&mut self, config: MeshPeer, mut locals: Vec<IpAddr>, now: Now) {
         locals.retain(|local| !local.is_unspecified() && !local.is_multicast());
         locals.truncate(LOCALS_MAX);
         let key = config.public_key;
         self.peers.upsert(key, locals, &config.allowed_ips);
-        self.tunnel.upsert_peer(config, now);
+        self.mesh.upsert_peer(config, now);
     }
 
     fn remove(&mut self, key: &NodePublicKey, now: Now) -> bool {
@@ -116,7 +168,7 @@ impl Engine {
             self.send_due(key, &mut peer, now);
             self.transmit();
         }
-        self.tunnel.remove_peer(key)
+        self.mesh.remove_peer(key)
     }
 
     fn connect(
@@ -126,7 +178,7 @@ impl Engine {
         reply: oneshot::Sender<Result<MeshStream, ConnectError>>,
         now: Now,
     ) {
-        let route = self.tunnel.route(remote.ip());
+        let route = self.mesh.route(remote.ip());
         if let Err((error, reply)) = self.peers.connect((key, remote), route, reply, (now, timeout)) {
             let _ = reply.send(Err(error));
         }

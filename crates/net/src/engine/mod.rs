@@ -1,4 +1,4 @@
-//! The thread of the data plane: it owns the socket, the tunnel and every peer's stack, and runs each batch to completion.
+//! The thread of the data plane: it owns the socket, the mesh core and every peer's stack, and runs each batch to completion.
 //!
 //! It blocks in one place only, waiting for the socket, the bell or a deadline. No lock, channel or allocation is paid per
 //! packet; streams pay one short lock per chunk of bytes.
@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mesh::tunnel::{Received, Transmit, Tunnel, TunnelEvent};
+use mesh::{Datagrams, Mesh, MeshEvent, Output, SocketNumber};
 use rustix::event::{PollFd, PollFlags};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use types::{Monotonic, NodePublicKey, Now};
+use types::{Monotonic, NodePublicKey, Now, RelayId};
 
 use self::command::Command;
 use self::peer::Peer;
@@ -25,8 +25,9 @@ use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::mesh_net::ConnectError;
 use crate::netstack::{BATCH_PACKETS, Packets, StackConfig};
+use crate::relay_stream::RelayStreams;
 use crate::stream::{Doorbell, StreamId};
-use crate::udp::{ReceiveBuffer, SendOutcome, UdpSocket};
+use crate::udp::{Batch, ReceiveBuffer, SendOutcome, UdpSocket};
 
 /// How often one turn asks the socket, so that timers and commands are not starved by a flood: at most 2 MiB.
 const RECEIVES_PER_TURN: usize = 4;
@@ -48,11 +49,12 @@ const SOCKET_REST: Duration = Duration::from_secs(1);
 pub(crate) struct Parts {
     pub(crate) socket: UdpSocket,
     pub(crate) alarm: Alarm,
-    pub(crate) tunnel: Tunnel,
+    pub(crate) mesh: Mesh,
+    pub(crate) relay_streams: RelayStreams,
     pub(crate) stack: StackConfig,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) doorbell: Arc<Doorbell>,
-    pub(crate) events: broadcast::Sender<TunnelEvent>,
+    pub(crate) events: broadcast::Sender<MeshEvent>,
     pub(crate) stop: Arc<AtomicBool>,
 }
 
@@ -61,18 +63,19 @@ pub(crate) struct Engine {
     alarm: Alarm,
     socket: UdpSocket,
     received: ReceiveBuffer,
-    tunnel: Tunnel,
+    mesh: Mesh,
+    relay_streams: RelayStreams,
     peers: Peers,
     commands: mpsc::Receiver<Command>,
     doorbell: Arc<Doorbell>,
     announced: Vec<StreamId>,
-    events: broadcast::Sender<TunnelEvent>,
+    events: broadcast::Sender<MeshEvent>,
     stop: Arc<AtomicBool>,
     stopping: Option<Stopping>,
     out: Packets,
     replies: Vec<(NodePublicKey, usize)>,
     /// A send that the socket had no room for, and how much of it is gone.
-    blocked: Option<(Transmit, usize)>,
+    blocked: Option<(Datagrams, usize)>,
     /// A limit of this turn was reached: the next one must not wait.
     has_more: bool,
     batches_left: usize,
@@ -94,7 +97,8 @@ impl Engine {
             alarm: parts.alarm,
             socket: parts.socket,
             received: ReceiveBuffer::default(),
-            tunnel: parts.tunnel,
+            mesh: parts.mesh,
+            relay_streams: parts.relay_streams,
             peers: Peers::new(parts.stack, parts.doorbell.clone()),
             commands: parts.commands,
             doorbell: parts.doorbell,
@@ -171,7 +175,7 @@ impl Engine {
     }
 
     fn next_deadline(&self) -> Option<Monotonic> {
-        let tunnel = self.tunnel.poll_timeout().map(|(at, _)| at);
+        let mesh = self.mesh.poll_timeout().map(|(at, _)| at);
         // Peers that are due cannot do anything while the socket is full.
         let peers = if self.blocked.is_none() {
             self.peers.next_deadline()
@@ -179,7 +183,7 @@ impl Engine {
             None
         };
         let stopping = self.stopping.as_ref().map(|stopping| stopping.by);
-        [tunnel, peers, stopping, self.resting]
+        [mesh, peers, stopping, self.resting]
             .into_iter()
             .flatten()
             .min()
@@ -191,16 +195,18 @@ impl Engine {
         }
         self.resting = None;
         for _ in 0..RECEIVES_PER_TURN {
-            let (tunnel, replies) = (&mut self.tunnel, &mut self.replies);
+            let (mesh, replies) = (&mut self.mesh, &mut self.replies);
             let mut sink = Ingress::new(&mut self.peers, &mut self.out, replies, now);
             let mut broken = 0;
             let may_have_more = self.socket.receive(&mut self.received, |batch| {
-                let received = Received {
-                    source: batch.source,
-                    bytes: batch.bytes,
-                    segment_len: batch.segment_len,
-                };
-                broken += contained(|| tunnel.handle_received(received, &mut sink, now));
+                let Batch {
+                    source,
+                    bytes,
+                    segment_len,
+                } = batch;
+                broken += contained(|| {
+                    mesh.handle_datagrams(SocketNumber::MAIN, source, bytes, segment_len, &mut sink, now);
+                });
             });
             self.peers.counters.batches_broken += broken;
             self.seal_replies(now);
@@ -240,7 +246,7 @@ impl Engine {
 
     /// Seals these of the packets written for a peer.
     fn seal(&mut self, to: &NodePublicKey, packets: Range<usize>, now: Now) {
-        let (tunnel, out) = (&mut self.tunnel, &self.out);
+        let (mesh, out) = (&mut self.mesh, &self.out);
         for first in packets.clone().step_by(BATCH_PACKETS) {
             let count = (packets.end - first).min(BATCH_PACKETS);
             let mut batch: [&[u8]; BATCH_PACKETS] = [&[]; BATCH_PACKETS];
@@ -249,7 +255,7 @@ impl Engine {
             }
             self.peers.counters.batches_broken += contained(|| {
                 // The only error is that the peer was removed, and then nobody waits for these packets.
-                let _ = tunnel.send_packets(to, &batch[..count], now);
+                let _ = mesh.send_packets(to, &batch[..count], now);
             });
         }
     }
@@ -262,9 +268,9 @@ impl Engine {
     }
 
     fn fire_timers(&mut self, now: Now) {
-        if self.tunnel.poll_timeout().is_some_and(|(at, _)| at <= now.mono) {
-            let tunnel = &mut self.tunnel;
-            self.peers.counters.batches_broken += contained(|| tunnel.handle_timeout(now));
+        if self.mesh.poll_timeout().is_some_and(|(at, _)| at <= now.mono) {
+            let mesh = &mut self.mesh;
+            self.peers.counters.batches_broken += contained(|| mesh.handle_timeout(now));
         }
         self.peers.mark_due(now.mono);
     }
@@ -301,12 +307,12 @@ impl Engine {
     /// Renews a session on which nothing was heard since a connection was begun.
     fn doubt_session(&mut self, key: &NodePublicKey, since: Monotonic, now: Now) {
         let heard = self
-            .tunnel
+            .mesh
             .peer_status(key)
             .and_then(|status| status.last_received);
         if heard.is_none_or(|heard| heard < since) {
             // The only error is that the peer was removed.
-            let _ = self.tunnel.renew(key, now);
+            let _ = self.mesh.renew(key, now);
         }
     }
 
@@ -331,29 +337,59 @@ impl Engine {
     fn transmit(&mut self) {
         loop {
             let next = self.blocked.take();
-            let next = next.or_else(|| self.tunnel.poll_transmit().map(|transmit| (transmit, 0)));
-            let Some((transmit, mut sent)) = next else {
+            let Some((datagrams, mut sent)) = next.or_else(|| self.next_datagrams()) else {
                 return;
             };
-            let to = transmit.destination;
-            match self
-                .socket
-                .send(to, &transmit.bytes, transmit.segment_len, &mut sent)
-            {
+            let Datagrams {
+                to,
+                segment_len,
+                ref bytes,
+                ..
+            } = datagrams;
+            match self.socket.send(to, bytes, segment_len, &mut sent) {
                 SendOutcome::Blocked => {
-                    self.blocked = Some((transmit, sent));
+                    self.blocked = Some((datagrams, sent));
                     return;
                 }
                 SendOutcome::Sent => {}
                 SendOutcome::Dropped => self.peers.counters.sends_refused += 1,
             }
-            self.tunnel.recycle(transmit.bytes);
+            self.mesh.recycle(datagrams.bytes);
         }
     }
 
+    /// Returns the next datagrams to send; what goes to a WebSocket goes there on the way.
+    fn next_datagrams(&mut self) -> Option<(Datagrams, usize)> {
+        loop {
+            match self.mesh.poll_output()? {
+                Output::Datagrams(datagrams) => return Some((datagrams, 0)),
+                Output::Stream(frames) => {
+                    self.relay_streams
+                        .send(frames.relay, &frames.bytes, frames.frame_len);
+                    self.mesh.recycle(frames.bytes);
+                }
+                Output::OpenStream(relay) => {
+                    if !self.relay_streams.open(relay) {
+                        self.mesh.stream_closed(relay, self.clock.now());
+                    }
+                }
+                Output::CloseStream(relay) => self.relay_streams.close(relay),
+            }
+        }
+    }
+
+    /// Takes a message of a relay's WebSocket.
+    fn take_stream_message(&mut self, relay: RelayId, mut bytes: Vec<u8>, now: Now) {
+        let (mesh, replies) = (&mut self.mesh, &mut self.replies);
+        let mut sink = Ingress::new(&mut self.peers, &mut self.out, replies, now);
+        let broken = contained(|| mesh.handle_stream(relay, &mut bytes, &mut sink, now));
+        self.peers.counters.batches_broken += broken;
+        self.seal_replies(now);
+    }
+
     fn publish(&mut self) {
-        while let Some(event) = self.tunnel.poll_event() {
-            tracing::debug!(?event, "tunnel event");
+        while let Some(event) = self.mesh.poll_event() {
+            tracing::debug!(?event, "mesh event");
             // Without a subscriber the event is of no interest.
             let _ = self.events.send(event);
         }
@@ -373,12 +409,12 @@ impl Engine {
     }
 }
 
-/// Calls into the tunnel; returns how many panics that made. What goes wrong with one peer must not end the loop for all:
+/// Calls into the mesh core; returns how many panics that made. What goes wrong with one peer must not end the loop for all:
 /// the rest of this batch is lost, no more.
 fn contained(call: impl FnOnce()) -> u64 {
     let outcome = catch_unwind(AssertUnwindSafe(call));
     if outcome.is_err() {
-        tracing::error!("the tunnel panicked");
+        tracing::error!("the mesh core panicked");
     }
     u64::from(outcome.is_err())
 }

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh::tunnel::{PeerConfig, TunnelEvent};
+use mesh::tunnel::Mobility;
+use mesh::{MeshEvent, MeshPeer};
 use net::netstack::StackConfig;
 use net::{MeshNet, MeshNetConfig, MeshStream, random};
 use sha2::{Digest as _, Sha256};
@@ -84,12 +85,13 @@ impl Node {
         connecting.await.expect("connects")
     }
 
-    pub(crate) fn as_peer(&self) -> PeerConfig {
-        PeerConfig {
+    pub(crate) fn as_peer(&self) -> MeshPeer {
+        MeshPeer {
             public_key: self.key,
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(self.v4), AllowedIp::host(self.v6)],
-            endpoint: Some(self.mesh.local_addr()),
+            endpoints: vec![self.mesh.local_addr()],
+            relays: Vec::new(),
             mobility: Mobility::Roams,
             persistent_keepalive: None,
         }
@@ -150,14 +152,14 @@ pub(crate) fn digest(bytes: &[u8]) -> [u8; 32] {
 }
 
 pub(crate) async fn next_move(
-    events: &mut broadcast::Receiver<TunnelEvent>,
+    events: &mut broadcast::Receiver<MeshEvent>,
     who: NodePublicKey,
 ) -> SocketAddr {
     loop {
-        if let TunnelEvent::EndpointChanged { peer, endpoint } = events.recv().await.expect("event")
+        if let MeshEvent::Roamed(peer, endpoint) = events.recv().await.expect("event")
             && peer == who
         {
-            return endpoint;
+            return endpoint.remote().expect("no relay here");
         }
     }
 }

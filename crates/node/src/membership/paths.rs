@@ -1,9 +1,9 @@
-//! How each peer is reached now: what the tunnel says about sessions, kept as paths with their reasons.
+//! How each peer is reached now: what the mesh says of paths, kept with their reasons.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
-use mesh::tunnel::{PeerStatus as TunnelStatus, TunnelEvent};
+use mesh::Endpoint;
+use mesh::paths::PathView;
 use types::control::FromNode;
 use types::{NodePublicKey, PathKind, PathReason, PeerRecord};
 
@@ -14,7 +14,7 @@ use crate::status::PeerStatus;
 pub(super) struct Path {
     kind: Option<PathKind>,
     reason: PathReason,
-    endpoint: Option<SocketAddr>,
+    endpoint: Option<Endpoint>,
 }
 
 /// How every known peer is reached. Peers come by [`Paths::expect`] and go by [`Paths::forget`]; what is said about others
@@ -24,11 +24,8 @@ pub(super) struct Paths(BTreeMap<NodePublicKey, Path>);
 
 impl Paths {
     /// Takes note of a peer that is about to be tried; one that is known stays as it is.
-    pub(super) fn expect(&mut self, peer: NodePublicKey, endpoint: Option<SocketAddr>) {
-        let reason = match endpoint {
-            Some(_) => PathReason::Probing,
-            None => PathReason::NoCandidate,
-        };
+    pub(super) fn expect(&mut self, peer: NodePublicKey, has_endpoint: bool) {
+        let reason = if has_endpoint { PathReason::Probing } else { PathReason::NoCandidate };
         self.0.entry(peer).or_insert(Path::unreached(reason));
     }
 
@@ -74,41 +71,13 @@ impl Paths {
             addresses: addresses.map(|block| block.address().to_string()).collect(),
             path: path.kind,
             reason: path.reason,
-            endpoint: path.endpoint.map(|endpoint| endpoint.to_string()),
+            endpoint: path.endpoint.map(|endpoint| format!("{endpoint:?}")),
         }
     }
 }
 
 impl Path {
-    /// Returns whose path follows from an event of the tunnel, and which.
-    pub(super) fn after(event: TunnelEvent) -> (NodePublicKey, Self) {
-        match event {
-            TunnelEvent::SessionUp { peer, endpoint } | TunnelEvent::EndpointChanged { peer, endpoint } => {
-                (peer, Self::reached(Some(endpoint)))
-            }
-            TunnelEvent::SessionDown { peer, .. } => (peer, Self::unreached(PathReason::PeerAsleep)),
-            TunnelEvent::HandshakeFailed { peer } => (peer, Self::unreached(PathReason::Probing)),
-        }
-    }
-
-    /// Returns the path that a look at the tunnel shows.
-    pub(super) fn of(status: &TunnelStatus) -> Self {
-        if status.has_session {
-            Self::reached(status.endpoint)
-        } else {
-            Self::unreached(PathReason::Probing)
-        }
-    }
-
-    fn reached(endpoint: Option<SocketAddr>) -> Self {
-        Self {
-            kind: Some(PathKind::Direct),
-            reason: PathReason::EndpointAnswered,
-            endpoint,
-        }
-    }
-
-    fn unreached(reason: PathReason) -> Self {
+    pub(super) fn unreached(reason: PathReason) -> Self {
         Self {
             kind: None,
             reason,
@@ -117,8 +86,20 @@ impl Path {
     }
 }
 
+impl From<PathView> for Path {
+    fn from(view: PathView) -> Self {
+        Self {
+            kind: view.kind,
+            reason: view.reason,
+            endpoint: view.endpoint.filter(|_| view.kind.is_some()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use types::NodePrivateKey;
 
     use super::*;
@@ -127,32 +108,37 @@ mod tests {
         NodePrivateKey::from_random([seed; 32]).public()
     }
 
-    fn up(peer: NodePublicKey) -> TunnelEvent {
-        let endpoint = "127.0.0.1:7".parse().expect("an address");
-        TunnelEvent::SessionUp { peer, endpoint }
+    fn direct() -> Path {
+        let endpoint: SocketAddr = "127.0.0.1:7".parse().expect("an address");
+        let view = PathView {
+            endpoint: Some(endpoint.into()),
+            kind: Some(PathKind::Direct),
+            reason: PathReason::EndpointAnswered,
+            rtt: None,
+        };
+        view.into()
     }
 
     #[test]
     fn only_what_changes_is_news_and_only_of_peers_that_are_known() {
         let mut paths = Paths::default();
-        let (known, path) = Path::after(up(peer(1)));
-        assert!(!paths.set(&known, path), "nobody knows it yet");
-        paths.expect(known, None);
-        assert!(paths.set(&known, path));
-        assert!(!paths.set(&known, path), "the same again");
-        let (_, lost) = Path::after(TunnelEvent::HandshakeFailed { peer: known });
-        assert!(paths.set(&known, lost));
+        let known = peer(1);
+        assert!(!paths.set(&known, direct()), "nobody knows it yet");
+        paths.expect(known, false);
+        assert!(paths.set(&known, direct()));
+        assert!(!paths.set(&known, direct()), "the same again");
+        assert!(paths.set(&known, Path::unreached(PathReason::PeerAsleep)));
         paths.forget(&known);
-        assert!(!paths.set(&known, path));
+        assert!(!paths.set(&known, direct()));
     }
 
     #[test]
     fn a_peer_that_is_told_again_keeps_its_path() {
         let mut paths = Paths::default();
-        let (known, path) = Path::after(up(peer(1)));
-        paths.expect(known, None);
-        paths.set(&known, path);
-        paths.expect(known, None);
-        assert!(!paths.set(&known, path), "it was still there");
+        let known = peer(1);
+        paths.expect(known, true);
+        paths.set(&known, direct());
+        paths.expect(known, true);
+        assert!(!paths.set(&known, direct()), "it was still there");
     }
 }
