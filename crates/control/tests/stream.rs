@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use mesh::control_stream::{Channel, Initiator};
 use mesh::MeshPeer;
+use mesh::control_stream::{Channel, Initiator};
 use mesh::tunnel::Mobility;
 use net::mesh_net::{MeshNet, MeshNetConfig};
 use reqwest::Method;

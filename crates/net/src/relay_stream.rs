@@ -81,7 +81,9 @@ impl RelayStreams {
     }
 
     pub(crate) fn set_urls(&mut self, relays: &[RelayPoint]) {
-        let with_url = relays.iter().filter_map(|relay| Some((relay.id, relay.url.clone()?)));
+        let with_url = relays
+            .iter()
+            .filter_map(|relay| Some((relay.id, relay.url.clone()?)));
         self.urls = with_url.collect();
     }
 

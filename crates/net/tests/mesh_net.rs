@@ -138,7 +138,8 @@ async fn a_peer_that_started_anew_is_reached_by_the_first_attempt() {
                 .peer_status(second.public())
                 .await
                 .expect("a peer")
-                .0.has_session
+                .0
+                .has_session
         );
         let begun = Instant::now();
         let stream = a.mesh.connect(second.public(), second.v6_port(PORT)).await;

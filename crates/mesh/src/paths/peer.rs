@@ -17,6 +17,10 @@
 //! - *Outputs*: [`poll_action`](PeerPaths::poll_action) until `None`, then [`poll_timeout`](PeerPaths::poll_timeout).
 //! - *Questions*: [`view`](PeerPaths::view).
 
+mod liveness;
+mod reason;
+mod search;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,12 +32,9 @@ use types::{Monotonic, NodePublicKey, PathKind, PathReason, RelayId};
 
 use super::own::OwnCandidates;
 use super::table::Table;
-use super::{
-    ANSWER_TIMEOUT, KEEP_OPEN, KEEP_OPEN_FOR, RELAY_SILENCE_MAX, RETRY_MAX, RETRY_MIN, ROUND, SILENCE_MAX,
-    UNANSWERED_MAX,
-};
-use crate::endpoint::{Endpoint, SocketNumber};
-use crate::probe::{Candidate, Mapping, Probe, Transaction};
+use super::{RETRY_MIN, SILENCE_MAX};
+use crate::endpoint::Endpoint;
+use crate::probe::{Mapping, Probe, Transaction};
 
 /// How many direct endpoints an initiation goes to when no relay carries it.
 const HANDSHAKE_ENDPOINTS_MAX: usize = 8;
@@ -349,14 +350,6 @@ impl PeerPaths {
         !self.relays.is_empty() && self.relays.iter().all(|relay| self.absent.contains(relay))
     }
 
-    fn start_round(&mut self, now: Monotonic) {
-        self.table.start_round(now);
-        self.round_end = Some(now + ROUND);
-        self.retry_due = None;
-        self.announce(now);
-        self.ping_due(now);
-    }
-
     fn stop(&mut self) {
         self.table.end_round();
         self.round_end = None;
@@ -364,90 +357,6 @@ impl PeerPaths {
         self.liveness_due = None;
         self.unanswered = 0;
         self.relay_ping = None;
-    }
-
-    /// Tells the peer where we may be reached, on every way that may reach it.
-    fn announce(&mut self, now: Monotonic) {
-        let say = Probe::Candidates(self.own.mapping(), self.own.candidates().to_vec());
-        if let Some(current) = self.current {
-            self.actions.push_back(PathAction::Probe(current, say));
-        }
-        if let Some(relayed) = self.relayed() {
-            self.ping_relayed(relayed, now);
-        }
-    }
-
-    fn ping_relayed(&mut self, relayed: Endpoint, now: Monotonic) {
-        let transaction = self.draw();
-        self.relay_ping = Some((transaction, now));
-        self.actions
-            .push_back(PathAction::Probe(relayed, Probe::Ping(transaction)));
-    }
-
-    fn ping_due(&mut self, now: Monotonic) {
-        if !self.has_session {
-            return;
-        }
-        while let Some(endpoint) = self.table.take_due(now) {
-            self.ping(endpoint, now);
-        }
-    }
-
-    fn ping(&mut self, endpoint: Endpoint, now: Monotonic) {
-        let transaction = self.draw();
-        self.table.pinged(endpoint, transaction, now);
-        self.actions
-            .push_back(PathAction::Probe(endpoint, Probe::Ping(transaction)));
-    }
-
-    fn on_pong(
-        &mut self,
-        source: Endpoint,
-        transaction: Transaction,
-        seen: Option<SocketAddr>,
-        now: Monotonic,
-    ) {
-        if let Endpoint::Relayed { .. } = source {
-            if let Some((_, sent)) = self.relay_ping.filter(|(id, _)| *id == transaction) {
-                self.relay_ping = None;
-                self.relay_rtt = Some(now.since(sent));
-                self.relay_heard = Some(now);
-            }
-            return;
-        }
-        if self.table.answered(source, &transaction, now).is_none() {
-            return;
-        }
-        if let Some(seen) = seen.filter(|_| is_main(source)) {
-            self.actions.push_back(PathAction::Observed(seen));
-        }
-        if self.current == Some(source) {
-            self.unanswered = 0;
-        }
-        if let Some(best) = self.table.best(self.current.filter(Endpoint::is_direct), now) {
-            self.choose(best, now);
-        }
-    }
-
-    fn on_candidates(&mut self, mapping: Mapping, candidates: &[Candidate], now: Monotonic) {
-        self.peer_mapping = mapping;
-        let mut has_new = false;
-        for candidate in candidates {
-            // Nobody else can name what our loopback reaches.
-            if !candidate.address.ip().is_loopback() {
-                has_new |= self.table.add(candidate.address.into());
-            }
-        }
-        let is_searching = self.round_end.is_some();
-        if !self.is_direct() && (has_new || !is_searching) {
-            self.table.start_round(now);
-            self.round_end = Some(now + ROUND);
-            self.retry_due = None;
-            if !is_searching {
-                self.announce(now);
-            }
-            self.ping_due(now);
-        }
     }
 
     /// Sends data to a proven endpoint.
@@ -483,107 +392,6 @@ impl PeerPaths {
         }
     }
 
-    fn look_soon(&mut self, now: Monotonic) {
-        let wait = if self.is_direct() {
-            SILENCE_MAX
-        } else {
-            RELAY_SILENCE_MAX
-        };
-        self.liveness_due = Some(now + wait);
-    }
-
-    /// Looks whether the path in use still works.
-    fn look(&mut self, liveness: Liveness, now: Monotonic) {
-        match self.current {
-            Some(Endpoint::Relayed { relay, .. }) => self.look_at_relay(relay, liveness, now),
-            Some(current) => self.look_at_direct(current, liveness, now),
-            None => {}
-        }
-    }
-
-    /// When we send through a relay and hear nothing, either the relay is gone or the peer: both are asked.
-    fn look_at_relay(&mut self, relay: RelayId, liveness: Liveness, now: Monotonic) {
-        // What came another way says nothing of this one.
-        let heard = liveness.heard.filter(|(from, _)| Some(*from) == self.current);
-        let heard = heard.map(|(_, at)| at).max(self.relay_heard);
-        let is_silent = heard.is_none_or(|heard| now.since(heard) >= RELAY_SILENCE_MAX);
-        let is_sending = liveness
-            .sent
-            .is_some_and(|sent| now.since(sent) <= 2 * SILENCE_MAX);
-        if is_sending && is_silent {
-            self.actions.push_back(PathAction::CheckRelay(relay));
-            if let Some(relayed) = self.relayed() {
-                self.ping_relayed(relayed, now);
-            }
-        }
-        let last = liveness.sent.max(liveness.heard.map(|(_, at)| at));
-        if last.is_some_and(|last| now.since(last) < KEEP_OPEN_FOR) {
-            self.look_soon(now);
-        }
-    }
-
-    fn look_at_direct(&mut self, current: Endpoint, liveness: Liveness, now: Monotonic) {
-        let heard = liveness.heard.filter(|(from, _)| *from == current);
-        if let Some((_, at)) = heard {
-            self.table.refresh(current, at);
-        }
-        let proven = self.table.proof(&current).map(|proof| proof.at);
-        let silence = proven.map_or(Duration::MAX, |at| now.since(at));
-        let last = liveness.sent.max(liveness.heard.map(|(_, at)| at));
-        let idle = last.map_or(Duration::MAX, |last| now.since(last));
-        let is_sending = liveness
-            .sent
-            .is_some_and(|sent| now.since(sent) <= 2 * SILENCE_MAX);
-        if silence < SILENCE_MAX {
-            self.unanswered = 0;
-            self.liveness_due = Some(now + SILENCE_MAX);
-        } else if is_sending || self.unanswered > 0 {
-            self.question(current, now);
-        } else if idle >= KEEP_OPEN_FOR {
-            // Whoever wants to send next starts again, by way of the relay.
-            self.stop();
-        } else if silence >= KEEP_OPEN {
-            self.question(current, now);
-        } else {
-            self.liveness_due = Some(now + SILENCE_MAX);
-        }
-    }
-
-    /// Asks the path in use whether it works, or gives it up.
-    fn question(&mut self, current: Endpoint, now: Monotonic) {
-        if self.unanswered < UNANSWERED_MAX {
-            self.unanswered += 1;
-            self.liveness_due = Some(now + ANSWER_TIMEOUT);
-            self.ping(current, now);
-            return;
-        }
-        self.table.doubt(current);
-        self.fall_back(now);
-        self.reason = PathReason::PathLost;
-        self.start_round(now);
-        if !self.relays.is_empty() {
-            return;
-        }
-        self.actions.push_back(PathAction::Renew);
-    }
-
-    fn schedule_retry(&mut self, now: Monotonic) {
-        if self.has_session && !self.is_direct() {
-            self.retry_due = Some(now + self.retry_wait);
-            self.retry_wait = (self.retry_wait * 2).min(RETRY_MAX);
-        }
-    }
-
-    fn retry(&mut self, liveness: Liveness, now: Monotonic) {
-        let last = liveness.sent.max(liveness.heard.map(|(_, at)| at));
-        // Two idle nodes need no direct path; `wanted` wakes this up.
-        if last.is_some_and(|last| now.since(last) < KEEP_OPEN_FOR) {
-            self.start_round(now);
-        } else {
-            self.retry_wait = RETRY_MIN;
-        }
-    }
-
     fn update_handshake(&mut self) {
         let mut endpoints: Vec<_> = self
             .relays
@@ -597,45 +405,6 @@ impl PeerPaths {
             endpoints.extend(self.table.endpoints().take(HANDSHAKE_ENDPOINTS_MAX));
         }
         self.actions.push_back(PathAction::Handshake(endpoints));
-    }
-
-    fn update_reason(&mut self, now: Monotonic) {
-        let is_searching = self.round_end.is_some_and(|end| now < end);
-        let is_lost = self.reason == PathReason::PathLost && is_searching;
-        if !is_lost {
-            self.reason = self.judge(is_searching);
-        }
-        let view = self.view();
-        let is_news = self.told.is_none_or(|told| {
-            (told.endpoint, told.kind, told.reason) != (view.endpoint, view.kind, view.reason)
-        });
-        if is_news {
-            self.told = Some(view);
-            self.actions.push_back(PathAction::Changed);
-        }
-    }
-
-    fn judge(&self, is_searching: bool) -> PathReason {
-        if !self.has_session {
-            return match (self.is_absent(), self.current) {
-                (true, _) => PathReason::PeerAsleep,
-                (_, Some(_)) => PathReason::Probing,
-                (_, None) if self.table.is_empty() => PathReason::NoCandidate,
-                (_, None) => PathReason::NoRelay,
-            };
-        }
-        if self.is_direct() {
-            return PathReason::EndpointAnswered;
-        }
-        match (self.own.mapping(), self.peer_mapping) {
-            (Mapping::Blocked, _) => PathReason::UdpBlocked,
-            (_, Mapping::Blocked) => PathReason::PeerUdpBlocked,
-            _ if is_searching && !self.has_searched => PathReason::Probing,
-            _ if self.table.is_empty() => PathReason::NoCandidate,
-            (Mapping::EndpointDependent, Mapping::EndpointDependent) => PathReason::SymmetricBoth,
-            (Mapping::EndpointDependent, _) | (_, Mapping::EndpointDependent) => PathReason::SymmetricOne,
-            _ => PathReason::NoAnswer,
-        }
     }
 
     fn draw(&mut self) -> Transaction {
@@ -652,14 +421,4 @@ impl std::fmt::Debug for PeerPaths {
             .field("view", &self.view())
             .finish_non_exhaustive()
     }
-}
-
-fn is_main(endpoint: Endpoint) -> bool {
-    matches!(
-        endpoint,
-        Endpoint::Direct {
-            socket: SocketNumber::MAIN,
-            ..
-        }
-    )
 }

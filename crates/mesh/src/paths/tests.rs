@@ -1,1 +1,304 @@
-//! Two ends of a path, probes carried by hand.
+//! The paths of one peer, told by hand what happens.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use types::{Monotonic, NodePrivateKey, NodePublicKey, PathKind, PathReason, RelayId};
+
+use super::*;
+use crate::endpoint::Endpoint;
+use crate::probe::{Candidate, CandidateKind, Mapping, Probe};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn key(number: u8) -> NodePublicKey {
+    NodePrivateKey::from_random([number; 32]).public()
+}
+
+fn relayed() -> Endpoint {
+    Endpoint::Relayed {
+        relay: RelayId(key(9)),
+        peer: key(2),
+    }
+}
+
+fn direct(host: u8) -> Endpoint {
+    SocketAddr::from(([198, 51, 100, host], 41_641)).into()
+}
+
+fn candidate(host: u8) -> Candidate {
+    Candidate {
+        kind: CandidateKind::Reflexive,
+        address: direct(host).remote().expect("direct"),
+    }
+}
+
+struct Bench {
+    paths: PeerPaths,
+    now: Monotonic,
+    liveness: Liveness,
+}
+
+impl Bench {
+    /// A peer with a session, through the relay.
+    fn new() -> Self {
+        let paths = PeerPaths::new(key(2), Arc::default(), [7; 32]);
+        let now = Monotonic::from_start(Duration::from_secs(100));
+        let liveness = Liveness::default();
+        let mut bench = Self { paths, now, liveness };
+        bench.paths.set_relays(vec![RelayId(key(9))], now);
+        bench.paths.session(true, now);
+        bench
+    }
+
+    fn actions(&mut self) -> Vec<PathAction> {
+        std::iter::from_fn(|| self.paths.poll_action()).collect()
+    }
+
+    /// Returns the Pings to an endpoint among what is to be done.
+    fn pings(&mut self, to: Endpoint) -> Vec<Probe> {
+        let probes = self.actions().into_iter().filter_map(|action| match action {
+            PathAction::Probe(endpoint, probe @ Probe::Ping(_)) if endpoint == to => Some(probe),
+            _ => None,
+        });
+        probes.collect()
+    }
+
+    fn hear(&mut self, from: Endpoint, probe: Probe) {
+        self.paths.handle_probe(from, probe, self.now);
+    }
+
+    fn candidates(&mut self, mapping: Mapping, hosts: &[u8]) {
+        let list = hosts.iter().map(|host| candidate(*host)).collect();
+        self.hear(relayed(), Probe::Candidates(mapping, list));
+    }
+
+    fn answer(&mut self, at: Endpoint, ping: &Probe) {
+        let Probe::Ping(transaction) = ping else {
+            panic!("a Ping");
+        };
+        self.hear(at, Probe::Pong(*transaction, None));
+    }
+
+    /// Lets time pass, acting on every timer when it is due.
+    fn pass(&mut self, span: Duration) -> Vec<PathAction> {
+        let end = self.now + span;
+        let mut done = self.actions();
+        while let Some((due, _)) = self.paths.poll_timeout().filter(|(due, _)| *due <= end) {
+            self.now = self.now.max(due);
+            self.paths.handle_timeout(self.liveness, self.now);
+            done.extend(self.actions());
+        }
+        self.now = end;
+        done
+    }
+
+    fn kind(&self) -> Option<PathKind> {
+        self.paths.view().kind
+    }
+
+    /// Brings the peer to a direct path.
+    fn promote(&mut self, host: u8) {
+        self.candidates(Mapping::EndpointIndependent, &[host]);
+        let ping = self.pings(direct(host)).remove(0);
+        self.now = self.now + 20 * MS;
+        self.answer(direct(host), &ping);
+        assert_eq!(self.paths.view().endpoint, Some(direct(host)));
+        self.actions();
+    }
+}
+
+#[test]
+fn a_path_is_used_when_it_answered_and_not_before() {
+    let mut bench = Bench::new();
+    bench.candidates(Mapping::EndpointIndependent, &[1]);
+    assert_eq!(
+        (bench.kind(), bench.paths.view().reason),
+        (Some(PathKind::Relay), PathReason::Probing)
+    );
+    let ping = bench.pings(direct(1)).remove(0);
+    bench.now = bench.now + 30 * MS;
+    bench.answer(direct(1), &ping);
+    let view = bench.paths.view();
+    assert_eq!(
+        (view.kind, view.reason),
+        (Some(PathKind::Direct), PathReason::EndpointAnswered)
+    );
+    assert_eq!(view.rtt, Some(30 * MS));
+    assert!(bench.actions().contains(&PathAction::Use(Some(direct(1)))));
+}
+
+#[test]
+fn an_answer_that_was_not_asked_for_or_comes_from_elsewhere_moves_nothing() {
+    let mut bench = Bench::new();
+    bench.candidates(Mapping::EndpointIndependent, &[1, 2]);
+    let ping = bench.pings(direct(1)).remove(0);
+    bench.hear(direct(1), Probe::Pong([0; 12], None));
+    bench.answer(direct(2), &ping);
+    bench.answer(direct(3), &ping);
+    assert_eq!(bench.kind(), Some(PathKind::Relay));
+    bench.answer(direct(1), &ping);
+    assert_eq!(bench.kind(), Some(PathKind::Direct));
+}
+
+#[test]
+fn pings_that_answer_pings_come_to_an_end() {
+    let mut bench = Bench::new();
+    let mut pings = 0;
+    for number in 0..1000_u32 {
+        let mut transaction = [0; 12];
+        transaction[..4].copy_from_slice(&number.to_be_bytes());
+        bench.hear(direct(1), Probe::Ping(transaction));
+        pings += bench.pings(direct(1)).len();
+    }
+    assert_eq!(pings, 1);
+}
+
+#[test]
+fn a_peer_that_names_ever_more_addresses_is_not_followed() {
+    let mut bench = Bench::new();
+    for host in 0..=255 {
+        bench.hear(direct(host), Probe::Ping([host; 12]));
+    }
+    let asked = bench
+        .pass(10 * Duration::from_secs(1))
+        .into_iter()
+        .filter_map(|action| match action {
+            PathAction::Probe(to, Probe::Ping(_)) => to.remote(),
+            _ => None,
+        });
+    let asked: std::collections::BTreeSet<_> = asked.collect();
+    assert!(asked.len() <= ENDPOINTS_MAX, "{}", asked.len());
+}
+
+#[test]
+fn nobody_makes_us_send_to_our_own_loopback() {
+    let mut bench = Bench::new();
+    let own = Candidate {
+        kind: CandidateKind::Local,
+        address: "127.0.0.1:22".parse().expect("address"),
+    };
+    bench.hear(relayed(), Probe::Candidates(Mapping::Unknown, vec![own]));
+    assert!(bench.pings(own.address.into()).is_empty());
+}
+
+#[test]
+fn a_silent_path_is_asked_and_given_up_within_two_seconds_of_sending() {
+    let mut bench = Bench::new();
+    bench.promote(1);
+    let begin = bench.now;
+    let mut lost = None;
+    while bench.now.since(begin) < Duration::from_secs(4) && lost.is_none() {
+        bench.liveness.sent = Some(bench.now);
+        if bench.pass(50 * MS).contains(&PathAction::Use(Some(relayed()))) {
+            lost = Some(bench.now.since(begin));
+        }
+    }
+    let lost = lost.expect("given up");
+    assert!(lost <= Duration::from_secs(2), "{lost:?}");
+    assert_eq!(bench.paths.view().reason, PathReason::PathLost);
+}
+
+#[test]
+fn a_path_on_which_something_is_heard_is_not_asked() {
+    let mut bench = Bench::new();
+    bench.promote(1);
+    for _ in 0..100 {
+        bench.liveness.sent = Some(bench.now);
+        bench.liveness.heard = Some((direct(1), bench.now));
+        let done = bench.pass(100 * MS);
+        assert!(
+            !done
+                .iter()
+                .any(|action| matches!(action, PathAction::Probe(to, Probe::Ping(_)) if *to == direct(1)))
+        );
+    }
+    assert_eq!(bench.kind(), Some(PathKind::Direct));
+}
+
+#[test]
+fn an_unused_path_is_kept_open_for_five_minutes_and_then_sleeps() {
+    let mut bench = Bench::new();
+    bench.promote(1);
+    bench.liveness.sent = Some(bench.now);
+    let mut pings = 0;
+    for _ in 0..320 {
+        for action in bench.pass(Duration::from_secs(1)) {
+            if let PathAction::Probe(to, ping @ Probe::Ping(_)) = action
+                && to == direct(1)
+            {
+                pings += 1;
+                bench.answer(to, &ping);
+            }
+        }
+    }
+    assert!((10..=16).contains(&pings), "{pings}");
+    assert!(bench.paths.is_asleep());
+    bench.paths.wanted(bench.now);
+    assert!(bench.actions().contains(&PathAction::Use(Some(relayed()))));
+    assert!(!bench.paths.is_asleep());
+}
+
+#[test]
+fn every_relayed_pair_has_its_reason() {
+    let cases = [
+        (Mapping::EndpointIndependent, &[1][..], PathReason::NoAnswer),
+        (Mapping::EndpointDependent, &[1], PathReason::SymmetricOne),
+        (Mapping::Blocked, &[], PathReason::PeerUdpBlocked),
+        (Mapping::Unknown, &[], PathReason::NoCandidate),
+    ];
+    for (mapping, hosts, reason) in cases {
+        let mut bench = Bench::new();
+        bench.candidates(mapping, hosts);
+        bench.pass(ROUND + MS);
+        assert_eq!(
+            (bench.kind(), bench.paths.view().reason),
+            (Some(PathKind::Relay), reason)
+        );
+    }
+    let mut own = OwnCandidates::default();
+    own.set_udp_blocked(true);
+    let mut bench = Bench::new();
+    bench.paths.own_changed(&Arc::new(own), bench.now);
+    assert_eq!(bench.paths.view().reason, PathReason::UdpBlocked);
+}
+
+#[test]
+fn a_peer_that_is_at_no_relay_is_asleep_and_tried_directly() {
+    let mut bench = Bench::new();
+    bench.paths.session(false, bench.now);
+    bench.paths.set_named(&[candidate(1).address], bench.now);
+    bench.paths.not_here(RelayId(key(9)), bench.now);
+    assert_eq!(
+        (bench.kind(), bench.paths.view().reason),
+        (None, PathReason::PeerAsleep)
+    );
+    let handshake = bench.actions().into_iter().rev().find_map(|action| match action {
+        PathAction::Handshake(endpoints) => Some(endpoints),
+        _ => None,
+    });
+    assert_eq!(handshake, Some(vec![relayed(), direct(1)]));
+}
+
+#[test]
+fn rounds_through_a_relay_come_ever_more_seldom() {
+    let mut bench = Bench::new();
+    bench.candidates(Mapping::EndpointIndependent, &[1]);
+    bench.actions();
+    let mut rounds = Vec::new();
+    for second in 0..600_u64 {
+        bench.liveness.sent = Some(bench.now);
+        bench.liveness.heard = Some((relayed(), bench.now));
+        let done = bench.pass(Duration::from_secs(1));
+        if done
+            .iter()
+            .any(|action| matches!(action, PathAction::Probe(_, Probe::Candidates(..))))
+        {
+            rounds.push(second);
+        }
+    }
+    let gaps: Vec<_> = rounds.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.windows(2).all(|pair| pair[0] < pair[1]), "{gaps:?}");
+    assert!(rounds.len() <= 7, "{rounds:?}");
+}

@@ -183,10 +183,7 @@ impl Engine {
             None
         };
         let stopping = self.stopping.as_ref().map(|stopping| stopping.by);
-        [mesh, peers, stopping, self.resting]
-            .into_iter()
-            .flatten()
-            .min()
+        [mesh, peers, stopping, self.resting].into_iter().flatten().min()
     }
 
     fn receive(&mut self, now: Now) {
@@ -306,10 +303,7 @@ impl Engine {
 
     /// Renews a session on which nothing was heard since a connection was begun.
     fn doubt_session(&mut self, key: &NodePublicKey, since: Monotonic, now: Now) {
-        let heard = self
-            .mesh
-            .peer_status(key)
-            .and_then(|status| status.last_received);
+        let heard = self.mesh.peer_status(key).and_then(|status| status.last_received);
         if heard.is_none_or(|heard| heard < since) {
             // The only error is that the peer was removed.
             let _ = self.mesh.renew(key, now);

@@ -151,10 +151,7 @@ pub(crate) fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-pub(crate) async fn next_move(
-    events: &mut broadcast::Receiver<MeshEvent>,
-    who: NodePublicKey,
-) -> SocketAddr {
+pub(crate) async fn next_move(events: &mut broadcast::Receiver<MeshEvent>, who: NodePublicKey) -> SocketAddr {
     loop {
         if let MeshEvent::Roamed(peer, endpoint) = events.recv().await.expect("event")
             && peer == who

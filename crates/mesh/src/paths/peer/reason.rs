@@ -1,0 +1,47 @@
+//! Why a peer is reached the way it is, in one word that a person can act on.
+
+use types::{Monotonic, PathReason};
+
+use super::{PathAction, PeerPaths};
+use crate::probe::Mapping;
+
+impl PeerPaths {
+    pub(super) fn update_reason(&mut self, now: Monotonic) {
+        let is_searching = self.round_end.is_some_and(|end| now < end);
+        let is_lost = self.reason == PathReason::PathLost && is_searching;
+        if !is_lost {
+            self.reason = self.judge(is_searching);
+        }
+        let view = self.view();
+        let is_news = self.told.is_none_or(|told| {
+            (told.endpoint, told.kind, told.reason) != (view.endpoint, view.kind, view.reason)
+        });
+        if is_news {
+            self.told = Some(view);
+            self.actions.push_back(PathAction::Changed);
+        }
+    }
+
+    pub(super) fn judge(&self, is_searching: bool) -> PathReason {
+        if !self.has_session {
+            return match (self.is_absent(), self.current) {
+                (true, _) => PathReason::PeerAsleep,
+                (_, Some(_)) => PathReason::Probing,
+                (_, None) if self.table.is_empty() => PathReason::NoCandidate,
+                (_, None) => PathReason::NoRelay,
+            };
+        }
+        if self.is_direct() {
+            return PathReason::EndpointAnswered;
+        }
+        match (self.own.mapping(), self.peer_mapping) {
+            (Mapping::Blocked, _) => PathReason::UdpBlocked,
+            (_, Mapping::Blocked) => PathReason::PeerUdpBlocked,
+            _ if is_searching && !self.has_searched => PathReason::Probing,
+            _ if self.table.is_empty() => PathReason::NoCandidate,
+            (Mapping::EndpointDependent, Mapping::EndpointDependent) => PathReason::SymmetricBoth,
+            (Mapping::EndpointDependent, _) | (_, Mapping::EndpointDependent) => PathReason::SymmetricOne,
+            _ => PathReason::NoAnswer,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The search for a direct path: rounds of pings to everything the peer may be at, and what their answers prove.
+
+use std::net::SocketAddr;
+
+use types::Monotonic;
+
+use super::super::{KEEP_OPEN_FOR, RETRY_MAX, RETRY_MIN, ROUND};
+use super::{Liveness, PathAction, PeerPaths};
+use crate::endpoint::{Endpoint, SocketNumber};
+use crate::probe::{Candidate, Mapping, Probe, Transaction};
+
+impl PeerPaths {
+    pub(super) fn start_round(&mut self, now: Monotonic) {
+        self.table.start_round(now);
+        self.round_end = Some(now + ROUND);
+        self.retry_due = None;
+        self.announce(now);
+        self.ping_due(now);
+    }
+
+    /// Tells the peer where we may be reached, on every way that may reach it.
+    pub(super) fn announce(&mut self, now: Monotonic) {
+        let say = Probe::Candidates(self.own.mapping(), self.own.candidates().to_vec());
+        if let Some(current) = self.current {
+            self.actions.push_back(PathAction::Probe(current, say));
+        }
+        if let Some(relayed) = self.relayed() {
+            self.ping_relayed(relayed, now);
+        }
+    }
+
+    pub(super) fn ping_relayed(&mut self, relayed: Endpoint, now: Monotonic) {
+        let transaction = self.draw();
+        self.relay_ping = Some((transaction, now));
+        self.actions
+            .push_back(PathAction::Probe(relayed, Probe::Ping(transaction)));
+    }
+
+    pub(super) fn ping_due(&mut self, now: Monotonic) {
+        if !self.has_session {
+            return;
+        }
+        while let Some(endpoint) = self.table.take_due(now) {
+            self.ping(endpoint, now);
+        }
+    }
+
+    pub(super) fn ping(&mut self, endpoint: Endpoint, now: Monotonic) {
+        let transaction = self.draw();
+        self.table.pinged(endpoint, transaction, now);
+        self.actions
+            .push_back(PathAction::Probe(endpoint, Probe::Ping(transaction)));
+    }
+
+    pub(super) fn on_pong(
+        &mut self,
+        source: Endpoint,
+        transaction: Transaction,
+        seen: Option<SocketAddr>,
+        now: Monotonic,
+    ) {
+        if let Endpoint::Relayed { .. } = source {
+            if let Some((_, sent)) = self.relay_ping.filter(|(id, _)| *id == transaction) {
+                self.relay_ping = None;
+                self.relay_rtt = Some(now.since(sent));
+                self.relay_heard = Some(now);
+            }
+            return;
+        }
+        if self.table.answered(source, &transaction, now).is_none() {
+            return;
+        }
+        if let Some(seen) = seen.filter(|_| is_main(source)) {
+            self.actions.push_back(PathAction::Observed(seen));
+        }
+        if self.current == Some(source) {
+            self.unanswered = 0;
+        }
+        if let Some(best) = self.table.best(self.current.filter(Endpoint::is_direct), now) {
+            self.choose(best, now);
+        }
+    }
+
+    pub(super) fn on_candidates(&mut self, mapping: Mapping, candidates: &[Candidate], now: Monotonic) {
+        self.peer_mapping = mapping;
+        let mut has_new = false;
+        for candidate in candidates {
+            // Nobody else can name what our loopback reaches.
+            if !candidate.address.ip().is_loopback() {
+                has_new |= self.table.add(candidate.address.into());
+            }
+        }
+        let is_searching = self.round_end.is_some();
+        if !self.is_direct() && (has_new || !is_searching) {
+            self.table.start_round(now);
+            self.round_end = Some(now + ROUND);
+            self.retry_due = None;
+            if !is_searching {
+                self.announce(now);
+            }
+            self.ping_due(now);
+        }
+    }
+
+    pub(super) fn schedule_retry(&mut self, now: Monotonic) {
+        if self.has_session && !self.is_direct() {
+            self.retry_due = Some(now + self.retry_wait);
+            self.retry_wait = (self.retry_wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    pub(super) fn retry(&mut self, liveness: Liveness, now: Monotonic) {
+        let last = liveness.sent.max(liveness.heard.map(|(_, at)| at));
+        // Two idle nodes need no direct path; `wanted` wakes this up.
+        if last.is_some_and(|last| now.since(last) < KEEP_OPEN_FOR) {
+            self.start_round(now);
+        } else {
+            self.retry_wait = RETRY_MIN;
+        }
+    }
+}
+
+fn is_main(endpoint: Endpoint) -> bool {
+    matches!(
+        endpoint,
+        Endpoint::Direct {
+            socket: SocketNumber::MAIN,
+            ..
+        }
+    )
+}
