@@ -487,6 +487,7 @@ impl Mesh {
         Liveness {
             heard: status.heard_from.zip(status.last_received),
             sent: status.last_sent,
+            received: status.last_packet,
         }
     }
 

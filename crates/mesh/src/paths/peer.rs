@@ -78,6 +78,8 @@ pub struct Liveness {
     pub heard: Option<(Endpoint, Monotonic)>,
     /// When the last packet was sent to it.
     pub sent: Option<Monotonic>,
+    /// When the last packet came from it; probes and keepalives are none.
+    pub received: Option<Monotonic>,
 }
 
 /// How a peer is reached.

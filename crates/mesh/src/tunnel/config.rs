@@ -75,6 +75,8 @@ pub struct PeerStatus {
     pub last_received: Option<Monotonic>,
     /// Where it came from.
     pub heard_from: Option<Endpoint>,
+    /// When the last packet came from it, probes and keepalives not counted.
+    pub last_packet: Option<Monotonic>,
     /// When the last packet was sealed for it, probes and keepalives not counted.
     pub last_sent: Option<Monotonic>,
     /// Bytes of packets sent, without padding.

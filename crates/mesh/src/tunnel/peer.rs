@@ -51,6 +51,7 @@ pub(crate) struct Peer {
     /// Whether more data came after the passive keepalive was armed.
     owes_another_keepalive: bool,
     last_received: Option<Monotonic>,
+    last_packet: Option<Monotonic>,
     last_sent: Option<Monotonic>,
     bytes_sent: u64,
     bytes_received: u64,
@@ -77,6 +78,7 @@ impl Peer {
             is_up: false,
             owes_another_keepalive: false,
             last_received: None,
+            last_packet: None,
             last_sent: None,
             bytes_sent: 0,
             bytes_received: 0,
@@ -141,6 +143,7 @@ impl Peer {
             last_handshake: self.handshakes.last_completed,
             last_received: self.last_received,
             heard_from: self.heard_from,
+            last_packet: self.last_packet,
             last_sent: self.last_sent,
             bytes_sent: self.bytes_sent,
             bytes_received: self.bytes_received,

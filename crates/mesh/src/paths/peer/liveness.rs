@@ -44,7 +44,7 @@ impl PeerPaths {
                 self.ping_relayed(relayed, now);
             }
         }
-        let last = liveness.sent.max(liveness.heard.map(|(_, at)| at));
+        let last = liveness.sent.max(liveness.received);
         if last.is_some_and(|last| now.since(last) < KEEP_OPEN_FOR) {
             self.look_soon(now);
         }
@@ -57,7 +57,7 @@ impl PeerPaths {
         }
         let proven = self.table.proof(&current).map(|proof| proof.at);
         let silence = proven.map_or(Duration::MAX, |at| now.since(at));
-        let last = liveness.sent.max(liveness.heard.map(|(_, at)| at));
+        let last = liveness.sent.max(liveness.received);
         let idle = last.map_or(Duration::MAX, |last| now.since(last));
         let is_sending = liveness
             .sent

@@ -110,7 +110,7 @@ impl PeerPaths {
     }
 
     pub(super) fn retry(&mut self, liveness: Liveness, now: Monotonic) {
-        let last = liveness.sent.max(liveness.heard.map(|(_, at)| at));
+        let last = liveness.sent.max(liveness.received);
         // Two idle nodes need no direct path; `wanted` wakes this up.
         if last.is_some_and(|last| now.since(last) < KEEP_OPEN_FOR) {
             self.start_round(now);

@@ -53,6 +53,7 @@ impl Peer {
     }
 
     fn after_data_received(&mut self, now: Now) {
+        self.last_packet = Some(now.mono);
         if self.timers.is_armed(Timer::PassiveKeepalive) {
             self.owes_another_keepalive = true;
         } else {
