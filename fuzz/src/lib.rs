@@ -8,8 +8,15 @@ use std::time::Duration;
 
 use mesh::control_stream::{Initiator, PIECE_MAX, Responder};
 use mesh::frame;
-use mesh::tunnel::{PacketSink, PeerConfig, Received, Tunnel};
-use types::{AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Timestamp};
+use mesh::probe::Probe;
+use mesh::relay::client::RelayClient;
+use mesh::relay::server::{Forward, Quota, RelayConfig, RelayServer, Source};
+use mesh::stun;
+use mesh::tunnel::{Mobility, PacketSink, PeerConfig, Received, Tunnel};
+use types::{
+    AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayTicket, SigningPrivateKey,
+    Timestamp,
+};
 
 /// Feeds datagrams to a WireGuard tunnel with one peer.
 ///
@@ -146,6 +153,173 @@ pub fn frame(input: &[u8]) {
     assert!(failed || !decoder.is_at_boundary() || again == stream);
 }
 
+/// Feeds the content of a data message to the decoder of probes: what it takes it writes back as it came.
+pub fn probe(input: &[u8]) {
+    if let Some(probe) = Probe::decode(input) {
+        let written = probe.encode();
+        assert_eq!(Probe::decode(&written), Some(probe));
+    }
+}
+
+/// Feeds a datagram to the STUN decoders.
+pub fn stun(input: &[u8]) {
+    if let Some((transaction, address)) = stun::parse_response(input) {
+        let written = stun::response(transaction, address);
+        let read =
+            stun::parse_response(&written).map(|(id, read)| (id, read.ip().to_canonical(), read.port()));
+        assert_eq!(
+            read,
+            Some((transaction, address.ip().to_canonical(), address.port()))
+        );
+    }
+    if let Some(transaction) = stun::parse_request(input) {
+        assert_eq!(
+            stun::parse_request(&stun::request(transaction)),
+            Some(transaction)
+        );
+    }
+}
+
+/// Feeds frames to a relay with two clients, and to one of them.
+///
+/// The first byte chooses: 0, a raw batch to the relay whose frame length are the next two bytes; 1, a raw frame to the
+/// client; 2, a genuine Hello changed by the rest; 3, a genuine Confirm changed by the rest.
+pub fn relay(input: &[u8]) {
+    let Some((mode, rest)) = input.split_first() else {
+        return;
+    };
+    let mut bench = RelayBench::new();
+    match mode % 4 {
+        0 => {
+            let Some((frame_len, bytes)) = rest.split_first_chunk::<2>() else {
+                return;
+            };
+            bench.feed_relay(1, bytes, usize::from(u16::from_le_bytes(*frame_len)));
+        }
+        1 => {
+            let now = bench.now.mono;
+            let _ = bench.clients[0].handle_frame(&mut rest.to_vec(), known, now);
+        }
+        2 => {
+            let mut late = bench.client(3);
+            late.connect(bench.now.mono);
+            let hello = late.poll_transmit().expect("a Hello");
+            let forged = changed(&hello, rest);
+            bench.feed_relay(3, &forged, 0);
+            let answered = bench.server.poll_transmit().is_some();
+            // Version, type and the Noise message are all that an answer depends on.
+            assert!(!answered || (forged.len() == hello.len() && forged[20..] == hello[20..]));
+        }
+        _ => {
+            bench.clients[0].check(bench.now.mono);
+            let confirm = bench.clients[0].poll_transmit().expect("a Confirm");
+            let forged = changed(&confirm, rest);
+            bench.feed_relay(9, &forged, 0);
+            let moved = bench
+                .server
+                .poll_transmit()
+                .is_some_and(|(_, answer)| answer.len() > 4);
+            assert!(!moved || forged[4..] == confirm[4..], "a forgery moved a client");
+        }
+    }
+    bench.settle();
+}
+
+fn known(bytes: &[u8; 32]) -> Option<NodePublicKey> {
+    (1..=3)
+        .map(|who| key(who).public())
+        .find(|key| key.as_bytes() == bytes)
+}
+
+struct RelayBench {
+    server: RelayServer,
+    clients: Vec<RelayClient>,
+    now: Now,
+}
+
+/// Checks that what is passed on is what somebody of the realm may be sent.
+struct Forwarded;
+
+impl Forward for Forwarded {
+    fn forward(&mut self, to: Source, frames: &[u8], frame_len: usize) {
+        assert!(!frames.is_empty() && frame_len > 8);
+        assert!(matches!(to, Source::Udp(address) if address == place(1) || address == place(2)));
+    }
+}
+
+impl RelayBench {
+    fn new() -> Self {
+        let now = Now {
+            mono: Monotonic::from_start(Duration::from_secs(1000)),
+            wall: Timestamp::from_unix_ms(1_700_000_000_000),
+        };
+        let server = RelayServer::new(RelayConfig {
+            private_key: key(0xee),
+            authority: SigningPrivateKey::from_random([0xaa; 32]).public(),
+            quota: Quota {
+                bytes_per_second: 1_000_000,
+                burst_bytes: 1_000_000,
+            },
+            clients_max: 10,
+            seed: [7; 32],
+        });
+        let mut bench = Self {
+            server,
+            clients: Vec::new(),
+            now,
+        };
+        for who in [1, 2] {
+            let mut client = bench.client(who);
+            client.connect(now.mono);
+            bench.clients.push(client);
+        }
+        bench.settle();
+        assert!(bench.clients.iter().all(RelayClient::is_up));
+        bench
+    }
+
+    fn client(&self, who: u8) -> RelayClient {
+        let ticket = RelayTicket {
+            node: key(who).public(),
+            realm: Realm([1; 16]),
+            expires_at: self.now.wall + Duration::from_secs(300),
+        };
+        let ticket = ticket.sign(&SigningPrivateKey::from_random([0xaa; 32]));
+        RelayClient::new(self.server.id(), key(who), Some(ticket), [who; 32])
+    }
+
+    fn feed_relay(&mut self, who: u8, bytes: &[u8], frame_len: usize) {
+        let source = Source::Udp(place(who));
+        self.server
+            .handle_frames(source, &mut bytes.to_vec(), frame_len, &mut Forwarded, self.now);
+    }
+
+    /// Carries frames until nobody has any left; both ends answer each other a few times at most.
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            for who in 0..self.clients.len() {
+                while let Some(frame) = self.clients[who].poll_transmit() {
+                    self.feed_relay(who as u8 + 1, &frame, 0);
+                }
+                while self.clients[who].poll_event().is_some() {}
+            }
+            let Some((to, mut frame)) = self.server.poll_transmit() else {
+                return;
+            };
+            // Answers to STUN are read before a client is asked.
+            if stun::is_stun(&frame) {
+                continue;
+            }
+            for (who, client) in (1..).zip(&mut self.clients) {
+                if to == Source::Udp(place(who)) {
+                    let delivered = client.handle_frame(&mut frame, known, self.now.mono);
+                    delivered.expect("a relay sends well-formed frames");
+                }
+            }
+        }
+    }
+}
+
 fn key(byte: u8) -> NodePrivateKey {
     NodePrivateKey::from_random([byte; 32])
 }
@@ -241,7 +415,7 @@ impl Pair {
 
     fn feed_a(&mut self, bytes: &[u8]) {
         let received = Received {
-            source: place(2),
+            source: place(2).into(),
             bytes: &mut bytes.to_vec(),
             segment_len: 0,
         };
@@ -251,7 +425,7 @@ impl Pair {
 
     fn feed_b(&mut self, bytes: &[u8], segment_len: usize) {
         let received = Received {
-            source: place(1),
+            source: place(1).into(),
             bytes: &mut bytes.to_vec(),
             segment_len,
         };

@@ -37,3 +37,18 @@ fn every_control_stream_input_of_the_corpus_is_handled() {
 fn every_frame_input_of_the_corpus_is_handled() {
     replay("frame", targets::frame);
 }
+
+#[test]
+fn every_probe_input_of_the_corpus_is_handled() {
+    replay("probe", targets::probe);
+}
+
+#[test]
+fn every_stun_input_of_the_corpus_is_handled() {
+    replay("stun", targets::stun);
+}
+
+#[test]
+fn every_relay_input_of_the_corpus_is_handled() {
+    replay("relay", targets::relay);
+}
