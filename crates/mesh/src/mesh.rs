@@ -187,7 +187,7 @@ impl Mesh {
 
     /// Seals packets to a peer; without a session it queues them and starts a handshake.
     pub fn send_packets(&mut self, to: &NodePublicKey, packets: &[&[u8]], now: Now) -> Result<(), SendError> {
-        if self.peers.get(to).is_some_and(PeerPaths::is_asleep) {
+        if self.peers.get(to).is_some_and(PeerPaths::is_resting) {
             self.with_paths(to, now, PeerPaths::wanted);
         }
         let sent = self.tunnel.send_packets(to, packets, now);
@@ -379,6 +379,7 @@ impl Mesh {
                     if self.peers.get(&peer).is_none() {
                         self.event(MeshEvent::Roamed(peer, endpoint));
                     }
+                    self.with_paths(&peer, now, |paths, now| paths.heard(endpoint, now));
                 }
             }
         }

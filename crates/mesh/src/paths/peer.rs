@@ -11,7 +11,7 @@
 //! # Kinds of methods
 //!
 //! - *Inputs*: [`set_relays`](PeerPaths::set_relays), [`set_named`](PeerPaths::set_named), [`session`](PeerPaths::session),
-//!   [`wanted`](PeerPaths::wanted), [`own_changed`](PeerPaths::own_changed),
+//!   [`wanted`](PeerPaths::wanted), [`heard`](PeerPaths::heard), [`own_changed`](PeerPaths::own_changed),
 //!   [`network_changed`](PeerPaths::network_changed), [`not_here`](PeerPaths::not_here),
 //!   [`handle_probe`](PeerPaths::handle_probe), [`handle_timeout`](PeerPaths::handle_timeout).
 //! - *Outputs*: [`poll_action`](PeerPaths::poll_action) until `None`, then [`poll_timeout`](PeerPaths::poll_timeout).
@@ -32,7 +32,7 @@ use types::{Monotonic, NodePublicKey, PathKind, PathReason, RelayId};
 
 use super::own::OwnCandidates;
 use super::table::Table;
-use super::{RETRY_MIN, SILENCE_MAX};
+use super::RETRY_MIN;
 use crate::endpoint::Endpoint;
 use crate::probe::{Mapping, Probe, Transaction};
 
@@ -107,6 +107,8 @@ pub struct PeerPaths {
     own: Arc<OwnCandidates>,
     peer_mapping: Mapping,
     has_session: bool,
+    /// Whether the peer ever sent a probe; before that it may be a plain WireGuard, and is where it was heard last.
+    speaks_probes: bool,
     current: Option<Endpoint>,
     reason: PathReason,
     round_end: Option<Monotonic>,
@@ -115,6 +117,8 @@ pub struct PeerPaths {
     retry_due: Option<Monotonic>,
     retry_wait: Duration,
     liveness_due: Option<Monotonic>,
+    /// Whether the path in use is looked at within a second.
+    is_watched: bool,
     unanswered: u32,
     /// A ping through the relay that waits for its answer.
     relay_ping: Option<(Transaction, Monotonic)>,
@@ -138,6 +142,7 @@ impl PeerPaths {
             own,
             peer_mapping: Mapping::Unknown,
             has_session: false,
+            speaks_probes: false,
             current: None,
             reason: PathReason::NoCandidate,
             round_end: None,
@@ -145,6 +150,7 @@ impl PeerPaths {
             retry_due: None,
             retry_wait: RETRY_MIN,
             liveness_due: None,
+            is_watched: false,
             unanswered: 0,
             relay_ping: None,
             relay_rtt: None,
@@ -213,7 +219,7 @@ impl PeerPaths {
             self.absent.clear();
             self.has_searched = false;
             self.start_round(now);
-            self.look_soon(now);
+            self.watch(now);
         } else {
             self.stop();
             self.fall_back(now);
@@ -222,20 +228,24 @@ impl PeerPaths {
         self.update_reason(now);
     }
 
-    /// Tells whether nothing was sent for so long that no path is looked after any more.
+    /// Tells whether the path in use is not watched, since nothing is sent: then [`wanted`](PeerPaths::wanted) comes before
+    /// the next packet.
     #[must_use]
-    pub fn is_asleep(&self) -> bool {
-        let waits = [self.liveness_due, self.retry_due, self.round_end];
-        self.has_session && waits.iter().all(Option::is_none)
+    pub fn is_resting(&self) -> bool {
+        self.has_session && self.speaks_probes && !self.is_watched
     }
 
-    /// Somebody wants to send to a peer that [is asleep](PeerPaths::is_asleep): NATs may have forgotten, so that the relay
-    /// carries until a path answers.
+    /// Somebody wants to send to a peer whose paths [rest](PeerPaths::is_resting). After a long rest NATs may have
+    /// forgotten, so that the relay carries until a path answers.
     pub fn wanted(&mut self, now: Monotonic) {
-        self.table.doubt_all();
-        self.fall_back(now);
-        self.start_round(now);
-        self.update_reason(now);
+        let waits = [self.liveness_due, self.retry_due, self.round_end];
+        if waits.iter().all(Option::is_none) {
+            self.table.doubt_all();
+            self.fall_back(now);
+            self.start_round(now);
+            self.update_reason(now);
+        }
+        self.watch(now);
     }
 
     /// Takes what we say of ourselves, when that changed; the peer is told.
@@ -272,8 +282,21 @@ impl PeerPaths {
         self.update_reason(now);
     }
 
+    /// An authentic datagram came from another endpoint than the one before. A peer that answers no probes cannot prove a
+    /// path: it is followed as WireGuard would.
+    pub fn heard(&mut self, from: Endpoint, now: Monotonic) {
+        if !self.speaks_probes && self.current != Some(from) {
+            self.current = Some(from);
+            self.actions.push_back(PathAction::Use(Some(from)));
+            self.update_reason(now);
+        }
+    }
+
     /// Takes a probe of the peer that came from `source`.
     pub fn handle_probe(&mut self, source: Endpoint, probe: Probe, now: Monotonic) {
+        if !std::mem::replace(&mut self.speaks_probes, true) {
+            self.watch(now);
+        }
         if let Endpoint::Relayed { relay, .. } = source {
             self.absent.retain(|absent| *absent != relay);
         }
@@ -357,6 +380,7 @@ impl PeerPaths {
         self.round_end = None;
         self.retry_due = None;
         self.liveness_due = None;
+        self.is_watched = false;
         self.unanswered = 0;
         self.relay_ping = None;
     }
@@ -370,7 +394,7 @@ impl PeerPaths {
         self.unanswered = 0;
         self.retry_due = None;
         self.retry_wait = RETRY_MIN;
-        self.liveness_due = Some(now + SILENCE_MAX);
+        self.watch(now);
         self.actions.push_back(PathAction::Use(Some(endpoint)));
     }
 
@@ -390,7 +414,7 @@ impl PeerPaths {
             self.actions.push_back(PathAction::Use(next));
         }
         if self.has_session {
-            self.look_soon(now);
+            self.watch(now);
         }
     }
 

@@ -145,6 +145,20 @@ fn a_path_is_used_when_it_answered_and_not_before() {
 }
 
 #[test]
+fn a_plain_wireguard_is_followed_and_one_of_ours_is_not() {
+    let mut bench = Bench::new();
+    bench.paths.heard(direct(7), bench.now);
+    assert_eq!(bench.paths.view().endpoint, Some(direct(7)));
+    bench.paths.heard(direct(8), bench.now);
+    assert_eq!(bench.paths.view().endpoint, Some(direct(8)));
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.paths.view().endpoint, Some(direct(8)));
+    bench.hear(direct(8), Probe::Ping([1; 12]));
+    bench.paths.heard(direct(9), bench.now);
+    assert_eq!(bench.paths.view().endpoint, Some(direct(8)));
+}
+
+#[test]
 fn an_answer_that_was_not_asked_for_or_comes_from_elsewhere_moves_nothing() {
     let mut bench = Bench::new();
     bench.candidates(Mapping::EndpointIndependent, &[1, 2]);
@@ -243,10 +257,10 @@ fn an_unused_path_is_kept_open_for_five_minutes_and_then_sleeps() {
         done.filter(|action| matches!(action, PathAction::Probe(to, Probe::Ping(_)) if *to == direct(1)));
     let pings = pings.count();
     assert!((10..=16).contains(&pings), "{pings}");
-    assert!(bench.paths.is_asleep());
+    assert!(bench.paths.is_resting() && bench.paths.poll_timeout().is_none());
     bench.paths.wanted(bench.now);
     assert!(bench.actions().contains(&PathAction::Use(Some(relayed()))));
-    assert!(!bench.paths.is_asleep());
+    assert!(!bench.paths.is_resting());
 }
 
 #[test]
@@ -298,6 +312,9 @@ fn rounds_through_a_relay_come_ever_more_seldom() {
     let mut rounds = Vec::new();
     for second in 0..600_u64 {
         bench.liveness.sent = Some(bench.now);
+        if bench.paths.is_resting() {
+            bench.paths.wanted(bench.now);
+        }
         bench.liveness.heard = Some((relayed(), bench.now));
         bench.liveness.received = Some(bench.now);
         let done = bench.pass(Duration::from_secs(1));

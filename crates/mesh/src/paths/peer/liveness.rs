@@ -11,17 +11,23 @@ use super::{Liveness, PathAction, PeerPaths};
 use crate::endpoint::Endpoint;
 
 impl PeerPaths {
-    pub(super) fn look_soon(&mut self, now: Monotonic) {
+    /// Looks at the path in use soon, and goes on while something is sent.
+    pub(super) fn watch(&mut self, now: Monotonic) {
         let wait = if self.is_direct() {
             SILENCE_MAX
         } else {
             RELAY_SILENCE_MAX
         };
+        self.is_watched = true;
         self.liveness_due = Some(now + wait);
     }
 
     /// Looks whether the path in use still works.
     pub(super) fn look(&mut self, liveness: Liveness, now: Monotonic) {
+        self.is_watched = false;
+        if !self.speaks_probes {
+            return;
+        }
         match self.current {
             Some(Endpoint::Relayed { relay, .. }) => self.look_at_relay(relay, liveness, now),
             Some(current) => self.look_at_direct(current, liveness, now),
@@ -44,9 +50,8 @@ impl PeerPaths {
                 self.ping_relayed(relayed, now);
             }
         }
-        let last = liveness.sent.max(liveness.received);
-        if last.is_some_and(|last| now.since(last) < KEEP_OPEN_FOR) {
-            self.look_soon(now);
+        if is_sending {
+            self.watch(now);
         }
     }
 
@@ -62,18 +67,16 @@ impl PeerPaths {
         let is_sending = liveness
             .sent
             .is_some_and(|sent| now.since(sent) <= 2 * SILENCE_MAX);
-        if silence < SILENCE_MAX {
+        if is_sending && silence < SILENCE_MAX {
             self.unanswered = 0;
-            self.liveness_due = Some(now + SILENCE_MAX);
-        } else if is_sending || self.unanswered > 0 {
+            self.watch(now);
+        } else if is_sending || self.unanswered > 0 || (silence >= KEEP_OPEN && idle < KEEP_OPEN_FOR) {
             self.question(current, now);
-        } else if idle >= KEEP_OPEN_FOR {
+        } else if idle < KEEP_OPEN_FOR {
+            self.liveness_due = proven.map(|at| at + KEEP_OPEN);
+        } else {
             // Whoever wants to send next starts again, by way of the relay.
             self.stop();
-        } else if silence >= KEEP_OPEN {
-            self.question(current, now);
-        } else {
-            self.liveness_due = Some(now + SILENCE_MAX);
         }
     }
 
@@ -81,6 +84,7 @@ impl PeerPaths {
     pub(super) fn question(&mut self, current: Endpoint, now: Monotonic) {
         if self.unanswered < UNANSWERED_MAX {
             self.unanswered += 1;
+            self.is_watched = true;
             self.liveness_due = Some(now + ANSWER_TIMEOUT);
             self.ping(current, now);
             return;
