@@ -10,6 +10,7 @@ use crate::keys::SigningPublicKey;
 use crate::names::DisplayText;
 use crate::netmap::{ENDPOINTS_MAX, Generation, Netmap};
 use crate::node::{PathKind, PathReason};
+use crate::relay::SignedRelayTicket;
 
 /// The largest message either side accepts, in bytes of JSON.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -17,7 +18,8 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What this build understands: one integer, raised with a dated line here whenever a node understands something new.
 ///
 /// - 1 (2026-11-22): full netmaps, presence, endpoints, path reports.
-pub const CAPABILITY_VERSION: u32 = 1;
+/// - 2 (2026-11-26): relays in the netmap, relay tickets.
+pub const CAPABILITY_VERSION: u32 = 2;
 
 /// From the control plane to a node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -25,6 +27,11 @@ pub const CAPABILITY_VERSION: u32 = 1;
 pub enum ToNode {
     /// The whole state the node should have.
     Netmap(Box<Netmap>),
+    /// The leave to use the relays of the netmap; the next one comes before this one ends.
+    RelayTicket {
+        /// The ticket.
+        ticket: SignedRelayTicket,
+    },
     /// The node is shut out: it forgets its netmap and does not come back.
     Revoked,
     /// The answer to [`FromNode::Ping`].

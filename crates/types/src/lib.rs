@@ -28,7 +28,7 @@ pub use keys::{NodePrivateKey, NodePublicKey, Signature, SigningPrivateKey, Sign
 pub use names::{AgentSlug, DisplayText, NodeName, OrgName};
 pub use netmap::{Generation, Netmap, PeerRecord};
 pub use node::{NodeKind, NodeStatus, PathKind, PathReason};
-pub use relay::{Realm, RelayId, RelayTicket, SignedRelayTicket};
+pub use relay::{Realm, RelayId, RelayRecord, RelayTicket, SignedRelayTicket};
 pub use run::{Attempt, ExecutionMode, Fence, RunLimits, RunOrder, RunSettings, RunStatus, RunnerSpec};
 pub use secret::SecretString;
 pub use ticket::{RunTicket, SealedOrder, SignedRunTicket};

@@ -9,6 +9,7 @@ use crate::ids::{NodeId, OrgId};
 use crate::keys::{NodePublicKey, SigningPublicKey};
 use crate::names::{NodeName, OrgName};
 use crate::node::NodeKind;
+use crate::relay::{RELAYS_MAX, RelayRecord};
 
 /// The most peers one netmap may name.
 pub const PEERS_MAX: usize = 100_000;
@@ -18,6 +19,9 @@ pub const ENDPOINTS_MAX: usize = 16;
 
 /// The most allowed IPs one peer record may name.
 pub const ALLOWED_IPS_MAX: usize = 16;
+
+/// The longest address of a relay's WebSocket.
+pub const RELAY_URL_LEN_MAX: usize = 512;
 
 /// The longest endpoint text: a 253-byte host name, a colon and a port.
 pub const ENDPOINT_LEN_MAX: usize = 259;
@@ -43,6 +47,9 @@ pub struct Netmap {
     pub node: SelfRecord,
     /// Every node it may talk to.
     pub peers: Vec<PeerRecord>,
+    /// The relays that carry what cannot go directly.
+    #[serde(default)]
+    pub relays: Vec<RelayRecord>,
     /// Where the orchestrator listens inside the mesh; absent while the org has none.
     pub orchestrator: Option<OrchestratorRecord>,
 }
@@ -115,6 +122,9 @@ pub enum NetmapError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A relay record fails the check.
+    #[error("a relay: {0}")]
+    BadRelay(&'static str),
     /// The orchestrator is no platform peer of the map.
     #[error("the orchestrator is not among its platform peers")]
     OrchestratorMissing,
@@ -138,6 +148,7 @@ impl Netmap {
             return Err(NetmapError::TooManyPeers(self.peers.len()));
         }
         self.verify_peers(own)?;
+        self.verify_relays().map_err(NetmapError::BadRelay)?;
         self.verify_orchestrator()
     }
 
@@ -148,6 +159,27 @@ impl Netmap {
                 name: peer.name.clone(),
                 reason,
             })?;
+        }
+        Ok(())
+    }
+
+    fn verify_relays(&self) -> Result<(), &'static str> {
+        if self.relays.len() > RELAYS_MAX {
+            return Err("there are more than 16");
+        }
+        let mut ids = BTreeSet::new();
+        for relay in &self.relays {
+            if !ids.insert(relay.id) {
+                return Err("its key is named twice");
+            }
+            check_endpoints(&relay.endpoints)?;
+            let is_url = |url: &String| {
+                let has_scheme = url.starts_with("wss://") || url.starts_with("ws://");
+                has_scheme && url.len() <= RELAY_URL_LEN_MAX && url.bytes().all(|b| b.is_ascii_graphic())
+            };
+            if !relay.url.iter().all(is_url) {
+                return Err("its address is no WebSocket URL");
+            }
         }
         Ok(())
     }
@@ -251,6 +283,15 @@ mod tests {
         }
     }
 
+    fn relay() -> RelayRecord {
+        RelayRecord {
+            id: crate::relay::RelayId(key(8)),
+            name: "near".parse().expect("label"),
+            endpoints: vec!["192.0.2.1:3478".to_owned()],
+            url: Some("wss://relay.example/v1/relay".to_owned()),
+        }
+    }
+
     fn netmap() -> Netmap {
         let org_id = OrgId::from_random([1; 16]);
         let id = NodeId::from_random([1; 16]);
@@ -269,6 +310,7 @@ mod tests {
                 },
             },
             peers: vec![peer(2), peer(3)],
+            relays: vec![relay()],
             orchestrator: Some(OrchestratorRecord {
                 node_id: peer(2).id,
                 port: 7420,
@@ -340,6 +382,31 @@ mod tests {
             check_bad_peer(
                 |p| p.endpoints = vec![bad.to_owned()],
                 "an endpoint is not host:port",
+            );
+        }
+    }
+
+    #[test]
+    fn relays_that_cannot_be_are_refused() {
+        let check = |spoil: &dyn Fn(&mut Vec<RelayRecord>), expected: &'static str| {
+            let mut map = netmap();
+            spoil(&mut map.relays);
+            assert_eq!(map.verify(&key(1), None), Err(NetmapError::BadRelay(expected)));
+        };
+        check(&|relays| relays.push(relay()), "its key is named twice");
+        check(&|relays| relays.resize(17, relay()), "there are more than 16");
+        check(
+            &|relays| relays[0].endpoints = vec!["nowhere".to_owned()],
+            "an endpoint is not host:port",
+        );
+        for bad in [
+            "http://relay.example",
+            "wss://relay example",
+            &format!("wss://{}", "a".repeat(600)),
+        ] {
+            check(
+                &|relays| relays[0].url = Some(bad.to_owned()),
+                "its address is no WebSocket URL",
             );
         }
     }

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::keys::{KeyError, NodePublicKey, Signature, SigningPrivateKey, SigningPublicKey};
+use crate::names::NodeName;
 use crate::time::Timestamp;
 
 /// How long a relay ticket is good for. A node asks for the next one at half of it; a revoked node gets none.
@@ -54,6 +55,34 @@ impl fmt::Debug for RelayId {
 /// Which nodes may reach one another through a relay: 16 bytes that an org's nodes share and that tell nothing of the org.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Realm(pub [u8; 16]);
+
+impl Realm {
+    /// The realm of the platform's own node, which every node reaches and which reaches every node.
+    pub const PLATFORM: Self = Self([0xff; 16]);
+
+    /// Tells whether nodes of two realms may reach one another.
+    #[must_use]
+    pub fn reaches(self, other: Self) -> bool {
+        self == other || self == Self::PLATFORM || other == Self::PLATFORM
+    }
+}
+
+/// The most relays one netmap may name.
+pub const RELAYS_MAX: usize = 16;
+
+/// A relay that a node may use.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayRecord {
+    /// Its key.
+    pub id: RelayId,
+    /// What people call it: a strict DNS label.
+    pub name: NodeName,
+    /// Where it is reached by UDP: `ip:port` or `host:port`, best first.
+    pub endpoints: Vec<String>,
+    /// Where it is reached over a WebSocket, `ws://` or `wss://`; absent when it is not.
+    pub url: Option<String>,
+}
 
 /// The control plane's leave for one node to use its relays.
 ///
@@ -209,6 +238,13 @@ mod tests {
             let opened = changed.open(&key.public(), ticket().expires_at);
             assert_eq!(opened, Err(RelayTicketError::BadSignature), "{index}");
         }
+    }
+
+    #[test]
+    fn the_platform_reaches_every_realm_and_other_realms_only_themselves() {
+        let (one, other) = (Realm([1; 16]), Realm([2; 16]));
+        assert!(one.reaches(one) && !one.reaches(other));
+        assert!(one.reaches(Realm::PLATFORM) && Realm::PLATFORM.reaches(other));
     }
 
     #[test]

@@ -30,9 +30,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use types::{Monotonic, NodePublicKey, PathKind, PathReason, RelayId};
 
+use super::RETRY_MIN;
 use super::own::OwnCandidates;
 use super::table::Table;
-use super::RETRY_MIN;
 use crate::endpoint::Endpoint;
 use crate::probe::{Mapping, Probe, Transaction};
 

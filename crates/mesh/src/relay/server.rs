@@ -230,7 +230,7 @@ impl RelayServer {
         let receiver = self
             .clients
             .get(number)
-            .filter(|receiver| Some(receiver.realm) == realm)
+            .filter(|receiver| realm.is_some_and(|realm| realm.reaches(receiver.realm)))
             .and_then(|receiver| receiver.source);
         let Some(to) = receiver else {
             return Err(self.refuse(source, UnreachableReason::NotHere, number, &[0; 32]));
@@ -362,7 +362,9 @@ impl RelayServer {
         };
         let receiver = self.clients.by_key(key);
         let to = receiver.and_then(|(number, client)| {
-            (client.realm == realm)
+            client
+                .realm
+                .reaches(realm)
                 .then_some(client.source)
                 .flatten()
                 .map(|to| (number, to))
