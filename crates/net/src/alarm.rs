@@ -8,6 +8,9 @@ use std::io;
 use rustix::event::{PollFd, PollFlags};
 use types::Monotonic;
 
+/// How many descriptors one wait can be for.
+pub const FDS_MAX: usize = 3;
+
 /// An alarm for one thread that waits.
 #[derive(Debug)]
 pub struct Alarm(imp::Timer);
@@ -18,10 +21,11 @@ impl Alarm {
         imp::Timer::new().map(Self)
     }
 
-    /// Waits until one of the two descriptors is ready or `until` has come; for ever with `None`.
+    /// Waits until one of the descriptors (at most [`FDS_MAX`]) is ready or `until` has come; for ever with `None`.
     ///
     /// May return early, and does after a signal. Returns what each descriptor is ready for.
-    pub fn wait(&mut self, fds: [PollFd<'_>; 2], until: Option<Monotonic>) -> [PollFlags; 2] {
+    pub fn wait<const N: usize>(&mut self, fds: [PollFd<'_>; N], until: Option<Monotonic>) -> [PollFlags; N] {
+        const { assert!(N <= FDS_MAX, "more descriptors than an alarm has room for") };
         self.0.wait(fds, until)
     }
 }
@@ -36,6 +40,8 @@ mod imp {
         Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
     };
     use types::Monotonic;
+
+    use super::FDS_MAX;
 
     #[derive(Debug)]
     pub(super) struct Timer {
@@ -53,7 +59,11 @@ mod imp {
             })
         }
 
-        pub(super) fn wait(&mut self, fds: [PollFd<'_>; 2], until: Option<Monotonic>) -> [PollFlags; 2] {
+        pub(super) fn wait<const N: usize>(
+            &mut self,
+            fds: [PollFd<'_>; N],
+            until: Option<Monotonic>,
+        ) -> [PollFlags; N] {
             // An alarm that is set too early costs one wait that ends early; setting it anew costs a call at every turn.
             let suffices = until.is_none() || self.armed.is_some_and(|armed| Some(armed) <= until);
             let timeout = if suffices || self.arm(until).is_ok() {
@@ -65,18 +75,21 @@ mod imp {
                     tv_nsec: 10_000_000,
                 })
             };
-            let [first, second] = fds;
-            let mut all = [first, second, PollFd::new(&self.fd, PollFlags::IN)];
-            if poll(&mut all, timeout.as_ref()).is_err() {
-                // An interrupted wait is a short one; nothing else can go wrong with descriptors of our own.
-                return [PollFlags::empty(); 2];
+            let mut all: [PollFd<'_>; FDS_MAX + 1] =
+                std::array::from_fn(|_| PollFd::new(&self.fd, PollFlags::IN));
+            for (slot, fd) in all.iter_mut().zip(fds) {
+                *slot = fd;
             }
-            let [first, second, rang] = all.map(|fd| fd.revents());
-            if !rang.is_empty() {
+            if poll(&mut all[..=N], timeout.as_ref()).is_err() {
+                // An interrupted wait is a short one; nothing else can go wrong with descriptors of our own.
+                return [PollFlags::empty(); N];
+            }
+            let ready = std::array::from_fn(|index| all[index].revents());
+            if !all[N].revents().is_empty() {
                 let _ = rustix::io::read(&self.fd, &mut [0_u8; 8]);
                 self.armed = None;
             }
-            [first, second]
+            ready
         }
 
         fn arm(&mut self, until: Option<Monotonic>) -> rustix::io::Result<()> {
@@ -129,14 +142,18 @@ mod imp {
             Ok(Self(Clock::new()))
         }
 
-        pub(super) fn wait(&mut self, fds: [PollFd<'_>; 2], until: Option<Monotonic>) -> [PollFlags; 2] {
+        pub(super) fn wait<const N: usize>(
+            &mut self,
+            fds: [PollFd<'_>; N],
+            until: Option<Monotonic>,
+        ) -> [PollFlags; N] {
             let left = until.map(|until| until.since(self.0.mono()));
             let timeout = left.map(|left| Timespec::try_from(left).unwrap_or_default());
             let mut fds = fds;
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) => fds.map(|fd| fd.revents()),
                 // An interrupted wait is a short one; nothing else can go wrong with descriptors of our own.
-                Err(_) => [PollFlags::empty(); 2],
+                Err(_) => [PollFlags::empty(); N],
             }
         }
     }

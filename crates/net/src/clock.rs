@@ -42,6 +42,12 @@ impl Clock {
     }
 }
 
+/// Returns how much of a processor the calling thread has used since it began.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    span(clock_gettime(ClockId::ThreadCPUTime))
+}
+
 /// A wall clock before 1970 counts as 1970.
 fn span(time: Timespec) -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

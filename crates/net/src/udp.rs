@@ -14,6 +14,9 @@ const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// The largest batch the kernel hands over at once: 64 KiB of datagrams from one sender.
 const RECEIVE_BYTES: usize = 65_535;
 
+/// The most that one send may carry, however many datagrams it is cut into: the largest payload of UDP over IPv4.
+const SEND_BYTES_MAX: usize = 65_507;
+
 /// How many batches one system call may bring.
 const RECEIVE_BATCHES: usize = 8;
 
@@ -52,6 +55,7 @@ pub enum SendOutcome {
 pub struct ReceiveBuffer {
     bytes: Vec<u8>,
     meta: [RecvMeta; RECEIVE_BATCHES],
+    count: usize,
 }
 
 impl Default for ReceiveBuffer {
@@ -59,7 +63,23 @@ impl Default for ReceiveBuffer {
         Self {
             bytes: vec![0; RECEIVE_BYTES * RECEIVE_BATCHES],
             meta: [RecvMeta::default(); RECEIVE_BATCHES],
+            count: 0,
         }
+    }
+}
+
+impl ReceiveBuffer {
+    /// Returns the batches of the last [`UdpSocket::fill`].
+    pub fn batches(&mut self) -> impl Iterator<Item = Batch<'_>> {
+        let slices = self.bytes.chunks_exact_mut(RECEIVE_BYTES);
+        let filled = slices.zip(&self.meta[..self.count]);
+        filled
+            .filter(|(_, meta)| meta.len > 0)
+            .map(|(slice, meta)| Batch {
+                source: plain(meta.addr),
+                bytes: &mut slice[..meta.len],
+                segment_len: meta.stride.clamp(1, meta.len),
+            })
     }
 }
 
@@ -117,7 +137,11 @@ impl UdpSocket {
         let (mut outcome, mut is_singly) = (SendOutcome::Sent, false);
         while *offset < bytes.len() {
             let available = self.state.max_gso_segments();
-            let segments = if is_singly { 1 } else { available };
+            let segments = if is_singly {
+                1
+            } else {
+                available.min(SEND_BYTES_MAX / segment_len).max(1)
+            };
             let left = &bytes[*offset..];
             let chunk = &left[..left.len().min(segment_len.saturating_mul(segments))];
             match self.send_once(destination, chunk, segment_len) {
@@ -147,28 +171,30 @@ impl UdpSocket {
 
     /// Takes what has arrived, at most half a mebibyte, and hands each batch to `take`. Returns whether more may wait.
     ///
+    /// Errors are those of [`UdpSocket::fill`].
+    pub fn receive(&self, buffer: &mut ReceiveBuffer, take: impl FnMut(Batch<'_>)) -> io::Result<bool> {
+        let may_have_more = self.fill(buffer)?;
+        buffer.batches().for_each(take);
+        Ok(may_have_more)
+    }
+
+    /// Takes what has arrived, at most half a mebibyte, into `buffer`, so that the socket is free for sending while
+    /// [`ReceiveBuffer::batches`] are looked at. Returns whether more may wait.
+    ///
     /// An error that the system reports here is about an earlier send (ICMP) and gone with the report, but for a socket that
     /// is beyond help, which reports one every time.
-    pub fn receive(&self, buffer: &mut ReceiveBuffer, mut take: impl FnMut(Batch<'_>)) -> io::Result<bool> {
+    pub fn fill(&self, buffer: &mut ReceiveBuffer) -> io::Result<bool> {
+        buffer.count = 0;
         let mut slices = buffer.bytes.chunks_exact_mut(RECEIVE_BYTES).map(IoSliceMut::new);
         let mut slices: [IoSliceMut<'_>; RECEIVE_BATCHES] =
             std::array::from_fn(|_| slices.next().expect("the buffer holds every batch"));
         let socket = UdpSockRef::from(&self.socket);
-        let count = match self.state.recv(socket, &mut slices, &mut buffer.meta) {
+        buffer.count = match self.state.recv(socket, &mut slices, &mut buffer.meta) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
-        for (slice, meta) in slices.iter_mut().zip(&buffer.meta[..count]) {
-            if meta.len > 0 {
-                take(Batch {
-                    source: plain(meta.addr),
-                    bytes: &mut slice[..meta.len],
-                    segment_len: meta.stride.clamp(1, meta.len),
-                });
-            }
-        }
-        Ok(count == RECEIVE_BATCHES)
+        Ok(buffer.count == RECEIVE_BATCHES)
     }
 
     /// Takes back what the batch layer concluded from an EINVAL: that the system cannot do what it did before. The cause is a
@@ -300,6 +326,21 @@ mod tests {
         let mut expected = vec![1000; 40];
         expected.push(17);
         assert_eq!(lens, expected);
+    }
+
+    #[test]
+    fn more_than_one_send_may_carry_is_cut_and_arrives_whole() {
+        let [mut near, far] =
+            [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0".parse().expect("address")).expect("binds"));
+        let sent: Vec<u8> = (0..1408_u32 * 60).map(|index| (index / 7) as u8).collect();
+        let mut offset = 0;
+        assert_eq!(
+            near.send(far.local_addr(), &sent, 1408, &mut offset),
+            SendOutcome::Sent
+        );
+        let (received, lens, _) = receive_all(&far, sent.len());
+        assert!(received == sent);
+        assert_eq!(lens, vec![1408; 60]);
     }
 
     #[test]
