@@ -136,6 +136,12 @@ impl RelayServer {
         self.clients.by_key(key.as_bytes()).is_some()
     }
 
+    /// Tells whether a client confirmed to be at `source`.
+    #[must_use]
+    pub fn is_bound(&self, source: Source) -> bool {
+        self.clients.at(source).is_some()
+    }
+
     /// Takes what came from `source`: frames of `frame_len` bytes, the last may be shorter; zero means that
     /// `bytes` is one frame.
     ///
@@ -235,7 +241,13 @@ impl RelayServer {
         let Some(to) = receiver else {
             return Err(self.refuse(source, UnreachableReason::NotHere, number, &[0; 32]));
         };
-        self.charge(sender, source, run.len(), now)?;
+        let allowed = self.charge(sender, source, run.len(), frame_len, now);
+        let (run, refused) = run.split_at_mut(allowed);
+        self.counters
+            .drop_for(RelayDrop::TooMuch, refused.len().div_ceil(frame_len));
+        if run.is_empty() {
+            return Ok(());
+        }
         frame::readdress(run, frame_len, sender);
         let frames = run.len().div_ceil(frame_len);
         self.counters
@@ -372,7 +384,9 @@ impl RelayServer {
         let Some((number, to)) = to else {
             return Err(self.refuse(source, UnreachableReason::NotHere, ClientNumber(0), key));
         };
-        self.charge(sender, source, bytes.len(), now)?;
+        if self.charge(sender, source, bytes.len(), bytes.len(), now) < bytes.len() {
+            return Err(RelayDrop::TooMuch);
+        }
         self.answer(source, frame::known(number, key).to_vec());
         let header = frame::data_by_key_header(sender, sender_key.as_bytes());
         bytes[..DATA_BY_KEY_HEADER_LEN].copy_from_slice(&header);
@@ -381,24 +395,24 @@ impl RelayServer {
         Ok(())
     }
 
-    /// Takes `bytes` from what a client may send.
+    /// Takes frames of `frame_len` bytes, `bytes` in all, from what a client may send; returns how many bytes of them it may:
+    /// whole frames, from the first on.
     fn charge(
         &mut self,
         sender: ClientNumber,
         source: Source,
         bytes: usize,
+        frame_len: usize,
         now: Now,
-    ) -> Result<(), RelayDrop> {
+    ) -> usize {
         let Some(client) = self.clients.get_mut(sender) else {
-            return Err(RelayDrop::Unbound);
+            return 0;
         };
-        if client.bucket.take(bytes as u64, now.mono) {
-            return Ok(());
-        }
-        if client.bucket.may_complain(now.mono) {
+        let allowed = client.bucket.take(bytes, frame_len, now.mono);
+        if allowed < bytes && client.bucket.may_complain(now.mono) {
             self.refuse(source, UnreachableReason::TooMuch, ClientNumber(0), &[0; 32]);
         }
-        Err(RelayDrop::TooMuch)
+        allowed
     }
 
     fn refuse(

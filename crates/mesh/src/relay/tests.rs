@@ -452,7 +452,9 @@ fn a_websocket_is_a_client_like_any_other() {
     bench.send(2, 1, &[b"from udp"]);
     bench.send(1, 2, &[b"from a stream"]);
     assert_eq!((bench.inbox(1).len(), bench.inbox(2).len()), (1, 1));
+    assert!(bench.server.is_bound(stream));
     bench.server.stream_closed(stream);
+    assert!(!bench.server.is_bound(stream));
     assert!(!bench.server.has_client(&key(1).public()));
 }
 

@@ -263,8 +263,8 @@ impl Bucket {
         }
     }
 
-    /// Takes `bytes`, all or nothing.
-    pub(super) fn take(&mut self, bytes: u64, now: Monotonic) -> bool {
+    /// Takes as much of `bytes` as there is, in whole frames of `frame_len` (the last may be shorter); returns how much.
+    pub(super) fn take(&mut self, bytes: usize, frame_len: usize, now: Monotonic) -> usize {
         let nanos = now.since(self.filled).as_nanos();
         let earned = nanos * u128::from(self.quota.bytes_per_second) / 1_000_000_000;
         // Below one byte nothing is earned yet, and the time must not be forgotten.
@@ -273,11 +273,14 @@ impl Bucket {
             self.left = self.left.saturating_add(earned).min(self.quota.burst_bytes);
             self.filled = now;
         }
-        let fits = bytes <= self.left;
-        if fits {
-            self.left -= bytes;
-        }
-        fits
+        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let taken = if bytes <= left {
+            bytes
+        } else {
+            left - left % frame_len.max(1)
+        };
+        self.left -= taken as u64;
+        taken
     }
 
     /// Tells whether the client may be told once more that it sends too much.

@@ -136,6 +136,23 @@ fn a_flood_costs_the_flooder_only() {
 }
 
 #[test]
+fn of_a_batch_over_the_quota_as_many_pass_as_fit() {
+    let mut bench = pair();
+    bench.send(1, 2, &[b"x"]);
+    bench.inbox(2);
+    let datagram = vec![0; 1992];
+    bench.send(1, 2, &vec![datagram.as_slice(); 60]);
+    // 100,000 bytes at once, of which the first datagram took 41: 49 frames of 2,000 bytes.
+    assert_eq!(bench.inbox(2).len(), 49);
+    assert_eq!(drops(&bench, RelayDrop::TooMuch), 11);
+    let counters = bench.server.counters();
+    assert_eq!(
+        (counters.datagrams_forwarded, counters.bytes_forwarded),
+        (50, 1 + 49 * 1992)
+    );
+}
+
+#[test]
 fn clients_beyond_the_limit_are_not_answered_but_those_inside_come_back() {
     let mut bench = pair();
     bench.server = RelayServer::new(RelayConfig {
