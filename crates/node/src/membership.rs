@@ -15,7 +15,7 @@ use net::MeshNet;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::timeout;
 use types::control::FromNode;
-use types::{Generation, Netmap, NodeKind, NodePublicKey, PeerRecord};
+use types::{Generation, Netmap, NodeKind, NodePublicKey, PathReason, PeerRecord};
 
 use crate::link_state::Pinned;
 use crate::state_dir::StateDir;
