@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use mesh::tunnel::{PacketSink, PeerConfig, Received, Tunnel};
+use mesh::MeshPeer;
+use mesh::tunnel::{Mobility, PacketSink, PeerConfig, Received, Tunnel};
 use net::clock::Clock;
 use net::netstack::StackConfig;
 use net::{MeshNet, MeshNetConfig, random};
@@ -48,7 +49,7 @@ impl Client {
         let mut is_busy = false;
         while let Ok((len, source)) = self.socket.recv_from(&mut buffer) {
             let received = Received {
-                source,
+                source: source.into(),
                 bytes: &mut buffer[..len],
                 segment_len: 0,
             };
@@ -57,9 +58,10 @@ impl Client {
         }
         self.tunnel.handle_timeout(clock.now());
         while let Some(transmit) = self.tunnel.poll_transmit() {
+            let destination = transmit.destination.remote().expect("no relay here");
             for datagram in transmit.bytes.chunks(transmit.segment_len) {
                 // Lost on the way, if the system has no room.
-                let _ = self.socket.send_to(datagram, transmit.destination);
+                let _ = self.socket.send_to(datagram, destination);
             }
             self.tunnel.recycle(transmit.bytes);
             is_busy = true;
@@ -83,11 +85,12 @@ async fn main() -> anyhow::Result<()> {
 
     let (before, begun) = (resident_kib()?, Instant::now());
     for (number, client) in (0..).zip(&clients) {
-        let config = PeerConfig {
+        let config = MeshPeer {
             public_key: client.tunnel.public_key(),
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(address(number))],
-            endpoint: None,
+            endpoints: Vec::new(),
+            relays: Vec::new(),
             mobility: Mobility::Roams,
             persistent_keepalive: None,
         };

@@ -123,7 +123,9 @@ enums! {
     /// How packets reach a node.
     PathKind { Direct, Relay }
     /// Why the path is the one it is.
-    PathReason { EndpointAnswered, Probing, NoCandidate, PeerAsleep }
+    PathReason {
+        EndpointAnswered, Probing, NoCandidate, NoAnswer, UdpBlocked, PeerUdpBlocked, SymmetricBoth, SymmetricOne, PathLost, NoRelay, PeerAsleep
+    }
     /// Where an agent's runs are executed; `local-mac` is any registered device.
     ExecutionMode { InSandbox, Managed, LocalMac }
     /// The state of a run.

@@ -183,6 +183,10 @@ impl ControlClient {
                     Err(reason) => refused(generation, reason),
                 }
             }
+            Ok(ToNode::RelayTicket { ticket }) => {
+                self.membership.mesh().set_ticket(ticket).await;
+                Heard::Nothing
+            }
             Ok(ToNode::Revoked) => Heard::Revoked,
             Ok(ToNode::Pong) => Heard::Nothing,
             Err(error) => unreadable(json, &error),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mesh::tunnel::Mobility;
 use mesh::{MeshEvent, MeshPeer};
-use net::MeshNet;
+use net::{MeshNet, RelayPoint};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::timeout;
 use types::control::FromNode;
@@ -206,12 +206,27 @@ impl Membership {
             self.mesh.remove_peer(gone.public_key).await;
             self.paths().forget(&gone.public_key);
         }
+        if before.is_none_or(|map| map.relays != netmap.relays) {
+            self.put_relays(netmap).await;
+        }
         for peer in &netmap.peers {
             let unchanged = before.is_some_and(|map| map.peers.contains(peer) && map.node == netmap.node);
             if !unchanged {
                 self.put_peer(netmap, peer).await;
             }
         }
+    }
+
+    async fn put_relays(&self, netmap: &Netmap) {
+        let mut relays = Vec::new();
+        for record in &netmap.relays {
+            relays.push(RelayPoint {
+                id: record.id,
+                udp: resolve(&record.endpoints).await,
+                url: record.url.as_ref().and_then(|url| url.parse().ok()),
+            });
+        }
+        self.mesh.set_relays(relays).await;
     }
 
     async fn put_peer(&self, netmap: &Netmap, peer: &PeerRecord) {

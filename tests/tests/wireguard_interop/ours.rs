@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::ensure;
-use mesh::tunnel::{DropReason, PacketSink, PeerConfig, PresharedKey, Received, Transmit, Tunnel};
+use mesh::tunnel::{DropReason, Mobility, PacketSink, PeerConfig, PresharedKey, Received, Transmit, Tunnel};
 use types::{AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Timestamp};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -60,7 +60,7 @@ impl Ours {
 
     pub(crate) fn receive(&mut self, source: SocketAddr, bytes: &mut [u8], now: Now) {
         let received = Received {
-            source,
+            source: source.into(),
             bytes,
             segment_len: 0,
         };
@@ -75,6 +75,7 @@ impl Ours {
                          segment_len,
                          bytes,
                      }: Transmit| {
+            let destination = destination.remote().expect("no relay here");
             let datagrams: Vec<_> = bytes
                 .chunks(segment_len)
                 .map(|chunk| (destination, chunk.to_vec()))

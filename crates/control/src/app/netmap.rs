@@ -47,6 +47,7 @@ pub(crate) async fn of_node(app: &App, conn: &mut Conn, row: &NodeRow) -> Result
             },
         },
         peers,
+        relays: Vec::new(),
         orchestrator: platform.map(|row| OrchestratorRecord {
             node_id: row.node.id,
             port: ORCHESTRATOR_PORT,

@@ -25,7 +25,11 @@ pub(super) struct Paths(BTreeMap<NodePublicKey, Path>);
 impl Paths {
     /// Takes note of a peer that is about to be tried; one that is known stays as it is.
     pub(super) fn expect(&mut self, peer: NodePublicKey, has_endpoint: bool) {
-        let reason = if has_endpoint { PathReason::Probing } else { PathReason::NoCandidate };
+        let reason = if has_endpoint {
+            PathReason::Probing
+        } else {
+            PathReason::NoCandidate
+        };
         self.0.entry(peer).or_insert(Path::unreached(reason));
     }
 
