@@ -301,7 +301,7 @@ impl Tunnel {
 
     /// Sends a probe to a managed peer, to `endpoint`; returns whether there is a session that carries it.
     ///
-    /// The other end hands it to [`PacketSink::probe`]. It must begin as [`probe`](crate::probe) says.
+    /// The other end hands it to [`PacketSink::probe`]. It must begin as [`probe`] says.
     pub fn send_probe(
         &mut self,
         peer: &NodePublicKey,

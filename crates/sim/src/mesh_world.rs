@@ -364,14 +364,14 @@ impl MeshWorld {
             .server
             .handle_frames(source, bytes, len, &mut forwarded, now);
         while let Some((to, frame)) = self.relays[number.0].server.poll_transmit() {
-            self.from_relay(number, to, frame);
+            self.send_from_relay(number, to, frame);
         }
         for (to, frame) in forwarded.0 {
-            self.from_relay(number, to, frame);
+            self.send_from_relay(number, to, frame);
         }
     }
 
-    fn from_relay(&mut self, number: RelayNumber, to: Source, frame: Vec<u8>) {
+    fn send_from_relay(&mut self, number: RelayNumber, to: Source, frame: Vec<u8>) {
         let mono = self.now.mono;
         match to {
             Source::Udp(address) => {

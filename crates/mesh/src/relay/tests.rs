@@ -133,7 +133,7 @@ impl Bench {
                     is_quiet = false;
                     if !self.cut.contains(&who) {
                         let len = frame.len();
-                        self.to_server(source, &mut frame, len);
+                        self.feed_server(source, &mut frame, len);
                     }
                 }
             }
@@ -147,7 +147,7 @@ impl Bench {
         }
     }
 
-    fn to_server(&mut self, source: Source, bytes: &mut [u8], frame_len: usize) {
+    fn feed_server(&mut self, source: Source, bytes: &mut [u8], frame_len: usize) {
         let now = self.now();
         let mut forwarded = Forwarded::default();
         self.server
@@ -189,7 +189,7 @@ impl Bench {
             bytes.extend_from_slice(datagram);
         }
         let frame_len = header.as_bytes().len() + datagrams[0].len();
-        self.to_server(source, &mut bytes, frame_len);
+        self.feed_server(source, &mut bytes, frame_len);
         self.settle();
     }
 
@@ -300,7 +300,7 @@ fn realms_do_not_reach_one_another() {
     let numbered = bench.clients[&1].0.header(&key(2).public()).expect("up");
     let mut frame = [numbered.as_bytes(), b"guessed"].concat();
     let len = frame.len();
-    bench.to_server(Bench::udp(3), &mut frame, len);
+    bench.feed_server(Bench::udp(3), &mut frame, len);
     assert_eq!(bench.inbox(2).len(), 1);
     assert_eq!(bench.server.counters().dropped(RelayDrop::NotHere), 2);
 }

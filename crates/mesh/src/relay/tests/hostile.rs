@@ -9,7 +9,7 @@ pub(super) fn flood(bench: &mut Bench, count: u32) {
         let len = hello.len();
         let octets = number.to_be_bytes();
         let source = Source::Udp(SocketAddr::from(([203, 0, octets[2], octets[3]], 1)));
-        bench.to_server(source, &mut hello, len);
+        bench.feed_server(source, &mut hello, len);
         while bench.server.poll_transmit().is_some() {}
     }
 }
@@ -33,9 +33,9 @@ fn a_replayed_hello_moves_nobody() {
     let attacker = Source::Udp("203.0.113.66:6".parse().expect("address"));
     let len = hello.len();
     for _ in 0..10 {
-        bench.to_server(attacker, &mut hello.clone(), len);
+        bench.feed_server(attacker, &mut hello.clone(), len);
     }
-    bench.to_server(attacker, &mut hello, len);
+    bench.feed_server(attacker, &mut hello, len);
     bench.settle();
     bench.send(2, 1, &[b"x"]);
     assert_eq!(bench.inbox(1).len(), 1);
@@ -53,10 +53,10 @@ fn a_replayed_confirm_moves_nobody() {
     frames.extend(client.poll_transmit());
     let mut confirm = frames.pop().expect("a Confirm");
     let len = confirm.len();
-    bench.to_server(Bench::udp(1), &mut confirm.clone(), len);
+    bench.feed_server(Bench::udp(1), &mut confirm.clone(), len);
     bench.settle();
     let attacker = Source::Udp("203.0.113.66:6".parse().expect("address"));
-    bench.to_server(attacker, &mut confirm, len);
+    bench.feed_server(attacker, &mut confirm, len);
     assert_eq!(drops(&bench, RelayDrop::Replayed), 1);
     bench.send(2, 1, &[b"x"]);
     assert_eq!(bench.inbox(1).len(), 1);
@@ -101,7 +101,7 @@ fn a_stranger_cannot_send_through_the_relay() {
     let header = bench.clients[&1].0.header(&key(2).public()).expect("up");
     let mut frame = [header.as_bytes(), b"forged"].concat();
     let len = frame.len();
-    bench.to_server(
+    bench.feed_server(
         Source::Udp("203.0.113.66:6".parse().expect("address")),
         &mut frame,
         len,

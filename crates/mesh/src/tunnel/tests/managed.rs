@@ -26,9 +26,7 @@ fn managed(end: &End) -> PeerConfig {
 /// Two ends with a session, both at endpoints that their callers manage.
 fn ends() -> (End, End) {
     let (mut a, mut b) = (End::new(1), End::new(2));
-    for (one, other) in [(&mut a, &b)] {
-        one.tunnel.upsert_peer(managed(other), start());
-    }
+    a.tunnel.upsert_peer(managed(&b), start());
     b.tunnel.upsert_peer(managed(&a), start());
     a.tunnel
         .set_endpoint(&b.key(), Some(b.place), start())
