@@ -258,7 +258,7 @@ fn errors_are_json_for_those_who_ask_for_json() {
     for words in QUESTIONS {
         check_failure(&stranger, words, 1, "invalid_token");
     }
-    check_failure(&nameless, &["nodes"], 1, "unauthorized");
+    check_failure(&nameless, &["nodes"], 1, "invalid_token");
     let mut lost = api.clone();
     lost.url = "http://127.0.0.1:1".to_owned();
     for words in [&["nodes"][..], &["run", "a", "b"], &["overview"]] {
