@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use types::{InvitationId, OrgId, Timestamp, UserId};
 use utoipa::ToSchema;
 
+use crate::schema;
 use crate::scope::{Role, Scope};
 
 /// An invitation as it is listed: everything but its token.
@@ -11,10 +12,10 @@ use crate::scope::{Role, Scope};
 #[serde(rename_all = "camelCase")]
 pub struct Invitation {
     /// Its id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub id: InvitationId,
     /// The org it leads into.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub org_id: OrgId,
     /// What the person is to be there.
     pub role: Role,
@@ -23,22 +24,22 @@ pub struct Invitation {
     /// The verified e-mail address that the provider must name; anyone who holds the link when absent.
     pub email: Option<String>,
     /// Who invited.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub invited_by: UserId,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
     /// When it stops working.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub expires_at: Timestamp,
     /// When somebody joined by it, if anybody did.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub accepted_at: Option<Timestamp>,
     /// Who that was.
-    #[schema(value_type = Option<String>, format = Uuid)]
+    #[schema(value_type = Option<schema::Id>)]
     pub accepted_by: Option<UserId>,
     /// When it was taken back, if it was.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(value_type = Option<schema::Time>)]
     pub revoked_at: Option<Timestamp>,
 }
 
@@ -84,6 +85,7 @@ pub struct CreateInvitation {
     pub role: Role,
     /// Binds the invitation to this e-mail address, which the provider must name as verified; letters of either case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Email>)]
     pub email: Option<String>,
     /// How long it lives, default `7d`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

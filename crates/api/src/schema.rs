@@ -65,6 +65,8 @@ shapes! {
     Claim = text(printable()).max_length(Some(DISPLAY_TEXT_CHARS_MAX));
     /// 1 to 200 characters, not all of them white space, none of them a control character or an invisible mark.
     Title = text(printable_not_blank()).min_length(Some(1)).max_length(Some(TITLE_CHARS_MAX));
+    /// An e-mail address, at most 254 bytes of UTF-8.
+    Email = text(address()).min_length(Some(3)).max_length(Some(254));
     /// Any text without the NUL character.
     Text = text(TEXT);
     /// Not only white space, without the NUL character.
@@ -261,6 +263,11 @@ fn printable_not_blank() -> String {
             format!("^[^{printable}]*[^{blank}][^{printable}]*$")
         })
         .clone()
+}
+
+fn address() -> String {
+    let outside = class(|c| c == '@' || c.is_whitespace() || c.is_control());
+    format!("^[^{outside}]+@[^{outside}]+$")
 }
 
 fn not_blank() -> String {

@@ -5,6 +5,7 @@ use types::{SessionId, Timestamp, UserId};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::page::PageQuery;
+use crate::schema;
 
 /// How a session was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -21,20 +22,20 @@ pub enum SignInMethod {
 #[serde(rename_all = "camelCase")]
 pub struct Session {
     /// Its id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub id: SessionId,
     /// Whose it is.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = schema::Id)]
     pub user_id: UserId,
     /// How it was opened.
     pub method: SignInMethod,
     /// The address it was opened from.
     pub ip: String,
     /// When it was opened.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,
     /// When it ends by itself.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = schema::Time)]
     pub expires_at: Timestamp,
     /// Whether the request that asks was made with it.
     pub current: bool,
@@ -47,12 +48,13 @@ pub struct SessionsQuery {
     /// Those of everyone in the org (admins only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all: Option<bool>,
-    /// How many rows: 1 to 100, default 50.
+    /// How many rows: 1 to 100, default 50; more is cut to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<schema::Whole>, inline)]
     pub limit: Option<u32>,
     /// The `nextCursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Cursor>, inline)]
     pub cursor: Option<String>,
 }
 

@@ -49,7 +49,7 @@ pub(super) fn register(routes: Routes) -> Routes {
 /// the server stops.
 #[utoipa::path(get, path = "/v1/threads/{id}/events", tag = "threads", operation_id = "listEvents",
     params(("id" = inline(schema::ThreadId), Path), EventsQuery,
-        ("Last-Event-ID" = Option<u64>, Header, nullable = false, minimum = 0,
+        ("Last-Event-ID" = Option<String>, Header, nullable = false, pattern = "^[0-9]{1,19}$",
             description = "Of an event stream: in place of `after`, as browsers send it.")),
     responses((status = 200, content(
         (api::Page<Event> = "application/json"), (StreamedFrame = "text/event-stream"))),
@@ -102,7 +102,9 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, AppError> {
     let Some(value) = headers.get(HeaderName::from_static("last-event-id")) else {
         return Ok(None);
     };
-    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    let digits = |text: &&str| text.len() <= 19 && text.bytes().all(|b| b.is_ascii_digit());
+    let text = value.to_str().ok().filter(digits);
+    let number = text.and_then(|text| text.parse().ok());
     let refused = || AppError::bad_request("Last-Event-ID must be the id of a frame of this stream");
     number.map(Some).ok_or_else(refused)
 }

@@ -2,7 +2,7 @@
 
 use api::invitations::{CreateInvitation, CreatedInvitation, Invitation};
 use api::page::PageQuery;
-use api::{Scope, Success};
+use api::{ErrorEnvelope, Scope, Success, schema};
 use axum::extract::State;
 use types::InvitationId;
 use utoipa_axum::routes;
@@ -23,9 +23,11 @@ pub(super) fn register(routes: Routes) -> Routes {
 /// Invite a person who signs in at the provider.
 ///
 /// The answer has the link to hand over, shown once; the first who opens it and may use it joins. The person's sessions
-/// are good for what the credential used is. 409 when the server has no sign-in provider.
+/// are good for what the credential used is.
 #[utoipa::path(post, path = "/v1/invitations", tag = "organizations", operation_id = "createInvitation",
-    request_body = CreateInvitation, responses((status = 201, body = Success<CreatedInvitation>)))]
+    request_body = CreateInvitation, responses((status = 201, body = Success<CreatedInvitation>),
+    (status = 409, body = ErrorEnvelope,
+        description = "The server has no sign-in provider, or too many invitations are open.")))]
 async fn create(
     State(app): State<Shared>,
     caller: Caller,
@@ -51,7 +53,8 @@ async fn list(
 ///
 /// A second time answers the same record; 409 when somebody has joined by it.
 #[utoipa::path(delete, path = "/v1/invitations/{id}", tag = "organizations", operation_id = "revokeInvitation",
-    params(("id" = String, Path)), responses((status = 200, body = Success<Invitation>)))]
+    params(("id" = inline(schema::Id), Path)), responses((status = 200, body = Success<Invitation>),
+    (status = 409, description = "Somebody has joined by it.", body = ErrorEnvelope)))]
 async fn revoke(
     State(app): State<Shared>,
     caller: Caller,

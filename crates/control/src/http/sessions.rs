@@ -1,7 +1,7 @@
 //! Routes of sessions.
 
 use api::sessions::{Session, SessionsQuery};
-use api::{Scope, Success};
+use api::{Scope, Success, schema};
 use axum::extract::State;
 use types::SessionId;
 use utoipa_axum::routes;
@@ -32,7 +32,7 @@ async fn list(
 ///
 /// Its token is good for nothing from then on, and what is open with it is cut.
 #[utoipa::path(delete, path = "/v1/sessions/{id}", tag = "sessions", operation_id = "endSession",
-    params(("id" = String, Path)), responses((status = 200, body = Success<Session>)))]
+    params(("id" = inline(schema::Id), Path)), responses((status = 200, body = Success<Session>)))]
 async fn end(
     State(app): State<Shared>,
     caller: Caller,
