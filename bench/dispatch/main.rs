@@ -5,13 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use api::client::Client;
 use api::links::{LinkApprove, LinkPoll, LinkStart};
-use e2e::processes::text;
-use e2e::times::unix_ms;
-use e2e::world::{DEVICE, SOON, World};
-use types::{NodePrivateKey, SecretString};
+use api::runs::StartRun;
+use e2e::world::{AGENT, DEVICE, SOON, World};
+use tokio::runtime::Runtime;
+use types::{NodePrivateKey, RunStatus, SecretString, Timestamp};
 
 /// How long both processes are left alone before their memory is read.
 const IDLE: Duration = Duration::from_secs(10);
@@ -41,11 +41,13 @@ fn main() -> Result<()> {
 }
 
 fn measure_dispatch(world: &World, runs: usize) -> Result<()> {
+    let (client, runtime) = client(world)?;
     let mut dispatch = Vec::with_capacity(runs);
     let mut whole = Vec::with_capacity(runs);
     for number in 1..=runs {
+        let measured = runtime.block_on(measure_run(&client));
         let (accepted, completed) =
-            measure_run(world).with_context(|| format!("run {number} of {runs} was not measured"))?;
+            measured.with_context(|| format!("run {number} of {runs} was not measured"))?;
         dispatch.push(accepted);
         whole.push(completed);
     }
@@ -58,23 +60,39 @@ fn measure_dispatch(world: &World, runs: usize) -> Result<()> {
     Ok(())
 }
 
-/// Returns how long one run took to be on the device's disk, and to be completed, in milliseconds.
-fn measure_run(world: &World) -> Result<(i64, i64)> {
-    let run = world.dispatch("measure")?;
-    let is_over = |status: &str| !matches!(status, "queued" | "dispatched" | "running");
-    let run = world.wait_for_run(text(&run, "runId"), is_over)?;
-    ensure!(text(&run, "status") == "completed", "it ended otherwise: {run}");
-    let time = |field: &str| unix_ms(text(&run, field)).with_context(|| format!("read {field} of {run}"));
-    let created = time("createdAt")?;
-    Ok((time("acceptedAt")? - created, time("completedAt")? - created))
+/// Returns how long one run took to be on the device's disk, and to be completed, in milliseconds. Whoever asks for it
+/// waits quietly: a program that is started meanwhile would be measured, too.
+async fn measure_run(client: &Client) -> Result<(i64, i64)> {
+    let request = StartRun {
+        agent: Some(AGENT.to_owned()),
+        prompt: Some("measure".to_owned()),
+        wait: Some(60),
+        ..StartRun::default()
+    };
+    let receipt = client.start_run(&request, None).await?;
+    let run = client.run(receipt.run_id).await?;
+    ensure!(
+        run.receipt.status == RunStatus::Completed,
+        "it ended otherwise: {run:?}"
+    );
+    let (Some(accepted), Some(completed)) = (run.accepted_at, run.completed_at) else {
+        bail!("a completed run lacks a time: {run:?}");
+    };
+    let since = |time: Timestamp| time.unix_ms() - run.created_at.unix_ms();
+    Ok((since(accepted), since(completed)))
 }
 
-/// Start, approve and the poll that brings the config, as one client sees them: the server's time and the loopback's.
-fn measure_links(world: &World) -> Result<()> {
+fn client(world: &World) -> Result<(Client, Runtime)> {
     let client = Client::new(&world.api.url, Some(SecretString::new(world.api.key.clone())))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    Ok((client, runtime))
+}
+
+/// Start, approve and the poll that brings the config, as one client sees them: the server's time and the loopback's.
+fn measure_links(world: &World) -> Result<()> {
+    let (client, runtime) = client(world)?;
     let mut totals = Vec::with_capacity(LINKS);
     for _ in 0..LINKS {
         totals.push(runtime.block_on(link(&client))?);
