@@ -13,8 +13,9 @@ use e2e::world::{AGENT, DEVICE, SOON, World};
 use tokio::runtime::Runtime;
 use types::{NodePrivateKey, RunStatus, SecretString, Timestamp};
 
-/// How long both processes are left alone before their memory is read.
-const IDLE: Duration = Duration::from_secs(10);
+/// How long both processes are left alone before their memory is read: until every keepalive of an idle node has come, for
+/// each of them needs some pages of the program again.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// How many devices are linked one after the other: as many as one address may start at once, less one for the world's.
 const LINKS: usize = 8;
