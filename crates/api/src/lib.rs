@@ -20,6 +20,7 @@ pub mod nodes;
 pub mod orgs;
 pub mod overview;
 pub mod page;
+pub mod relays;
 pub mod runs;
 pub mod schema;
 pub mod scope;

@@ -180,7 +180,7 @@ pub struct NodeConfig {
     pub interface: InterfaceConfig,
     /// Every node it may talk to.
     pub peers: Vec<PeerConfig>,
-    /// Relays it may use; empty while there are none.
+    /// Relays it may use; empty when this server has none.
     pub relays: Vec<RelayConfig>,
     /// Where the control stream is.
     pub control: ControlConfig,
@@ -228,10 +228,16 @@ pub struct PeerConfig {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RelayConfig {
+    /// Its public key, by which it is known.
+    #[schema(value_type = schema::PublicKey)]
+    pub id: String,
     /// Its name.
+    #[schema(value_type = schema::Label)]
     pub name: String,
-    /// Where it is.
-    pub url: String,
+    /// Where it is reached by UDP: `host:port`, best first.
+    pub endpoints: Vec<String>,
+    /// Where it is reached over a WebSocket, `ws://` or `wss://`; null when it is not.
+    pub url: Option<String>,
 }
 
 /// Where the control stream is, and by which key the control plane is known.

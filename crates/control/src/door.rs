@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::header::EXPECT;
 use axum::http::{HeaderMap, Request};
 use hyper::body::Incoming;
@@ -89,7 +90,7 @@ impl Door {
                 Ok((stream, peer)) => {
                     // Without a place the connection is closed at once: nothing is owed to a flood.
                     if let Some(place) = self.place(peer) {
-                        let serving = connection(place, stream, router.clone(), stop.clone());
+                        let serving = connection(place, (stream, peer), router.clone(), stop.clone());
                         connections.spawn(serving);
                     }
                 }
@@ -165,7 +166,12 @@ pub(crate) fn origin(ip: IpAddr) -> IpAddr {
     }
 }
 
-async fn connection(place: Place, stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(
+    place: Place,
+    (stream, peer): (TcpStream, SocketAddr),
+    router: Router,
+    stop: CancellationToken,
+) {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
     if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
         tracing::debug!(%error, "a connection has no keepalive");
@@ -175,6 +181,9 @@ async fn connection(place: Place, stream: TcpStream, router: Router, stop: Cance
     let service = service_fn(|mut request: Request<Incoming>| {
         let client = place.door.client(place.ip, request.headers());
         request.extensions_mut().insert(client);
+        // For routes that other crates bring with them.
+        let remote = ConnectInfo(SocketAddr::new(client.0, peer.port()));
+        request.extensions_mut().insert(remote);
         // A client that asks first sends no body after a refusal: what follows is its next request.
         let asks_first = request.headers().contains_key(EXPECT);
         let request = request.map(|body| match asks_first {

@@ -15,12 +15,15 @@ mod live;
 mod orchestrator;
 mod platform;
 pub mod provider;
+pub mod relays;
 mod secrets;
 pub mod serve;
 mod store;
 mod stream;
 mod unread;
 
+pub use relays::{RelayBeside, RelayKeys, RelayStart};
+pub use types::RelayRecord;
 pub use serve::{ServeConfig, ServeError, Server, Tuning, serve, serve_with};
 
 /// Writes the OpenAPI 3.1 document of every route: the committed `openapi/runmesh.json` is exactly this.

@@ -6,12 +6,15 @@
 use std::net::{IpAddr, SocketAddr};
 
 use net::mesh_net::{MeshListener, MeshNet, MeshNetConfig};
+use net::RelayPoint;
 use net::netstack::StackConfig;
-use types::{AllowedIp, NodePrivateKey, NodePublicKey};
-use url::{Host, Url};
+use types::{AllowedIp, NodePrivateKey, NodePublicKey, SignedRelayTicket};
+use url::Url;
 
 use mesh::MeshPeer;
 use mesh::tunnel::Mobility;
+
+use crate::relays::public_endpoint;
 
 /// The running platform node.
 #[derive(Clone, Debug)]
@@ -30,11 +33,7 @@ impl Platform {
         let config = MeshNetConfig { private_key, listen };
         let net = MeshNet::start_with(config, StackConfig::for_platform())?;
         let bound = net.local_addr();
-        let endpoint = match public_url.host().filter(|_| bound.ip().is_unspecified()) {
-            Some(Host::Ipv6(ip)) => format!("[{ip}]:{}", bound.port()),
-            Some(host) => format!("{host}:{}", bound.port()),
-            None => bound.to_string(),
-        };
+        let endpoint = public_endpoint(bound, public_url);
         Ok(Self { net, endpoint })
     }
 
@@ -66,6 +65,16 @@ impl Platform {
     pub(crate) async fn expel(&self, key: NodePublicKey) {
         let known = self.net.remove_peer(key).await;
         tracing::info!(%key, known, "a node was shut out of the platform");
+    }
+
+    /// Takes the relays through which nodes reach it that cannot do so directly.
+    pub(crate) async fn use_relays(&self, relays: Vec<RelayPoint>) {
+        self.net.set_relays(relays).await;
+    }
+
+    /// Takes the next ticket for the relays.
+    pub(crate) async fn renew_ticket(&self, ticket: SignedRelayTicket) {
+        self.net.set_ticket(ticket).await;
     }
 
     /// Listens for streams of every peer.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use types::{AllowedIp, OrgName, SecretString};
+use types::{AllowedIp, OrgName, RelayRecord, SecretString};
 use url::Url;
 
 use crate::app::{self, App, AppConfig, Limits, Revocations};
@@ -22,6 +22,7 @@ use crate::live::Watchers;
 use crate::orchestrator::{self, Orchestrator};
 use crate::platform::Platform;
 use crate::provider::{Provider, ProviderConfig, ProviderConfigError};
+use crate::relays::{RelayKeys, RelayStart, Relays, TICKET_EVERY};
 use crate::store::Store;
 
 /// How long requests under way may take to end when the server stops.
@@ -47,6 +48,10 @@ pub struct ServeConfig {
     pub org_name: OrgName,
     /// Proxies whose `X-Forwarded-For` is believed; of everybody else the address of the connection counts.
     pub trusted_proxies: Vec<AllowedIp>,
+    /// How the relay beside the control plane is started; there is none when absent.
+    pub relay: Option<RelayStart>,
+    /// Relays that run elsewhere and know this control plane's key for tickets.
+    pub relays_elsewhere: Vec<RelayRecord>,
     /// Where people sign in without an API key; nowhere by default.
     pub provider: Option<ProviderConfig>,
     /// The clock; tests turn it forward.
@@ -96,6 +101,9 @@ pub enum ServeError {
     /// The platform's mesh socket cannot be opened.
     #[error("cannot start the platform's mesh node: {0}")]
     Mesh(String),
+    /// The relay beside the control plane cannot be started.
+    #[error("cannot start the relay: {0}")]
+    Relay(String),
     /// The sign-in provider is not configured as it must be.
     #[error("cannot use the sign-in provider")]
     Provider(#[from] ProviderConfigError),
@@ -159,6 +167,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
     let platform = Platform::start(keys.platform.clone(), config.mesh_listen, &public_url)
         .map_err(|error| ServeError::Mesh(error.to_string()))?;
     let mesh_addr = platform.local_addr();
+    let relays = relays(&config, &keys, &public_url)?;
     let app = Arc::new(App {
         store,
         clock: config.clock.clone(),
@@ -172,6 +181,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         revocations: Revocations::default(),
         limits: Limits::default(),
         platform,
+        relays,
         provider,
         watchers: Arc::new(Watchers::default()),
         orchestrator: Arc::new(Orchestrator::default()),
@@ -184,11 +194,12 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         .await
         .map_err(|error| ServeError::Database(error.message))?;
     let stop = CancellationToken::new();
+    tokio::spawn(use_relays(Arc::clone(&app), stop.clone()));
     orchestrator::start(&app, &stop)
         .await
         .map_err(|error| ServeError::Mesh(error.to_string()))?;
     let door = Door::new(&config.trusted_proxies, tuning);
-    let router = http::router(Arc::clone(&app));
+    let router = http::router(Arc::clone(&app)).merge(app.relays.routes());
     let task = tokio::spawn(door.serve(listener, router, stop.clone()));
     Ok(Server {
         http_addr,
@@ -214,7 +225,7 @@ impl Server {
             task.abort();
         }
         tokio::join!(self.app.hub.drained(), self.app.watchers.drained());
-        self.app.platform.stop().await;
+        tokio::join!(self.app.platform.stop(), self.app.relays.stop());
         self.app.store.close().await;
     }
 }
@@ -225,6 +236,34 @@ impl Drop for Server {
         if let Some(task) = &self.task {
             task.abort();
         }
+    }
+}
+
+fn relays(config: &ServeConfig, keys: &ControlKeys, public_url: &Url) -> Result<Relays, ServeError> {
+    let relay_keys = RelayKeys {
+        private_key: keys.relay.clone(),
+        authority: keys.relay_tickets.public(),
+    };
+    let beside = config.relay.as_ref().map(|start| start.start(relay_keys));
+    let beside = beside.transpose().map_err(ServeError::Relay)?;
+    let authority = keys.relay_tickets.clone();
+    Ok(Relays::new(authority, beside, &config.relays_elsewhere, public_url))
+}
+
+/// The platform's node is one more client of the relays, and its tickets end as all others do.
+async fn use_relays(app: Arc<App>, stop: CancellationToken) {
+    app.platform.use_relays(app.relays.points().await).await;
+    let mut due = tokio::time::interval(TICKET_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = due.tick() => {}
+        }
+        let ticket = app.relays.platform_ticket(app.keys.platform.public(), app.clock.wall());
+        let Some(ticket) = ticket else {
+            return;
+        };
+        app.platform.renew_ticket(ticket).await;
     }
 }
 

@@ -14,11 +14,15 @@ use crate::app::{AppError, presence};
 use crate::http::Shared;
 use crate::hub::Attendance;
 use crate::limits::{Buckets, Quota};
+use crate::relays::TICKET_EVERY;
 use crate::secrets;
 use crate::store::nodes::NodeRow;
 
 /// How long a node may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The first capability version that takes relay tickets.
+const RELAY_CAPABILITY: u32 = 2;
 
 /// How long a stream may be silent before it counts as dead.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -145,6 +149,8 @@ async fn session(
     let mut sent = push(app, link, row, (None, hello.generation)).await?;
     let reports = Buckets::new(REPORTS);
     let mut noted = app.clock.now().mono;
+    let mut tickets = tokio::time::interval(TICKET_EVERY);
+    let takes_tickets = hello.capability_version >= RELAY_CAPABILITY;
     let mut ping = tokio::time::interval(PING_EVERY);
     let mut heard = tokio::time::Instant::now();
     loop {
@@ -152,6 +158,13 @@ async fn session(
             changed = changes.changed() => {
                 changed.map_err(|_| End::Closed)?;
                 sent = push(app, link, row, (Some(&sent), None)).await?;
+            }
+            _ = tickets.tick(), if takes_tickets => {
+                let now = app.clock.wall();
+                let ticket = app.relays.ticket(row.node.org_id, row.node.public_key, now);
+                if let Some(ticket) = ticket {
+                    link.send(&ToNode::RelayTicket { ticket }).await?;
+                }
             }
             _ = ping.tick() => {
                 if heard.elapsed() > SILENCE_MAX {

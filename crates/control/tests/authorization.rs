@@ -98,6 +98,7 @@ const ROUTES: &[(&str, &str, &str, Sees)] = &[
     ("GET", "/v1/runmesh/nodes/{id}/config", "runmesh:read", Owner),
     ("POST", "/v1/runmesh/nodes/{id}/revoke", "runmesh:write", Owner),
     ("GET", "/v1/runmesh/overview", "runmesh:read", NoThing),
+    ("GET", "/v1/runmesh/relays", "runmesh:read", NoThing),
     ("GET", "/v1/runs", "agent:read", NoThing),
     ("GET", "/v1/runs/{id}", "agent:read", Owner),
     ("POST", "/v1/runs/{id}/cancel", "agent:run", Owner),

@@ -6,15 +6,19 @@
 pub mod alarm;
 pub mod clock;
 mod engine;
+pub mod key_file;
 pub mod memory;
 pub mod mesh_net;
+pub mod networks;
 pub mod netstack;
 pub mod random;
 pub mod relay_stream;
+mod resolve;
 pub mod stream;
 pub mod udp;
 pub mod wake;
 
 pub use mesh_net::{ConnectError, ListenError, MeshListener, MeshNet, MeshNetConfig, StartError};
 pub use relay_stream::RelayPoint;
+pub use resolve::resolve;
 pub use stream::MeshStream;

@@ -14,10 +14,11 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
-use types::RelayId;
+use types::{RelayId, RelayRecord};
 use url::Url;
 
 use crate::engine::command::Command;
+use crate::resolve::resolve;
 use crate::stream::Doorbell;
 
 /// How many messages wait for a WebSocket; what is beyond is dropped.
@@ -41,6 +42,15 @@ pub struct RelayPoint {
 }
 
 impl RelayPoint {
+    /// Turns a relay as a netmap names it into addresses.
+    pub async fn resolve(record: &RelayRecord) -> Self {
+        Self {
+            id: record.id,
+            udp: resolve(&record.endpoints).await,
+            url: record.url.as_ref().and_then(|url| url.parse().ok()),
+        }
+    }
+
     pub(crate) fn into_config(self) -> RelayConfig {
         RelayConfig {
             id: self.id,

@@ -201,10 +201,7 @@ impl ControlClient {
             hostname: hostname().parse().ok(),
             signing_key: self.signing_key,
             generation: self.membership.generation(),
-            endpoints: own_endpoint(&self.server_url, self.membership.mesh().local_addr().port())
-                .await
-                .into_iter()
-                .collect(),
+            endpoints: self.membership.endpoints().await,
         }
     }
 }
@@ -281,20 +278,6 @@ fn control_url(server: &Url) -> Url {
 /// The host's name, as the kernel knows it.
 pub(crate) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-/// The address from which this host reaches the server, with the mesh socket's port: no packet is sent to learn it.
-async fn own_endpoint(server: &Url, port: u16) -> Option<String> {
-    let host = server.host_str()?.trim_matches(['[', ']']).to_owned();
-    let remote = tokio::net::lookup_host((host, server.port_or_known_default()?))
-        .await
-        .ok()?
-        .next()?;
-    let any = if remote.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = tokio::net::UdpSocket::bind(any).await.ok()?;
-    socket.connect(remote).await.ok()?;
-    let address = socket.local_addr().ok()?.ip();
-    Some(std::net::SocketAddr::new(address, port).to_string())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use net::clock::Clock;
 use net::{MeshNet, MeshNetConfig};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use types::{NodePrivateKey, SigningPrivateKey};
 use url::Url;
 
@@ -29,6 +30,7 @@ use crate::sidecar::{self, Outbox, Sidecar, session};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::status::{Connection, LinkStatus, StatusBoard};
 use crate::talk::Talk;
+use crate::whereabouts::Whereabouts;
 
 /// How long, at the end, the orchestrator may take to acknowledge the last events.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -245,6 +247,10 @@ impl Daemon {
         membership.restore().await;
         let (sidecar, outbox) = self.make_sidecar(&membership, journal);
         sidecar.recover(&interrupted);
+        let mut whereabouts = Whereabouts::new(membership.clone(), self.server_url.clone());
+        // Before the first hello, which says where we are.
+        whereabouts.look().await;
+        let following = AbortOnDropHandle::new(tokio::spawn(whereabouts.follow()));
         let control = ControlClient {
             server_url: self.server_url.clone(),
             private_key: self.private_key.clone(),
@@ -257,6 +263,7 @@ impl Daemon {
             backoff: new_backoff(),
         };
         let was_revoked = self.until_the_end(&membership, &sidecar, outbox, control).await;
+        drop(following);
         mesh.shutdown().await;
         if was_revoked {
             self.shut_out()

@@ -3,7 +3,7 @@
 //! A library; the command line is `runmesh`'s. The parts, each in a file of its own: what lies on disk ([`state_dir`]),
 //! becoming a node ([`link`]), the control stream ([`control_client`]), the netmap in force ([`membership`]), the
 //! dispatch session and its journal ([`sidecar`]), the programs that execute runs ([`runner`]), what the owner allows
-//! ([`policy`]), and the local socket ([`local_api`], [`local_client`]). [`daemon`] puts them together.
+//! ([`policy`]), where the device is (`whereabouts`), and the local socket ([`local_api`], [`local_client`]). [`daemon`] puts them together.
 
 pub mod backoff;
 pub mod config;
@@ -23,6 +23,7 @@ pub mod sidecar;
 pub mod state_dir;
 pub mod status;
 pub mod talk;
+mod whereabouts;
 
 pub use config::{Exit, NodeConfig, PolicySeed};
 pub use daemon::{NodeError, run};

@@ -5,16 +5,16 @@
 
 mod paths;
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh::tunnel::Mobility;
 use mesh::{MeshEvent, MeshPeer};
-use net::{MeshNet, RelayPoint};
+use net::{MeshNet, RelayPoint, resolve};
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::time::timeout;
 use types::control::FromNode;
+use types::netmap::ENDPOINTS_MAX;
 use types::{Generation, Netmap, NodeKind, NodePublicKey, PathReason, PeerRecord};
 
 use crate::link_state::Pinned;
@@ -26,9 +26,6 @@ const FILE: &str = "netmap.json";
 
 /// How often an idle path to the platform is kept open through NATs and firewalls.
 const KEEPALIVE: Duration = Duration::from_secs(25);
-
-/// How long a host name in an endpoint may take to resolve.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many reports may wait for the control stream; the oldest state is said anew after a reconnect anyway.
 const REPORTS_MAX: usize = 256;
@@ -176,6 +173,7 @@ impl Membership {
         let mut events = self.mesh.subscribe();
         loop {
             match events.recv().await {
+                Ok(MeshEvent::Candidates) => self.report_endpoints().await,
                 Ok(event) => self.noticed(event),
                 Err(broadcast::error::RecvError::Lagged(_)) => self.look_at_all().await,
                 Err(broadcast::error::RecvError::Closed) => return,
@@ -220,11 +218,7 @@ impl Membership {
     async fn put_relays(&self, netmap: &Netmap) {
         let mut relays = Vec::new();
         for record in &netmap.relays {
-            relays.push(RelayPoint {
-                id: record.id,
-                udp: resolve(&record.endpoints).await,
-                url: record.url.as_ref().and_then(|url| url.parse().ok()),
-            });
+            relays.push(RelayPoint::resolve(record).await);
         }
         self.mesh.set_relays(relays).await;
     }
@@ -285,6 +279,21 @@ impl Membership {
         }
     }
 
+    /// Returns where this node may be reached directly, best first.
+    pub async fn endpoints(&self) -> Vec<String> {
+        let candidates = self.mesh.candidates().await.into_iter();
+        candidates
+            .map(|address| address.to_string())
+            .take(ENDPOINTS_MAX)
+            .collect()
+    }
+
+    async fn report_endpoints(&self) {
+        let endpoints = self.endpoints().await;
+        // A full queue means that the control stream is away; its hello says where we are when it is back.
+        let _ = self.reports.try_send(FromNode::Endpoints { endpoints });
+    }
+
     /// Returns a report for every peer, to be said when the control stream opens.
     #[must_use]
     pub fn all_paths(&self) -> Vec<FromNode> {
@@ -325,23 +334,17 @@ impl Membership {
         &self.pinned
     }
 
+    /// Returns the addresses of this node inside the mesh, of both families; none without a netmap.
+    #[must_use]
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        let current = self.current.borrow();
+        let own = current.iter().map(|map| map.node.addresses);
+        own.flat_map(|own| [own.mesh_ip4.into(), own.mesh_ip6.into()]).collect()
+    }
+
     /// Returns this node's key.
     #[must_use]
     pub fn own_key(&self) -> &NodePublicKey {
         &self.own_key
     }
-}
-
-/// Returns the addresses that endpoints are, or that their names resolve to.
-async fn resolve(endpoints: &[String]) -> Vec<SocketAddr> {
-    let mut resolved = Vec::new();
-    for endpoint in endpoints {
-        if let Ok(address) = endpoint.parse() {
-            resolved.push(address);
-            continue;
-        }
-        let found = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(endpoint)).await;
-        resolved.extend(found.into_iter().flatten().flatten());
-    }
-    resolved
 }

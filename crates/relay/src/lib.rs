@@ -10,6 +10,7 @@ mod handle;
 pub mod metrics;
 mod outbox;
 mod places;
+pub mod standalone;
 pub mod stream;
 pub mod tls;
 pub mod websocket;

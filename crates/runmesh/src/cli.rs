@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agents, audit, invitations, keys, links, nodes, run, runs, serve, sessions, status, threads, up,
+    agents, audit, invitations, keys, links, nodes, relay, run, runs, serve, sessions, status, threads, up,
 };
 use crate::failure;
 
@@ -62,6 +62,8 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run the control plane
     Serve(serve::ServeArgs),
+    /// Run a relay by itself, for a control plane elsewhere
+    Relay(relay::RelayArgs),
     /// Run this device's node; links it first when it is not linked yet
     Up(up::UpArgs),
     /// Show this device's node, as it sees itself
@@ -82,6 +84,8 @@ pub(crate) enum Command {
     Revoke(nodes::NodeArgs),
     /// Show a node's configuration
     Config(nodes::ConfigArgs),
+    /// List the relays that nodes are given
+    Relays,
     /// Show who did what
     Audit(audit::AuditArgs),
     /// Make, list and delete API keys

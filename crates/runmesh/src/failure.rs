@@ -163,6 +163,9 @@ fn serve_hint(error: &ServeError) -> &'static str {
         ServeError::Provider(_) => "check the --oidc-… options: docs/operating/sign-in.md says what each is",
         ServeError::Database(_) => "the data directory or --database-url says which database it is",
         ServeError::Mesh(_) => "another program may have that UDP port: choose another with --mesh-listen",
+        ServeError::Relay(_) => {
+            "another program may have that UDP port: choose another with --relay-listen, or none with --no-relay"
+        }
         ServeError::Listen { .. } => "another program may have that port: choose another with --listen",
     }
 }

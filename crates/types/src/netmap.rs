@@ -173,6 +173,7 @@ impl Netmap {
                 return Err("its key is named twice");
             }
             check_endpoints(&relay.endpoints)?;
+            check_endpoints(&relay.stun_endpoints)?;
             let is_url = |url: &String| {
                 let has_scheme = url.starts_with("wss://") || url.starts_with("ws://");
                 has_scheme && url.len() <= RELAY_URL_LEN_MAX && url.bytes().all(|b| b.is_ascii_graphic())
@@ -289,6 +290,7 @@ mod tests {
             name: "near".parse().expect("label"),
             endpoints: vec!["192.0.2.1:3478".to_owned()],
             url: Some("wss://relay.example/v1/relay".to_owned()),
+            stun_endpoints: vec!["192.0.2.1:3479".to_owned()],
         }
     }
 
@@ -395,6 +397,10 @@ mod tests {
         };
         check(&|relays| relays.push(relay()), "its key is named twice");
         check(&|relays| relays.resize(17, relay()), "there are more than 16");
+        check(
+            &|relays| relays[0].stun_endpoints = vec!["nowhere".to_owned()],
+            "an endpoint is not host:port",
+        );
         check(
             &|relays| relays[0].endpoints = vec!["nowhere".to_owned()],
             "an endpoint is not host:port",

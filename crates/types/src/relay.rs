@@ -82,6 +82,9 @@ pub struct RelayRecord {
     pub endpoints: Vec<String>,
     /// Where it is reached over a WebSocket, `ws://` or `wss://`; absent when it is not.
     pub url: Option<String>,
+    /// Where it answers STUN besides: from a second port one can tell whether a NAT maps by destination.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stun_endpoints: Vec<String>,
 }
 
 /// The control plane's leave for one node to use its relays.

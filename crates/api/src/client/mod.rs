@@ -9,6 +9,7 @@ mod invitations;
 mod links;
 mod nodes;
 mod orgs;
+mod relays;
 mod runs;
 mod sessions;
 mod threads;

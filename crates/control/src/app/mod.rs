@@ -18,6 +18,7 @@ pub(crate) mod orgs;
 pub(crate) mod overview;
 pub(crate) mod page;
 pub(crate) mod presence;
+pub(crate) mod relays;
 pub(crate) mod runs;
 pub(crate) mod sessions;
 pub(crate) mod sign_in;
@@ -45,6 +46,7 @@ use crate::live::Watchers;
 use crate::orchestrator::Orchestrator;
 use crate::platform::Platform;
 use crate::provider::Provider;
+use crate::relays::Relays;
 use crate::store::{self, Conn, Store, Tx};
 
 /// Everything a request needs, shared by all of them.
@@ -60,6 +62,7 @@ pub(crate) struct App {
     pub(crate) revocations: Revocations,
     pub(crate) limits: Limits,
     pub(crate) platform: Platform,
+    pub(crate) relays: Relays,
     /// Where people sign in without an API key, when one is configured.
     pub(crate) provider: Option<Provider>,
 }

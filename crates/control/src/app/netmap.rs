@@ -7,7 +7,7 @@ use runs::protocol::ORCHESTRATOR_PORT;
 use types::netmap::{OrchestratorRecord, SelfRecord};
 use types::{AllowedIp, MeshAddresses, Netmap, NodeKind, NodeStatus, PeerRecord};
 
-use super::App;
+use super::{App, relays};
 use crate::store::nodes::NodeRow;
 use crate::store::{self, Conn, StoreError};
 
@@ -47,7 +47,7 @@ pub(crate) async fn of_node(app: &App, conn: &mut Conn, row: &NodeRow) -> Result
             },
         },
         peers,
-        relays: Vec::new(),
+        relays: app.relays.records().to_vec(),
         orchestrator: platform.map(|row| OrchestratorRecord {
             node_id: row.node.id,
             port: ORCHESTRATOR_PORT,
@@ -88,7 +88,7 @@ pub(crate) async fn config(
             dns: Vec::new(),
         },
         peers: peers.collect(),
-        relays: Vec::new(),
+        relays: map.relays.into_iter().filter(|_| !revoked).map(relays::config).collect(),
         control: ControlConfig {
             url: app.config.control_url(),
             public_key: app.keys.noise.public(),

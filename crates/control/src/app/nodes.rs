@@ -135,6 +135,7 @@ pub(crate) async fn revoke(app: &App, caller: &Caller, id: NodeId) -> Result<Nod
 /// Cuts what a revoked node still has open; nothing happens when it has nothing.
 async fn shut_out(app: &App, node: &Node) {
     app.platform.expel(node.public_key).await;
+    app.relays.expel(node.public_key).await;
     app.hub.revoke(node.id).await;
 }
 

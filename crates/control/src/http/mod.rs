@@ -18,6 +18,7 @@ mod links;
 mod nodes;
 mod orgs;
 mod pages;
+mod relays;
 mod respond;
 mod routes;
 mod runs;
@@ -53,6 +54,7 @@ pub(crate) fn routes() -> Routes {
     let routes = audit::register(routes);
     let routes = activity::register(routes);
     let routes = links::register(routes);
+    let routes = relays::register(routes);
     let routes = control::register(routes);
     let routes = documents::register(routes);
     let routes = pages::register(routes);

@@ -62,6 +62,8 @@ pub(crate) fn config(dir: &TempDir, clock: &Clock) -> ServeConfig {
         public_url: None,
         org_name: "home".parse().expect("name"),
         trusted_proxies: Vec::new(),
+        relay: None,
+        relays_elsewhere: Vec::new(),
         provider: None,
         clock: clock.clone(),
     }

@@ -16,6 +16,8 @@ pub(crate) mod keys;
 pub(crate) mod links;
 pub(crate) mod nodes;
 pub(crate) mod overview;
+pub(crate) mod relay;
+pub(crate) mod relays;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod serve;
@@ -42,6 +44,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Serve(args) => {
             log_to_stderr("info");
             to_the_end(server_runtime()?, serve::serve(args, output))
+        }
+        Command::Relay(args) => {
+            log_to_stderr("info");
+            to_the_end(server_runtime()?, relay::relay(args, output))
         }
         Command::Up(args) => {
             log_to_stderr("warn");
@@ -81,6 +87,7 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         Command::Rename(args) => nodes::rename(&args, &api).await,
         Command::Revoke(args) => nodes::revoke(&args, &api).await,
         Command::Config(args) => nodes::config(&args, &api).await,
+        Command::Relays => relays::list(&api).await,
         Command::Audit(args) => audit::list(args, &api).await,
         Command::Keys(command) => keys::keys(command, &api).await,
         Command::Invitations(command) => invitations::invitations(command, &api).await,
@@ -91,7 +98,7 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         Command::Cancel(args) => runs::cancel(&args, &api).await,
         Command::Threads(args) => threads::list(args, &api).await,
         Command::Thread(args) => threads::show(args, &api).await,
-        Command::Serve(_) | Command::Up(_) | Command::Status(_) => {
+        Command::Serve(_) | Command::Relay(_) | Command::Up(_) | Command::Status(_) => {
             unreachable!("these commands do not ask the API")
         }
     }

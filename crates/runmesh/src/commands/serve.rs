@@ -1,13 +1,15 @@
 //! `runmesh serve`: the control plane, in the foreground.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use control::ServeConfig;
+use control::{RelayBeside, RelayRecord, RelayStart, ServeConfig};
 use control::clock::Clock;
 use control::provider::ProviderConfig;
+use relay::websocket::WebSocketOptions;
+use relay::{Relay, RelayOptions};
 use serde_json::json;
 
 use crate::cli::DEFAULT_LISTEN;
@@ -18,6 +20,9 @@ use crate::table::Column;
 
 /// The mesh port beside the default HTTP port.
 const DEFAULT_MESH_PORT: u16 = 7421;
+
+/// The relay's port beside the default HTTP port; the next one answers STUN besides.
+const DEFAULT_RELAY_PORT: u16 = 7422;
 
 /// What `serve` takes.
 #[derive(Args)]
@@ -36,6 +41,16 @@ pub(crate) struct ServeArgs {
     /// Where the platform's own node is reached by UDP; beside --listen, port 7421, when left out
     #[arg(long, value_name = "ADDRESS")]
     mesh_listen: Option<SocketAddr>,
+    /// Where the relay beside this server is reached by UDP; beside --listen, port 7422, when left out. The next port
+    /// answers STUN besides
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "no_relay")]
+    relay_listen: Option<SocketAddr>,
+    /// Run no relay beside this server: nodes then use those of --relays only
+    #[arg(long)]
+    no_relay: bool,
+    /// A JSON file with the records of relays that run elsewhere, a list of what `runmesh relay --json` prints
+    #[arg(long, value_name = "FILE")]
+    relays: Option<PathBuf>,
     /// Where people and devices reach this server, such as `https://mesh.example.com`; made from --listen when left out
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
@@ -134,6 +149,39 @@ impl OidcArgs {
     }
 }
 
+/// Starts the relay beside the control plane on one port, and on the next one what answers STUN besides.
+fn relay_at(listen: SocketAddr) -> RelayStart {
+    RelayStart::new(move |keys| {
+        let mut options = RelayOptions::new(listen, keys.private_key, keys.authority);
+        let next = listen.port().checked_add(1).filter(|next| *next != 1).unwrap_or(0);
+        options.stun_listen = Some(SocketAddr::new(listen.ip(), next));
+        let relay = Relay::start(options).map_err(|error| error.to_string())?;
+        let (expelling, draining) = (relay.clone(), relay.clone());
+        Ok(RelayBeside {
+            id: relay.id(),
+            local_addr: relay.local_addr(),
+            stun_addr: relay.stun_addr(),
+            routes: relay::websocket::router(relay, WebSocketOptions::default()),
+            expel: Box::new(move |key| {
+                let relay = expelling.clone();
+                Box::pin(async move {
+                    // One that has stopped passes nothing on.
+                    let _ = relay.expel(key).await;
+                })
+            }),
+            drain: Box::new(move |left| {
+                let relay = draining.clone();
+                Box::pin(async move { relay.drain(left).await })
+            }),
+        })
+    })
+}
+
+fn read_relays(path: &Path) -> Result<Vec<RelayRecord>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("read the relays in {}", path.display()))
+}
+
 const FIELDS: [Column; 3] = [("url", "/url"), ("api key", "/apiKey"), ("data", "/dataDir")];
 
 /// Runs the control plane until it is told to stop.
@@ -147,10 +195,9 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
             )
         })
     });
-    let beside = if args.listen.port() == 0 {
-        0
-    } else {
-        DEFAULT_MESH_PORT
+    let beside = |port| match args.listen.port() {
+        0 => SocketAddr::new(args.listen.ip(), 0),
+        _ => SocketAddr::new(args.listen.ip(), port),
     };
     let trusted = args.trusted_proxies.iter().map(|text| {
         let block = text.parse();
@@ -160,9 +207,9 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
         data_dir: args.data_dir.clone(),
         database_url: args.database_url,
         listen: args.listen,
-        mesh_listen: args
-            .mesh_listen
-            .unwrap_or(SocketAddr::new(args.listen.ip(), beside)),
+        mesh_listen: args.mesh_listen.unwrap_or(beside(DEFAULT_MESH_PORT)),
+        relay: (!args.no_relay).then(|| relay_at(args.relay_listen.unwrap_or(beside(DEFAULT_RELAY_PORT)))),
+        relays_elsewhere: args.relays.as_deref().map(read_relays).transpose()?.unwrap_or_default(),
         public_url: public_url.transpose()?,
         org_name: args
             .org

@@ -206,6 +206,8 @@ async fn serve_in(dir: &TempDir, clock: &Clock, tuning: Tuning) -> Server {
         public_url: None,
         org_name: "home".parse().expect("name"),
         trusted_proxies: Vec::new(),
+        relay: None,
+        relays_elsewhere: Vec::new(),
         provider: None,
         clock: clock.clone(),
     };
