@@ -23,8 +23,8 @@ mod stream;
 mod unread;
 
 pub use relays::{RelayBeside, RelayKeys, RelayStart};
-pub use types::RelayRecord;
 pub use serve::{ServeConfig, ServeError, Server, Tuning, serve, serve_with};
+pub use types::RelayRecord;
 
 /// Writes the OpenAPI 3.1 document of every route: the committed `openapi/runmesh.json` is exactly this.
 #[must_use]

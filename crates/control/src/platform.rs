@@ -5,8 +5,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use net::mesh_net::{MeshListener, MeshNet, MeshNetConfig};
 use net::RelayPoint;
+use net::mesh_net::{MeshListener, MeshNet, MeshNetConfig};
 use net::netstack::StackConfig;
 use types::{AllowedIp, NodePrivateKey, NodePublicKey, SignedRelayTicket};
 use url::Url;

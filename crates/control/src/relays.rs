@@ -162,7 +162,9 @@ impl Relays {
 
     /// Returns the route of the relay beside, if there is one.
     pub(crate) fn routes(&self) -> Router {
-        self.beside.as_ref().map_or_else(Router::new, |relay| relay.routes.clone())
+        self.beside
+            .as_ref()
+            .map_or_else(Router::new, |relay| relay.routes.clone())
     }
 
     /// Shuts a node out of the relay beside. Relays elsewhere do so when its ticket is over.
@@ -245,12 +247,7 @@ mod tests {
 
     fn relays(beside: Option<RelayBeside>) -> Relays {
         let public_url = "https://mesh.example.com/base/".parse().expect("a URL");
-        Relays::new(
-            SigningPrivateKey::from_random([3; 32]),
-            beside,
-            &[],
-            &public_url,
-        )
+        Relays::new(SigningPrivateKey::from_random([3; 32]), beside, &[], &public_url)
     }
 
     #[test]

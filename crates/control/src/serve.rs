@@ -143,11 +143,7 @@ pub async fn serve(config: ServeConfig) -> Result<Server, ServeError> {
 /// Starts a control plane with limits of one's own.
 pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, ServeError> {
     let lock = lock_data_dir(&config.data_dir)?;
-    let store = match &config.database_url {
-        Some(url) => Store::open(url).await,
-        None => Store::open_sqlite(&config.data_dir, tuning.sqlite_pages_max).await,
-    };
-    let store = store.map_err(|error| ServeError::Database(error.to_string()))?;
+    let store = open_store(&config, tuning).await?;
     let listen_error = |source| ServeError::Listen {
         address: config.listen,
         source,
@@ -239,6 +235,14 @@ impl Drop for Server {
     }
 }
 
+async fn open_store(config: &ServeConfig, tuning: Tuning) -> Result<Store, ServeError> {
+    let store = match &config.database_url {
+        Some(url) => Store::open(url).await,
+        None => Store::open_sqlite(&config.data_dir, tuning.sqlite_pages_max).await,
+    };
+    store.map_err(|error| ServeError::Database(error.to_string()))
+}
+
 fn relays(config: &ServeConfig, keys: &ControlKeys, public_url: &Url) -> Result<Relays, ServeError> {
     let relay_keys = RelayKeys {
         private_key: keys.relay.clone(),
@@ -247,7 +251,12 @@ fn relays(config: &ServeConfig, keys: &ControlKeys, public_url: &Url) -> Result<
     let beside = config.relay.as_ref().map(|start| start.start(relay_keys));
     let beside = beside.transpose().map_err(ServeError::Relay)?;
     let authority = keys.relay_tickets.clone();
-    Ok(Relays::new(authority, beside, &config.relays_elsewhere, public_url))
+    Ok(Relays::new(
+        authority,
+        beside,
+        &config.relays_elsewhere,
+        public_url,
+    ))
 }
 
 /// The platform's node is one more client of the relays, and its tickets end as all others do.
@@ -259,7 +268,9 @@ async fn use_relays(app: Arc<App>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = due.tick() => {}
         }
-        let ticket = app.relays.platform_ticket(app.keys.platform.public(), app.clock.wall());
+        let ticket = app
+            .relays
+            .platform_ticket(app.keys.platform.public(), app.clock.wall());
         let Some(ticket) = ticket else {
             return;
         };

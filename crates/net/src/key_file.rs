@@ -57,8 +57,7 @@ pub fn open<K: KeptKey>(path: &Path) -> io::Result<K> {
                     path.display()
                 )));
             }
-            K::read(text.trim())
-                .map_err(|error| io::Error::other(format!("{} {error}", path.display())))
+            K::read(text.trim()).map_err(|error| io::Error::other(format!("{} {error}", path.display())))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(path),
         Err(error) => Err(error),

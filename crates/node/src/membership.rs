@@ -226,7 +226,7 @@ impl Membership {
     async fn put_peer(&self, netmap: &Netmap, peer: &PeerRecord) {
         let own = netmap.node.addresses;
         let endpoints = resolve(&peer.endpoints).await;
-        self.paths().expect(peer.public_key, !endpoints.is_empty());
+        self.paths().expect(peer.public_key);
         let is_platform = peer.kind == NodeKind::Platform;
         let config = MeshPeer {
             public_key: peer.public_key,
@@ -339,7 +339,8 @@ impl Membership {
     pub fn own_addresses(&self) -> Vec<IpAddr> {
         let current = self.current.borrow();
         let own = current.iter().map(|map| map.node.addresses);
-        own.flat_map(|own| [own.mesh_ip4.into(), own.mesh_ip6.into()]).collect()
+        own.flat_map(|own| [own.mesh_ip4.into(), own.mesh_ip6.into()])
+            .collect()
     }
 
     /// Returns this node's key.

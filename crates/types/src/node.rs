@@ -62,4 +62,6 @@ pub enum PathReason {
     NoRelay,
     /// The peer has not been heard for longer than a session lives.
     PeerAsleep,
+    /// Nothing was sent to the peer yet; a path is looked for at the first packet.
+    Idle,
 }

@@ -88,7 +88,12 @@ pub(crate) async fn config(
             dns: Vec::new(),
         },
         peers: peers.collect(),
-        relays: map.relays.into_iter().filter(|_| !revoked).map(relays::config).collect(),
+        relays: map
+            .relays
+            .into_iter()
+            .filter(|_| !revoked)
+            .map(relays::config)
+            .collect(),
         control: ControlConfig {
             url: app.config.control_url(),
             public_key: app.keys.noise.public(),

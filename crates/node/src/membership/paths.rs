@@ -23,14 +23,9 @@ pub(super) struct Path {
 pub(super) struct Paths(BTreeMap<NodePublicKey, Path>);
 
 impl Paths {
-    /// Takes note of a peer that is about to be tried; one that is known stays as it is.
-    pub(super) fn expect(&mut self, peer: NodePublicKey, has_endpoint: bool) {
-        let reason = if has_endpoint {
-            PathReason::Probing
-        } else {
-            PathReason::NoCandidate
-        };
-        self.0.entry(peer).or_insert(Path::unreached(reason));
+    /// Takes note of a peer; one that is known stays as it is.
+    pub(super) fn expect(&mut self, peer: NodePublicKey) {
+        self.0.entry(peer).or_insert(Path::unreached(PathReason::Idle));
     }
 
     pub(super) fn forget(&mut self, peer: &NodePublicKey) {
@@ -65,7 +60,7 @@ impl Paths {
     /// Returns what to show of a peer on this device.
     pub(super) fn shown(&self, record: &PeerRecord) -> PeerStatus {
         let path = self.0.get(&record.public_key).copied();
-        let path = path.unwrap_or(Path::unreached(PathReason::NoCandidate));
+        let path = path.unwrap_or(Path::unreached(PathReason::Idle));
         let addresses = record.allowed_ips.iter();
         PeerStatus {
             id: record.id,
@@ -128,7 +123,7 @@ mod tests {
         let mut paths = Paths::default();
         let known = peer(1);
         assert!(!paths.set(&known, direct()), "nobody knows it yet");
-        paths.expect(known, false);
+        paths.expect(known);
         assert!(paths.set(&known, direct()));
         assert!(!paths.set(&known, direct()), "the same again");
         assert!(paths.set(&known, Path::unreached(PathReason::PeerAsleep)));
@@ -140,9 +135,9 @@ mod tests {
     fn a_peer_that_is_told_again_keeps_its_path() {
         let mut paths = Paths::default();
         let known = peer(1);
-        paths.expect(known, true);
+        paths.expect(known);
         paths.set(&known, direct());
-        paths.expect(known, true);
+        paths.expect(known);
         assert!(!paths.set(&known, direct()), "it was still there");
     }
 }

@@ -25,7 +25,12 @@ pub(crate) struct RelayArgs {
     #[arg(long, value_name = "KEY")]
     authority: String,
     /// Where the relay's key is kept; made when it is not there
-    #[arg(long, value_name = "DIR", env = "RUNMESH_DATA_DIR", default_value = "runmesh-relay")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "RUNMESH_DATA_DIR",
+        default_value = "runmesh-relay"
+    )]
     data_dir: PathBuf,
     /// What people call it
     #[arg(long, value_name = "NAME", default_value = "relay")]
@@ -74,7 +79,8 @@ pub(crate) async fn relay(args: RelayArgs, output: Output) -> Result<()> {
         )
     })?;
     let name = args.name.parse();
-    let name = name.map_err(|error| hinted(format!("the name `{}` {error}", args.name), "use a DNS label"))?;
+    let name =
+        name.map_err(|error| hinted(format!("the name `{}` {error}", args.name), "use a DNS label"))?;
     let tls = args.tls_cert.zip(args.tls_key);
     let stop = stop_token()?;
     let relay = Standalone::start(StandaloneOptions {

@@ -20,5 +20,6 @@ pub(crate) async fn list(api: &Api) -> Result<()> {
     let rows = relays.relays.iter().map(serde_json::to_value);
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
     let head = crate::table::record(&serde_json::to_value(&relays)?, &FIELDS);
-    api.output.text(&relays, &format!("{head}\n{}", table(&rows, &RELAYS)))
+    api.output
+        .text(&relays, &format!("{head}\n{}", table(&rows, &RELAYS)))
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use control::{RelayBeside, RelayRecord, RelayStart, ServeConfig};
 use control::clock::Clock;
 use control::provider::ProviderConfig;
+use control::{RelayBeside, RelayRecord, RelayStart, ServeConfig};
 use relay::websocket::WebSocketOptions;
 use relay::{Relay, RelayOptions};
 use serde_json::json;
@@ -153,7 +153,11 @@ impl OidcArgs {
 fn relay_at(listen: SocketAddr) -> RelayStart {
     RelayStart::new(move |keys| {
         let mut options = RelayOptions::new(listen, keys.private_key, keys.authority);
-        let next = listen.port().checked_add(1).filter(|next| *next != 1).unwrap_or(0);
+        let next = listen
+            .port()
+            .checked_add(1)
+            .filter(|next| *next != 1)
+            .unwrap_or(0);
         options.stun_listen = Some(SocketAddr::new(listen.ip(), next));
         let relay = Relay::start(options).map_err(|error| error.to_string())?;
         let (expelling, draining) = (relay.clone(), relay.clone());
@@ -209,7 +213,12 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
         listen: args.listen,
         mesh_listen: args.mesh_listen.unwrap_or(beside(DEFAULT_MESH_PORT)),
         relay: (!args.no_relay).then(|| relay_at(args.relay_listen.unwrap_or(beside(DEFAULT_RELAY_PORT)))),
-        relays_elsewhere: args.relays.as_deref().map(read_relays).transpose()?.unwrap_or_default(),
+        relays_elsewhere: args
+            .relays
+            .as_deref()
+            .map(read_relays)
+            .transpose()?
+            .unwrap_or_default(),
         public_url: public_url.transpose()?,
         org_name: args
             .org
