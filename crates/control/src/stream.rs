@@ -14,6 +14,7 @@ use crate::app::{AppError, presence};
 use crate::http::Shared;
 use crate::hub::Attendance;
 use crate::limits::{Buckets, Quota};
+use crate::orchestrator::doubt;
 use crate::relays::TICKET_EVERY;
 use crate::secrets;
 use crate::store::nodes::NodeRow;
@@ -92,8 +93,13 @@ pub(crate) async fn run(app: Shared, socket: WebSocket) {
             told = matches!(goodbye, Ok(Ok(()))),
             "a revoked node was sent away"
         );
-    } else if let Err(error) = presence::left(&app, row.node.id, &attendance).await {
-        tracing::warn!(%error, "a node's leave was not noted");
+    } else {
+        if attendance.is_current() {
+            doubt::begin(&app.orchestrator, row.node.id);
+        }
+        if let Err(error) = presence::left(&app, row.node.id, &attendance).await {
+            tracing::warn!(%error, "a node's leave was not noted");
+        }
     }
     // The socket closes before the attendance ends, since a revocation waits for that.
     drop(link);

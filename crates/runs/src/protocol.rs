@@ -98,6 +98,11 @@ pub enum ToSidecar {
     },
     /// Answers `Ping`.
     Pong,
+    /// Asks whether the sidecar is still there, since something speaks against it; only its `Pong` proves that it is.
+    Ping {
+        /// A number that the answer repeats, so that what was on its way before proves nothing.
+        number: u64,
+    },
 }
 
 /// From a sidecar to the orchestrator.
@@ -110,6 +115,9 @@ pub enum ToOrchestrator {
         version: u32,
         /// Every run in its journal that is not over and acknowledged.
         open_runs: Vec<OpenRun>,
+        /// How many runs it takes at a time, its own too; absent when it cannot say.
+        #[serde(default)]
+        places: Option<u32>,
     },
     /// The offer is in the journal, on disk.
     Accepted {
@@ -165,7 +173,16 @@ pub enum ToOrchestrator {
         idempotency_key: Option<String>,
     },
     /// Keeps the session known to be alive.
-    Ping,
+    Ping {
+        /// As in `Hello`, for its owner may have changed it since.
+        #[serde(default)]
+        places: Option<u32>,
+    },
+    /// Answers `Ping`.
+    Pong {
+        /// The number of the `Ping`.
+        number: u64,
+    },
 }
 
 /// A run that a sidecar still has in its journal.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::activity::{ResourceType, Severity};
-use runs::dispatch::{Effect, EndReason, Input, OFFERS_OPEN_MAX, Phase};
+use runs::dispatch::{Effect, EndReason, Input, Phase};
 use runs::protocol::ToSidecar;
 use serde_json::{Map, json};
 use types::names::is_unprintable;
@@ -116,7 +116,8 @@ impl<'a> DispatchTx<'a> {
         if !self.app.orchestrator.is_connected(node) {
             return Ok(());
         }
-        let runs = store::runs::offerable(&mut self.tx, node, self.now, OFFERS_OPEN_MAX).await?;
+        let places = self.app.orchestrator.places(node);
+        let runs = store::runs::offerable(&mut self.tx, node, places, self.now).await?;
         for mut run in runs {
             self.advance(&mut run, Input::Offer).await?;
         }

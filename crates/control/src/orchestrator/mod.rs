@@ -5,6 +5,7 @@
 //! stop a run is `app`'s business.
 
 pub(crate) mod dispatch;
+pub(crate) mod doubt;
 pub(crate) mod history;
 pub(crate) mod listen;
 mod live_budget;
@@ -49,6 +50,10 @@ struct Entry {
     session: SessionId,
     out: mpsc::Sender<ToSidecar>,
     close: CancellationToken,
+    /// How many runs the device says that it takes at a time.
+    places: Option<u32>,
+    /// The number that proves that the sidecar is there, while that is in doubt.
+    doubt: Option<u64>,
 }
 
 /// Tells one session of a node from its next.
@@ -57,9 +62,21 @@ pub(crate) struct SessionId(u64);
 
 impl Orchestrator {
     /// Makes a session the node's only one; an older one is closed. Returns what the writer task takes from.
-    fn open(&self, node: NodeId, session: SessionId, close: CancellationToken) -> mpsc::Receiver<ToSidecar> {
+    fn open(
+        &self,
+        node: NodeId,
+        session: SessionId,
+        places: Option<u32>,
+        close: CancellationToken,
+    ) -> mpsc::Receiver<ToSidecar> {
         let (out, queue) = mpsc::channel(OUT_MAX);
-        let entry = Entry { session, out, close };
+        let entry = Entry {
+            session,
+            out,
+            close,
+            places,
+            doubt: None,
+        };
         if let Some(older) = self.lock().insert(node, entry) {
             older.close.cancel();
         }
@@ -67,7 +84,11 @@ impl Orchestrator {
     }
 
     fn next_session(&self) -> SessionId {
-        SessionId(self.numbers.fetch_add(1, Ordering::Relaxed))
+        SessionId(self.next_number())
+    }
+
+    fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Forgets a session; false when a newer one took its place.
@@ -87,9 +108,21 @@ impl Orchestrator {
             .is_some_and(|entry| entry.session == session)
     }
 
-    /// Tells whether a node's sidecar is connected.
+    /// Tells whether a node's sidecar is connected, beyond doubt ([`doubt`]).
     pub(crate) fn is_connected(&self, node: NodeId) -> bool {
-        self.lock().contains_key(&node)
+        self.lock().get(&node).is_some_and(|entry| entry.doubt.is_none())
+    }
+
+    /// Returns how many runs a device takes at a time, if it is connected and said so.
+    fn places(&self, node: NodeId) -> Option<u32> {
+        self.lock().get(&node).and_then(|entry| entry.places)
+    }
+
+    /// Notes how many runs a device takes at a time; true when that is news.
+    fn set_places(&self, node: NodeId, session: SessionId, places: u32) -> bool {
+        let mut sessions = self.lock();
+        let entry = sessions.get_mut(&node).filter(|entry| entry.session == session);
+        entry.is_some_and(|entry| entry.places.replace(places) != Some(places))
     }
 
     /// Queues a message; a sidecar that does not read loses its session.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::runs::RunOrigin;
-use runs::dispatch::{Phase, RunState};
+use runs::dispatch::{Phase, Places, RunState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sqlx::any::AnyRow;
@@ -238,28 +238,40 @@ pub(crate) async fn open_of_thread(conn: &mut Conn, thread: ThreadId) -> Result<
     .await
 }
 
-/// Lists the runs that a device may be offered now: queued, their wait is over, and no earlier run of their thread is
-/// open. At most as many as `offers_max` leaves beside those that are offered already.
+/// Lists the runs that a device may be offered now, in the order of its queue: those that wait for no earlier run of
+/// their thread, as many as `runs::dispatch::Places` allows for a device that takes `places` runs at a time.
 pub(crate) async fn offerable(
     conn: &mut Conn,
     node: NodeId,
+    places: Option<u32>,
     now: Timestamp,
-    offers_max: usize,
 ) -> Result<Vec<RunRow>, StoreError> {
-    let row = sqlx::query("SELECT COUNT(*) AS open FROM runs WHERE node_id = $1 AND phase = 'offered'")
-        .bind(node.to_string())
-        .fetch_one(&mut *conn)
-        .await?;
-    let room = i64::try_from(offers_max).unwrap_or(i64::MAX) - row.int("open")?;
-    sqlx::query(select!(
-        "AS r WHERE node_id = $1 AND phase = 'queued' AND offer_at <= $2 AND NOT EXISTS (SELECT 1 FROM runs AS e \
-         WHERE e.thread_id = r.thread_id AND e.number < r.number AND e.phase <> 'ended') ORDER BY number LIMIT $3"
+    let row = sqlx::query(
+        "SELECT COALESCE(SUM(CASE WHEN phase = 'offered' THEN 1 ELSE 0 END), 0) AS offered, COUNT(*) AS taken \
+         FROM runs WHERE node_id = $1 AND phase IN ('offered', 'accepted', 'running')",
+    )
+    .bind(node.to_string())
+    .fetch_one(&mut *conn)
+    .await?;
+    let offered = row.count("offered")?;
+    let places = Places {
+        max: places,
+        held: row.count("taken")?.saturating_sub(offered),
+        offered,
+    };
+    if places.free() == 0 {
+        return Ok(Vec::new());
+    }
+    let mut queue = sqlx::query(select!(
+        "AS r WHERE node_id = $1 AND phase = 'queued' AND NOT EXISTS (SELECT 1 FROM runs AS e \
+         WHERE e.thread_id = r.thread_id AND e.number < r.number AND e.phase <> 'ended') ORDER BY number LIMIT $2"
     ))
     .bind(node.to_string())
-    .bind(now.unix_ms())
-    .bind(room.max(0))
+    .bind(i64::try_from(places.free()).unwrap_or(i64::MAX))
     .all(conn, read)
-    .await
+    .await?;
+    queue.truncate(places.to_offer(queue.iter().map(|run| &run.state), now));
+    Ok(queue)
 }
 
 /// A place became free on a device: what waits for another offer need not wait on.

@@ -215,6 +215,12 @@ impl Sidecar {
         others.len()
     }
 
+    /// Returns how many runs the owner's policy takes at a time; `None` while its file has an error.
+    fn places(&self) -> Option<u32> {
+        let policy = self.policy.current().ok()?;
+        u32::try_from(policy.concurrent_runs_max).ok()
+    }
+
     /// Asks the policy; `running` is how many runs count against its limit.
     fn permit(&self, order: &RunOrder, origin: Origin, running: usize) -> Result<Permit, Refusal> {
         let policy = self.policy.current();

@@ -216,7 +216,7 @@ impl Session<'_> {
                 }
                 Ok(()) = reopened.changed() => {
                     proof_due.get_or_insert(Instant::now() + PROOF_TIMEOUT);
-                    self.say(&ToOrchestrator::Ping).await?;
+                    self.ping().await?;
                 }
                 () = sleep_until(proof_due.unwrap_or(heard + SILENCE_MAX)), if proof_due.is_some() => {
                     return Err(End::Replaced);
@@ -225,16 +225,22 @@ impl Session<'_> {
                     if heard.elapsed() > SILENCE_MAX {
                         return Err("the orchestrator fell silent".to_owned().into());
                     }
-                    self.say(&ToOrchestrator::Ping).await?;
+                    self.ping().await?;
                 }
             }
         }
+    }
+
+    async fn ping(&mut self) -> Result<(), String> {
+        let places = self.sidecar.places();
+        self.say(&ToOrchestrator::Ping { places }).await
     }
 
     async fn greet(&mut self) -> Result<(), String> {
         let hello = ToOrchestrator::Hello {
             version: PROTOCOL_VERSION,
             open_runs: self.sidecar.journal().look().open_runs(),
+            places: self.sidecar.places(),
         };
         self.say(&hello).await?;
         match timeout(WELCOME_TIMEOUT, self.next_message()).await {
@@ -339,6 +345,7 @@ impl Session<'_> {
             } => {
                 self.sidecar.register_refused(request, code, message);
             }
+            ToSidecar::Ping { number } => self.say(&ToOrchestrator::Pong { number }).await?,
             ToSidecar::Welcome { .. } | ToSidecar::Pong => {}
         }
         Ok(())

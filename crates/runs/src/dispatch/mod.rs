@@ -19,9 +19,12 @@
 //! - What was accepted is never offered again, started or not: a sidecar that lost its journal has lost the run.
 //! - A device that is away suspends its runs; that is no failure until [`LOST_AFTER`].
 //! - `Ended` is final.
+//! - A refusal is the device's, not the run's: what stands behind a refused run in its queue waits with it, so that runs
+//!   are taken in the order of the queue ([`places`]).
 //!
 //! Deadlines are wall-clock times, because they outlive the process that set them.
 
+mod places;
 mod step;
 mod words;
 
@@ -29,6 +32,7 @@ use std::time::Duration;
 
 use types::{Attempt, Fence, RunStatus, Timestamp};
 
+pub use places::Places;
 pub use step::Step;
 pub use words::{Deadline, Effect, EndReason, Input};
 
@@ -87,7 +91,7 @@ pub struct RunState {
     pub fence: Fence,
     /// The number of the next event under that fence.
     pub next: u64,
-    /// How often the present offer was said.
+    /// How often the present offer was said; in `Queued` 0, unless it was refused and the wait after that is not over.
     pub sends: u32,
     /// How many offers were refused.
     pub refusals: u32,
@@ -160,7 +164,7 @@ impl RunState {
         let cancel = self.cancel_at.filter(|_| self.away_since.is_none());
         let cancel = cancel.map(|at| (at + CANCEL_TIMEOUT, Deadline::CancelTimeout));
         match self.phase {
-            Phase::Queued if self.refusals > 0 && self.offer_at < self.queue_until => {
+            Phase::Queued if self.sends > 0 && self.offer_at < self.queue_until => {
                 Some((self.offer_at, Deadline::Retry))
             }
             Phase::Queued => Some((self.queue_until, Deadline::QueueTtl)),

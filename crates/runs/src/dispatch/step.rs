@@ -95,7 +95,7 @@ impl Step {
                 self.end(RunStatus::Cancelled, EndReason::CancelledBeforeStart);
             }
             Phase::Queued => {}
-            Phase::Offered => self.requeue(now),
+            Phase::Offered => self.withdraw(now),
             Phase::Accepted | Phase::Running => self.end(RunStatus::Lost, EndReason::JournalLost),
             Phase::Ended(_) => {}
         }
@@ -112,14 +112,16 @@ impl Step {
         match self.state.phase {
             // It waits anyhow; noting it would be a write for each run of a long queue.
             Phase::Queued => {}
-            Phase::Offered => self.requeue(now),
+            Phase::Offered => self.withdraw(now),
             _ => drop(self.state.away_since.get_or_insert(now)),
         }
     }
 
-    fn requeue(&mut self, offer_at: Timestamp) {
+    /// Takes an offer back that nobody answered.
+    fn withdraw(&mut self, now: Timestamp) {
         self.state.phase = Phase::Queued;
-        self.state.offer_at = offer_at;
+        self.state.offer_at = now;
+        self.state.sends = 0;
     }
 
     fn accepted(&mut self, fence: Fence) {
@@ -160,7 +162,8 @@ impl Step {
             return self.end(RunStatus::Failed, EndReason::Refused(reason));
         }
         let doubled = RETRY_MIN.saturating_mul(1 << (state.refusals - 1).min(16));
-        self.requeue(now + doubled.min(RETRY_MAX));
+        state.phase = Phase::Queued;
+        state.offer_at = now + doubled.min(RETRY_MAX);
     }
 
     fn stored(&mut self, next: u64, started: bool, ended: Option<RunStatus>) {
@@ -194,7 +197,8 @@ impl Step {
             Deadline::Retry if now >= self.state.queue_until => {
                 self.end(RunStatus::Expired, EndReason::QueueTtl);
             }
-            Deadline::Retry => {}
+            // It may be offered, and its device may still have no place: it must not stay due all the while.
+            Deadline::Retry => self.state.sends = 0,
             Deadline::OfferTimeout if self.state.sends >= OFFER_SENDS_MAX => {
                 self.effects.push(Effect::CloseSession);
                 self.disconnected(now);

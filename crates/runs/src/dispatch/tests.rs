@@ -154,6 +154,9 @@ fn a_queued_run_expires_and_a_refused_one_waits_longer_each_time() {
         at = state.offer_at;
     }
     assert_eq!(waits, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    let again = check(&state, Input::Tick, at, Phase::Queued, &[]);
+    let expiry = (again.queue_until, Deadline::QueueTtl);
+    assert_eq!(again.deadline(), Some(expiry), "a wait is over once");
     check(&state, Input::Tick, t0() + QUEUE_TTL, over, &[expired]);
 }
 

@@ -62,7 +62,18 @@ impl<'a> Link<'a> {
     pub(super) async fn take(&mut self, message: ToOrchestrator) -> Result<(), SessionError> {
         match message {
             ToOrchestrator::Hello { .. } => return Err(SessionError::NoHello),
-            ToOrchestrator::Ping => self.app.orchestrator.send(self.node, ToSidecar::Pong),
+            ToOrchestrator::Ping { places } => {
+                self.app.orchestrator.send(self.node, ToSidecar::Pong);
+                let known = |places| self.app.orchestrator.set_places(self.node, self.session, places);
+                if places.is_some_and(known) {
+                    self.offer_waiting().await?;
+                }
+            }
+            ToOrchestrator::Pong { number } => {
+                if self.app.orchestrator.trust(self.node, self.session, number) {
+                    self.offer_waiting().await?;
+                }
+            }
             ToOrchestrator::Accepted { run_id, fence } => {
                 self.step(run_id, Input::Accepted(fence), None).await?
             }
@@ -105,6 +116,13 @@ impl<'a> Link<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Its device may now be offered more than before.
+    async fn offer_waiting(&self) -> Result<(), StoreError> {
+        let mut dispatch = DispatchTx::begin(self.app).await?;
+        dispatch.moved(self.node);
+        dispatch.commit().await
     }
 
     async fn register(&self, request: u64, wish: DeviceRun) -> Result<(), StoreError> {

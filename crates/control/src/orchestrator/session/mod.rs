@@ -80,7 +80,12 @@ async fn speak<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static>(
 ) -> Result<(), SessionError> {
     let hello = tokio::time::timeout(HELLO_TIMEOUT, reader.next()).await;
     let hello = hello.map_err(|_| SessionError::NoHello)??;
-    let Some(ToOrchestrator::Hello { open_runs, version }) = hello else {
+    let Some(ToOrchestrator::Hello {
+        open_runs,
+        version,
+        places,
+    }) = hello
+    else {
         return Err(SessionError::NoHello);
     };
     // Nothing may come before the welcome, so nothing is lost by beginning anew, now for whole appends.
@@ -88,7 +93,7 @@ async fn speak<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static>(
         return Err(SessionError::NoHello);
     }
     tracing::info!(%node, version, open_runs = open_runs.len(), "a sidecar connected");
-    greet(app, (node, session), open_runs, (writer, close)).await?;
+    greet(app, (node, session), (open_runs, places), (writer, close)).await?;
     let mut link = Link::new(app, node, session);
     loop {
         let message = tokio::time::timeout(IDLE_TIMEOUT, reader.next()).await;
@@ -106,7 +111,7 @@ async fn speak<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static>(
 async fn greet<W: AsyncWrite + Unpin + Send + 'static>(
     app: &Arc<App>,
     (node, session): (NodeId, SessionId),
-    open_runs: Vec<OpenRun>,
+    (open_runs, places): (Vec<OpenRun>, Option<u32>),
     (writer, close): (W, CancellationToken),
 ) -> Result<(), SessionError> {
     let mut dispatch = DispatchTx::begin(app).await?;
@@ -141,7 +146,7 @@ async fn greet<W: AsyncWrite + Unpin + Send + 'static>(
     }
     dispatch.moved(node);
     // Before the commit, so that no other write can see the runs settled and the device still away, or the reverse.
-    let queue = app.orchestrator.open(node, session, close.clone());
+    let queue = app.orchestrator.open(node, session, places, close.clone());
     tokio::spawn(write(queue, writer, close));
     Ok(dispatch.commit().await?)
 }

@@ -508,7 +508,7 @@ async fn a_session_that_speaks_nonsense_is_closed_and_unknown_messages_are_skipp
     let (stream, _) = sidecar.link.as_mut().expect("connected");
     let unknown = encode(br#"{"type":"from_the_future","x":1}"#).expect("small");
     stream.write_all(&unknown).await.expect("writes");
-    sidecar.send(&ToOrchestrator::Ping).await;
+    sidecar.send(&PING).await;
     assert_eq!(sidecar.receive().await, ToSidecar::Pong);
     let (stream, _) = sidecar.link.as_mut().expect("connected");
     stream.write_all(&[0xff; 64]).await.expect("writes");

@@ -127,7 +127,7 @@ async fn a_run_can_be_streamed_from_its_request_to_its_end() {
     });
     let working = async {
         sidecar.send(&delta).await;
-        sidecar.send(&ToOrchestrator::Ping).await;
+        sidecar.send(&PING).await;
         sidecar.receive().await;
         // Whoever reads only after the end sees the end without what was shown on the way.
         shown.await.expect("the delta is shown");

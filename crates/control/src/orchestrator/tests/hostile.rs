@@ -36,6 +36,7 @@ async fn a_first_message_is_small_or_no_session_begins() {
     let hello = ToOrchestrator::Hello {
         version: PROTOCOL_VERSION,
         open_runs: (0..10_000).map(open_run).collect(),
+        places: None,
     };
     let json = serde_json::to_vec(&hello).expect("serializes");
     assert!(is_turned_away(&bench, &encode(&json).expect("fits")).await);
@@ -111,10 +112,10 @@ async fn live_frames_of_others_and_floods_are_not_shown() {
     let mut other = Sidecar::new(bench.link(2).await);
     other.connect(&bench).await;
     other.send(&live(held.1, "another's")).await;
-    other.send(&ToOrchestrator::Ping).await;
+    other.send(&PING).await;
     other.receive().await;
     sidecar.send(&live(held.1, "mine")).await;
-    sidecar.send(&ToOrchestrator::Ping).await;
+    sidecar.send(&PING).await;
     sidecar.receive().await;
     let mut shown = Vec::new();
     while let Ok(notice) = notices.try_recv() {
@@ -127,7 +128,7 @@ async fn live_frames_of_others_and_floods_are_not_shown() {
     for _ in 0..3000 {
         sidecar.send(&live(held.1, "flood")).await;
     }
-    sidecar.send(&ToOrchestrator::Ping).await;
+    sidecar.send(&PING).await;
     sidecar.receive().await;
     let seconds = begun.elapsed().as_secs() + 1;
     let mut count = 0;

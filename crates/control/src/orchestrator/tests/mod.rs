@@ -6,6 +6,8 @@ mod conversations;
 mod dispatches;
 mod follows;
 mod hostile;
+mod presence;
+mod queues;
 mod threads;
 
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use types::{Attempt, EventDraft, EventType, Fence, NodeId, NodePrivateKey, RunId, RunOrder};
 
 use super::dispatch::DispatchTx;
-use super::{reconcile, session};
+use super::{doubt, reconcile, session};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::{ServeConfig, Server, Tuning, serve_with};
@@ -214,6 +216,9 @@ async fn serve_in(dir: &TempDir, clock: &Clock, tuning: Tuning) -> Server {
     serve_with(config, tuning).await.expect("the server starts")
 }
 
+/// What keeps a session known to be alive.
+const PING: ToOrchestrator = ToOrchestrator::Ping { places: None };
+
 /// What the server said.
 #[derive(Debug)]
 struct Answer {
@@ -282,6 +287,8 @@ fn said(words: &str) -> EventDraft {
 struct Sidecar {
     node: NodeId,
     journal: Journal,
+    /// How many runs it says that it takes at a time.
+    places: Option<u32>,
     link: Option<(DuplexStream, Decoder)>,
 }
 
@@ -290,6 +297,7 @@ impl Sidecar {
         Self {
             node,
             journal: Journal::default(),
+            places: None,
             link: None,
         }
     }
@@ -308,6 +316,7 @@ impl Sidecar {
         let hello = ToOrchestrator::Hello {
             version: PROTOCOL_VERSION,
             open_runs: self.journal.open_runs(),
+            places: self.places,
         };
         self.send(&hello).await;
         assert!(matches!(self.receive().await, ToSidecar::Welcome { .. }));
