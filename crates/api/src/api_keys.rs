@@ -86,7 +86,7 @@ pub struct CreateApiKey {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1)]
     pub scopes: Option<Vec<Scope>>,
-    /// How long it lives; for ever by default.
+    /// How long it lives, never longer than the key that makes it; by default as long as that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<KeyLifetime>,
     /// Makes a test key (`rt_test_…`).

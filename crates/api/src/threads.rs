@@ -25,7 +25,7 @@ pub struct Thread {
     /// The agent that works in it.
     #[schema(value_type = Option<schema::Id>)]
     pub agent_id: Option<AgentId>,
-    /// What people call it.
+    /// What people call it, or the beginning of what was asked; the latter is null for an admin who is not the owner.
     pub title: Option<String>,
     /// Where its runs are executed.
     #[schema(value_type = schema::ExecutionMode)]

@@ -175,3 +175,36 @@ async fn an_admin_looks_across_the_org_only_with_the_scope_for_it() {
         assert_eq!(answer.status.as_u16(), status, "{scopes}");
     }
 }
+
+#[tokio::test]
+async fn no_key_outlives_the_one_that_made_it() {
+    let fixture = Fixture::start().await;
+    let make = async |key: &str, body: serde_json::Value| {
+        let body = Some(body);
+        fixture.call(Some(key), Method::POST, "/v1/api-keys", body).await
+    };
+    let made = make(&fixture.admin, json!({"name": "short", "expiresIn": "90d"})).await;
+    let short = made.data(201)["key"].as_str().expect("the key").to_owned();
+    let end = made.data(201)["expiresAt"].clone();
+    let inherits = make(&short, json!({"name": "inherits"})).await;
+    assert_eq!(inherits.data(201)["expiresAt"], end);
+    let sooner = make(&short, json!({"name": "sooner", "expiresIn": "30d"})).await;
+    assert!(sooner.data(201)["expiresAt"].as_str() < end.as_str());
+    let later = make(&short, json!({"name": "later", "expiresIn": "1y"})).await;
+    assert_eq!((later.status.as_u16(), later.code()), (403, "forbidden"));
+    assert!(later.text.contains("cannot live longer"), "{}", later.text);
+
+    // Neither by a second person, nor by a browser.
+    let org = fixture.get("/v1/organizations/current").await.data(200)["id"].clone();
+    let path = format!("/v1/organizations/{}/members", org.as_str().expect("an id"));
+    let body = Some(json!({"name": "Bob", "role": "member"}));
+    let bob = fixture.call(Some(&short), Method::POST, &path, body).await;
+    assert_eq!(bob.data(201)["apiKey"]["expiresAt"], end);
+    let session = fixture.session(&short).await;
+    let of_session = make(&session, json!({"name": "of a session"})).await;
+    assert_eq!(of_session.data(201)["expiresAt"], end);
+    // A session ends within the day; what its person makes with it lives as long as their key.
+    let session = fixture.session(&fixture.admin).await;
+    let of_session = make(&session, json!({"name": "for ever"})).await;
+    assert_eq!(of_session.data(201)["expiresAt"], json!(null));
+}

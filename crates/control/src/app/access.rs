@@ -73,6 +73,9 @@ pub(crate) struct Caller {
     pub(crate) credential: Credential,
     /// When the credential ends, if it does by itself.
     pub(crate) until: Option<Timestamp>,
+    /// When the key ends that it is, or that opened the session. A session's own end is no bound of what its person may
+    /// do: they sign in again.
+    pub(crate) key_until: Option<Timestamp>,
     /// The address the request came from.
     pub(crate) ip: IpAddr,
 }
@@ -234,6 +237,7 @@ pub(crate) async fn authenticate(app: &App, token: Option<&str>, ip: IpAddr) -> 
         scopes: found.scopes,
         credential: found.credential,
         until,
+        key_until: key_end,
         ip,
     })
 }

@@ -74,7 +74,7 @@ pub(crate) async fn create(
         scopes,
         is_test: request.is_test,
         now,
-        expires_at: request.expires_in.map(|life| now + span(life)),
+        expires_at: end_of(caller, request.expires_in.map(|life| now + span(life)))?,
     };
     let mut tx = app.store.write().await?;
     let created = issue(&mut tx, caller.org, new).await?;
@@ -87,6 +87,17 @@ pub(crate) async fn create(
     .await?;
     tx.commit().await?;
     Ok(created)
+}
+
+/// No key outlives the one that made it: unless it says so itself, it ends with that one.
+fn end_of(caller: &Caller, asked: Option<Timestamp>) -> Result<Option<Timestamp>, AppError> {
+    match (asked, caller.key_until) {
+        (Some(end), Some(bound)) if end > bound => {
+            let message = format!("this credential ends at {bound}; a key that it makes cannot live longer");
+            Err(AppError::forbidden(message))
+        }
+        (asked, bound) => Ok(asked.or(bound)),
+    }
 }
 
 /// Lists the caller's keys, or with `all` (admins) everyone's, newest first.

@@ -35,6 +35,16 @@ pub(crate) enum Sight {
     Metadata,
 }
 
+impl Sight {
+    /// How much of a thread of their org a caller may see; `None` when it is not there for them.
+    fn of(caller: &Caller, row: &ThreadRow) -> Option<Self> {
+        match row.thread.owner_user_id == caller.user {
+            true => Some(Self::Whole),
+            false => caller.is_admin().then_some(Self::Metadata),
+        }
+    }
+}
+
 /// Finds a thread and how much of it the caller may see; what they may not see at all is not there.
 pub(crate) async fn seen(
     conn: &mut Conn,
@@ -42,14 +52,18 @@ pub(crate) async fn seen(
     id: ThreadId,
 ) -> Result<(ThreadRow, Sight), AppError> {
     let row = store::threads::find(conn, caller.org, id).await?;
-    let row = row.ok_or_else(|| AppError::not_found("thread"))?;
-    if row.thread.owner_user_id == caller.user {
-        Ok((row, Sight::Whole))
-    } else if caller.is_admin() {
-        Ok((row, Sight::Metadata))
-    } else {
-        Err(AppError::not_found("thread"))
+    let found = row.and_then(|row| Sight::of(caller, &row).map(|sight| (row, sight)));
+    found.ok_or_else(|| AppError::not_found("thread"))
+}
+
+/// What the API shows of a thread. A title that nobody chose says what was asked: it is content.
+fn shown(sight: Sight, row: ThreadRow) -> ThreadView {
+    let is_content = !row.titled;
+    let mut view = ThreadView::from(row.thread);
+    if is_content && sight == Sight::Metadata {
+        view.title = None;
     }
+    view
 }
 
 /// Finds a thread that the caller may write into: only their own.
@@ -86,7 +100,8 @@ pub(crate) async fn list(
     let page = window.cut(rows, |row| {
         (row.thread.created_at.unix_ms(), row.thread.id.to_string())
     });
-    let rows = page.rows.into_iter().map(|row| row.thread.into()).collect();
+    let sight = |row: &ThreadRow| Sight::of(caller, row).unwrap_or(Sight::Metadata);
+    let rows = page.rows.into_iter().map(|row| shown(sight(&row), row)).collect();
     Ok(Page {
         rows,
         next_cursor: page.next_cursor,
@@ -110,21 +125,21 @@ pub(crate) async fn patch(
     change: PatchThread,
 ) -> Result<ThreadView, AppError> {
     let mut dispatch = DispatchTx::begin(app).await?;
-    let (row, _) = seen(&mut dispatch.tx, caller, id).await?;
-    let mut thread = row.thread;
+    let (mut row, sight) = seen(&mut dispatch.tx, caller, id).await?;
     let mut events = Vec::new();
     if let Some(title) = change.title {
         check_title(&title)?;
         events.push(event(EventType::ThreadRenamed, json!({ "title": title })));
-        thread.title = Some(title);
+        store::threads::rename(&mut dispatch.tx, id, &title).await?;
+        (row.thread.title, row.titled) = (Some(title), true);
     }
     if let Some(archived) = change.archived {
         events.push(event(EventType::ThreadArchived, json!({ "archived": archived })));
-        thread.archived = archived;
+        row.thread.archived = archived;
     }
-    thread.updated_at = dispatch.now;
-    store::threads::update(&mut dispatch.tx, &thread).await?;
-    dispatch.append(Place::of(&thread), &events).await?;
+    row.thread.updated_at = dispatch.now;
+    store::threads::update(&mut dispatch.tx, &row.thread).await?;
+    dispatch.append(Place::of(&row.thread), &events).await?;
     for event in &events {
         let (event_type, title) = match event.event_type {
             EventType::ThreadRenamed => ("thread.renamed", "Thread renamed"),
@@ -139,7 +154,7 @@ pub(crate) async fn patch(
         .await?;
     }
     dispatch.commit().await?;
-    Ok(thread.into())
+    Ok(shown(sight, row))
 }
 
 /// Deletes a thread with its events, rollouts and runs; what a device still does for it is stopped, and whoever watches

@@ -39,8 +39,8 @@ pub(crate) async fn members(
     Ok(window.cut(rows, |row| (row.created_at.unix_ms(), row.user_id.to_string())))
 }
 
-/// Makes a person, adds them to the caller's org and gives them a key with the scopes of the caller's credential: nobody
-/// hands on more than they hold.
+/// Makes a person, adds them to the caller's org and gives them a key with the scopes and the end of the caller's
+/// credential: nobody hands on more than they hold.
 pub(crate) async fn create_member(
     app: &App,
     caller: &Caller,
@@ -61,7 +61,7 @@ pub(crate) async fn create_member(
         scopes: caller.scopes.clone(),
         is_test: false,
         now,
-        expires_at: None,
+        expires_at: caller.key_until,
     };
     let mut tx = app.store.write().await?;
     store::users::insert(&mut tx, &user).await?;

@@ -7,6 +7,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("migrations/0001_identity.sql")),
     (2, include_str!("migrations/0002_dispatch.sql")),
     (3, include_str!("migrations/0003_sign_in.sql")),
+    (4, include_str!("migrations/0004_titles.sql")),
 ];
 
 /// Applies what is missing; refuses a database of a newer program.

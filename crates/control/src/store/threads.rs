@@ -9,10 +9,12 @@ use super::query::QueryExt as _;
 use super::row::name_of;
 use super::{Conn, RowExt as _, StoreError};
 
-/// A thread and the number of its last event.
+/// A thread, with the number of its last event.
 #[derive(Clone, Debug)]
 pub(crate) struct ThreadRow {
     pub(crate) thread: Thread,
+    /// Somebody chose its title; any other is the beginning of what was asked.
+    pub(crate) titled: bool,
     pub(crate) last_sequence: u64,
 }
 
@@ -28,8 +30,8 @@ pub(crate) struct ThreadFilter {
 macro_rules! select {
     ($rest:literal $(,)?) => {
         concat!(
-            "SELECT id, org_id, owner_user_id, agent_id, title, execution_mode, archived, active_rollout_id, ",
-            "last_sequence, created_at, updated_at FROM threads ",
+            "SELECT id, org_id, owner_user_id, agent_id, title, titled, execution_mode, archived, ",
+            "active_rollout_id, last_sequence, created_at, updated_at FROM threads ",
             $rest
         )
     };
@@ -86,18 +88,25 @@ pub(crate) async fn list(
     .await
 }
 
-/// Writes what of a thread can change, beside its events.
+/// Gives a thread a title that somebody chose.
+pub(crate) async fn rename(conn: &mut Conn, id: ThreadId, title: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE threads SET title = $1, titled = 1 WHERE id = $2")
+        .bind(title)
+        .bind(id.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Writes what of a thread can change, beside its title and its events.
 pub(crate) async fn update(conn: &mut Conn, thread: &Thread) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE threads SET title = $1, archived = $2, active_rollout_id = $3, updated_at = $4 WHERE id = $5",
-    )
-    .bind(thread.title.clone())
-    .bind(i64::from(thread.archived))
-    .bind(thread.active_rollout_id.to_string())
-    .bind(thread.updated_at.unix_ms())
-    .bind(thread.id.to_string())
-    .execute(conn)
-    .await?;
+    sqlx::query("UPDATE threads SET archived = $1, active_rollout_id = $2, updated_at = $3 WHERE id = $4")
+        .bind(i64::from(thread.archived))
+        .bind(thread.active_rollout_id.to_string())
+        .bind(thread.updated_at.unix_ms())
+        .bind(thread.id.to_string())
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -181,6 +190,7 @@ fn read(row: &AnyRow) -> Result<ThreadRow, StoreError> {
             created_at: row.time("created_at")?,
             updated_at: row.time("updated_at")?,
         },
+        titled: row.flag("titled")?,
         last_sequence: row.count("last_sequence")?,
     })
 }

@@ -35,7 +35,7 @@ pub(crate) async fn snapshot(
         Sight::Metadata => Folded::default(),
     };
     let activity = doing(&mut conn, id).await?;
-    Ok(shown(row, sight, (folded, activity), limit))
+    Ok(folded_up(row, sight, (folded, activity), limit))
 }
 
 /// Folds the newest events of a thread: enough for everything that a snapshot shows, however long the thread is.
@@ -66,7 +66,12 @@ async fn doing(conn: &mut Conn, id: ThreadId) -> Result<&'static str, AppError> 
     })
 }
 
-fn shown(row: ThreadRow, sight: Sight, (folded, activity): (Folded, &str), limit: usize) -> ThreadSnapshot {
+fn folded_up(
+    row: ThreadRow,
+    sight: Sight,
+    (folded, activity): (Folded, &str),
+    limit: usize,
+) -> ThreadSnapshot {
     let cut = folded.messages.len() > limit || folded.tool_calls.len() > limit;
     let truncated = folded.truncated || cut;
     let skip = |len: usize| len.saturating_sub(limit);
@@ -96,9 +101,9 @@ fn shown(row: ThreadRow, sight: Sight, (folded, activity): (Folded, &str), limit
     });
     let whole = sight == Sight::Whole;
     ThreadSnapshot {
-        thread: row.thread.into(),
-        activity: activity.to_owned(),
         last_sequence: row.last_sequence,
+        thread: super::shown(sight, row),
+        activity: activity.to_owned(),
         messages: whole.then(|| messages.collect()),
         tool_calls: whole.then(|| tools.collect()),
         truncated,

@@ -279,3 +279,41 @@ async fn requests_that_break_a_rule_of_runs_are_refused() {
         json!({ "agent": "code-on-my-mac", "prompt": "x", "threadId": format!("thr_{}", "0".repeat(32)) });
     bench.post("/v1/run", body).await.refused(404, "not_found");
 }
+
+#[tokio::test]
+async fn an_admin_reads_the_title_that_somebody_chose_and_never_what_was_asked() {
+    let bench = Bench::start().await;
+    let run = bench.run(json!({ "prompt": "my password is hunter2" })).await;
+    let path = format!("/v1/threads/{}", text(&run, "threadId"));
+    let other = bench.member("admin").await;
+    let archive = async |archived: bool| {
+        let change = json!({ "archived": archived });
+        bench.call(&other, Method::PATCH, &path, Some(change)).await
+    };
+    let mut answers = vec![archive(true).await, archive(false).await];
+    for path in [&path, "/v1/threads?all=true"] {
+        answers.push(bench.call(&other, Method::GET, path, None).await);
+    }
+    for answer in &answers {
+        assert_eq!(answer.status, 200);
+        assert!(!answer.body.to_string().contains("hunter2"), "{}", answer.body);
+    }
+    let own = bench.get(&path).await.ok();
+    assert_eq!(own["title"], "my password is hunter2");
+    let change = json!({ "title": "Accounts" });
+    bench
+        .call(&bench.admin, Method::PATCH, &path, Some(change))
+        .await
+        .ok();
+    let compact = format!("{path}/compact");
+    bench
+        .post(&format!("/v1/runs/{}/cancel", text(&run, "runId")), json!({}))
+        .await
+        .ok();
+    bench.post(&compact, json!({})).await.ok();
+    let listed = bench
+        .call(&other, Method::GET, "/v1/threads?all=true", None)
+        .await
+        .body;
+    assert_eq!(listed["data"][0]["title"], "Accounts");
+}
