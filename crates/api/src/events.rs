@@ -137,7 +137,7 @@ pub struct EventsQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<schema::Include>, inline)]
     pub include: Option<String>,
-    /// Those with a higher number, of all rollouts.
+    /// Those with a higher number, of all rollouts; at most the number of the last event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<schema::Sequence>, inline)]
     pub after: Option<u64>,

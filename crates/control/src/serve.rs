@@ -58,6 +58,9 @@ pub struct ServeConfig {
     pub clock: Clock,
 }
 
+/// How long a WebSocket may take to swallow one frame before it is told that it is too slow.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -74,6 +77,8 @@ pub struct Tuning {
     pub connections_per_address_max: Option<usize>,
     /// How often a live connection is pinged; every 20 seconds when absent.
     pub ping_every: Option<Duration>,
+    /// How long a WebSocket may take to swallow one frame; 30 seconds when absent.
+    pub frame_timeout: Option<Duration>,
     /// How long a request to the sign-in provider may take; ten seconds when absent.
     pub provider_timeout: Option<Duration>,
 }
@@ -171,6 +176,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
             public_url: public_url.clone(),
             ping_every: tuning.ping_every.unwrap_or(PING_EVERY),
             body_timeout: tuning.body_timeout.unwrap_or(BODY_TIMEOUT),
+            frame_timeout: tuning.frame_timeout.unwrap_or(FRAME_TIMEOUT),
         },
         keys,
         hub: Hub::default(),

@@ -32,6 +32,7 @@ pub(crate) async fn list(
 ) -> Result<Page<ThreadEvent>, AppError> {
     let mut conn = app.store.read().await?;
     let (row, sight) = threads::seen(&mut conn, caller, thread).await?;
+    demand_past(query.after, row.last_sequence)?;
     let everything = threads::all_rollouts(query.include.as_deref())? || query.after.is_some();
     let active = (!everything).then_some(row.thread.active_rollout_id);
     let rollout = query.rollout_id.or(active);
@@ -69,21 +70,27 @@ pub(crate) async fn append(
     let mut dispatch = DispatchTx::begin(app).await?;
     let row = threads::owned(&mut dispatch.tx, caller, thread).await?;
     let active = row.thread.active_rollout_id;
-    if request.rollout_id.is_some_and(|rollout| rollout != active) {
-        return Err(AppError::conflict(format!(
-            "the active rollout of this thread is {active}"
-        )));
-    }
+    let stale = request.rollout_id.filter(|rollout| *rollout != active);
+    let mut refusal = stale.map(|_| format!("the active rollout of this thread is {active}"));
     if let Some(run) = request.run_id {
         let run = store::runs::get(&mut dispatch.tx, run).await?;
-        run.filter(|run| run.thread == thread && run.org == caller.org)
-            .ok_or_else(|| AppError::not_found("run of this thread"))?;
+        let run = run.filter(|run| run.thread == thread && run.org == caller.org);
+        let run = run.ok_or_else(|| AppError::not_found("run of this thread"))?;
+        let over = run
+            .state
+            .is_over()
+            .then(|| "this run is over: nothing follows its run_completed".to_owned());
+        refusal = refusal.or(over);
     }
     let place = Place {
         run: request.run_id,
         ..Place::of(&row.thread)
     };
     let numbered = dispatch.append(place, &drafts).await?;
+    // What was stored when it might be is acknowledged for ever; anything new is not stored, since nothing is committed.
+    if let Some(message) = refusal.filter(|_| numbered.stored > 0) {
+        return Err(AppError::conflict(message));
+    }
     dispatch.commit().await?;
     Ok(Appended {
         thread_id: thread,
@@ -91,6 +98,16 @@ pub(crate) async fn append(
         sequence: numbered.last,
         appended: numbered.stored,
     })
+}
+
+/// Whoever saw a number that was never given out has seen another thread, or one that was set back since: what they wait
+/// for would be left out in silence.
+fn demand_past(after: Option<u64>, last: u64) -> Result<(), AppError> {
+    if after.is_some_and(|after| after > last) {
+        let message = format!("after is beyond the thread's last event, which is {last}");
+        return Err(AppError::bad_request(message));
+    }
+    Ok(())
 }
 
 fn sighted(mut event: ThreadEvent, sight: Sight) -> ThreadEvent {

@@ -193,6 +193,8 @@ pub(crate) struct AppConfig {
     pub(crate) ping_every: Duration,
     /// How long a client may take to send a body.
     pub(crate) body_timeout: Duration,
+    /// How long a WebSocket may take to swallow one frame.
+    pub(crate) frame_timeout: Duration,
 }
 
 impl AppConfig {

@@ -81,11 +81,12 @@ pub(crate) async fn start(
     check_key(key)?;
     check_origin(request.origin)?;
     let queue_ttl = queue_ttl(request.queue_ttl)?;
-    let request_hash = secrets::hash(&json!(request).to_string());
+    let request_hash = secrets::hash(&store::canonical(&request));
     let config = check_config(request.config.unwrap_or_default())?;
     check_metadata(request.metadata.as_ref())?;
     let name = request.agent.as_deref();
     let name = name.ok_or_else(|| AppError::bad_request("agent is required: a slug or an id"))?;
+    let asked = conversation(&request)?;
 
     let mut dispatch = DispatchTx::begin(app).await?;
     let owner_key = caller.user.to_string();
@@ -99,7 +100,6 @@ pub(crate) async fn start(
     if request.queue_ttl == Some(0) && !app.orchestrator.is_connected(device.id) {
         return Err(AppError::new(ErrorCode::DeviceOffline, DEVICE_OFFLINE));
     }
-    let asked = conversation(&request)?;
     let new = NewRun {
         org: caller.org,
         owner: caller.user,
@@ -181,7 +181,7 @@ async fn try_register(
         .owner
         .ok_or_else(|| AppError::conflict("the device has no owner to run for"))?;
     let key_owner = format!("device:{node}");
-    let hash = secrets::hash(&json!([wish.agent, wish.prompt, wish.thread]).to_string());
+    let hash = secrets::hash(&store::canonical(&(&wish.agent, &wish.prompt, &wish.thread)));
     if let Some(key) = &wish.key
         && let Some(run) = repeated(dispatch, (device.org, &key_owner, key), &hash).await?
     {

@@ -26,8 +26,11 @@ use super::{Routes, Shared};
 use crate::app::events::{Follower, Next};
 use crate::app::{Access, AppError, Caller, access, events};
 
-/// How long a WebSocket may take to swallow one frame before it is dropped.
-const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a reader that stalled may take to come to the frame that says so, behind all that it has not read.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a reader is told that does not keep up.
+const TOO_SLOW: (u16, &str) = (CLOSE_TOO_SLOW, "too slow: resume with ?after=");
 
 /// How long a WebSocket may take to answer that it is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -66,10 +69,10 @@ async fn list(
     if let Ok(upgrade) = upgrade {
         let follower = Follower::of_thread(&app, &caller, id, &query).await?;
         let upgrade = upgrade.max_message_size(WATCHER_BYTES_MAX);
-        let (token, ping_every) = (app.watchers.token(), app.config.ping_every);
+        let (token, pace) = (app.watchers.token(), Pace::of(&app));
         let ended = access::ended(app, caller);
         return Ok(upgrade.on_upgrade(move |socket| async move {
-            watch(socket, follower, ended, ping_every).await;
+            watch(socket, follower, ended, pace).await;
             drop(token);
         }));
     }
@@ -87,7 +90,7 @@ async fn list(
 #[utoipa::path(post, path = "/v1/threads/{id}/events", tag = "threads", operation_id = "appendEvents",
     params(("id" = inline(schema::ThreadId), Path)), request_body = AppendEvents,
     responses((status = 200, body = Success<Appended>),
-    (status = 409, description = "Another rollout is the active one.", body = ErrorEnvelope)))]
+    (status = 409, description = "Another rollout is the active one, or the run is over.", body = ErrorEnvelope)))]
 async fn append(
     State(app): State<Shared>,
     caller: Caller,
@@ -130,14 +133,25 @@ pub(super) fn stream(app: &Shared, follower: Follower) -> Response {
     Sse::new(frames).keep_alive(keep_alive).into_response()
 }
 
-async fn watch(
-    mut socket: WebSocket,
-    mut follower: Follower,
-    ended: impl Future<Output = ()>,
+/// The times of a WebSocket.
+#[derive(Clone, Copy)]
+struct Pace {
     ping_every: Duration,
-) {
+    frame_timeout: Duration,
+}
+
+impl Pace {
+    fn of(app: &Shared) -> Self {
+        Self {
+            ping_every: app.config.ping_every,
+            frame_timeout: app.config.frame_timeout,
+        }
+    }
+}
+
+async fn watch(mut socket: WebSocket, mut follower: Follower, ended: impl Future<Output = ()>, pace: Pace) {
     let mut ended = std::pin::pin!(ended);
-    let mut ping = tokio::time::interval(ping_every);
+    let mut ping = tokio::time::interval(pace.ping_every);
     ping.reset();
     let (code, reason) = loop {
         let message = tokio::select! {
@@ -152,14 +166,19 @@ async fn watch(
             () = &mut ended => break (CLOSE_SIGNED_OUT, "the credential is revoked or has expired"),
             _ = ping.tick() => Message::Ping(bytes::Bytes::new()),
         };
-        if send(&mut socket, message).await.is_err() {
-            return;
+        match tokio::time::timeout(pace.frame_timeout, socket.send(message)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            Err(_) => break TOO_SLOW,
         }
     };
+    // Nothing more is kept for a reader that is sent away.
+    drop(follower);
     let reason = reason.into();
     let close = Message::Close(Some(CloseFrame { code, reason }));
-    // The reader may be gone; then nobody needs to be told.
-    if send(&mut socket, close).await.is_ok() {
+    // The reader may be gone; then nobody needs to be told. One that reads on in time gets all that was sent, and this.
+    let goodbye = tokio::time::timeout(GOODBYE_TIMEOUT, socket.send(close));
+    if matches!(goodbye.await, Ok(Ok(()))) {
         // Were the socket dropped with something of the reader's unread in it, the goodbye could be cut off.
         let answered = async { while let Some(Ok(_)) = socket.recv().await {} };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, answered).await;
@@ -172,14 +191,9 @@ fn frame(next: Result<Next, AppError>) -> Result<String, (u16, &'static str)> {
         Ok(Next::Snapshot(snapshot, _)) => Ok(snapshot.to_string()),
         Ok(Next::Event(event)) => Ok(json!(event).to_string()),
         Ok(Next::Live(live)) => Ok(json!(*live).to_string()),
-        Ok(Next::TooSlow) => Err((CLOSE_TOO_SLOW, "too slow: resume with ?after=")),
+        Ok(Next::TooSlow) => Err(TOO_SLOW),
         Ok(Next::Over) => Err((CLOSE_GONE, "the thread is deleted")),
         Ok(Next::Stopping) => Err((CLOSE_STOPPING, "the server stops: resume with ?after=")),
         Err(_) => Err((1011, "the server failed: resume with ?after=")),
     }
-}
-
-async fn send(socket: &mut WebSocket, message: Message) -> Result<(), ()> {
-    let sent = tokio::time::timeout(SEND_TIMEOUT, socket.send(message)).await;
-    sent.map_err(|_| ())?.map_err(|_| ())
 }

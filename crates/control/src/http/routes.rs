@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use api::ErrorCode;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -204,7 +205,13 @@ async fn admit(guard: &Guard, key: Option<&RouteKey>, parts: &mut Parts) -> Resu
     if *access == Access::Open {
         return Ok(());
     }
-    let token = credential(&parts.headers).or_else(|| query_credential(parts));
+    let token = match (credential(&parts.headers), query_credential(parts)) {
+        (Some(_), Some(_)) => {
+            let message = "exactly one credential is taken: in a header, or of a WebSocket api_key or token";
+            return Err(AppError::new(ErrorCode::Unauthorized, message));
+        }
+        (header, query) => header.or(query),
+    };
     let ip = ClientIp::of(parts).0;
     let caller = access::authenticate(&guard.app, token.as_deref(), ip).await?;
     parts.extensions.insert(caller.clone());

@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 use types::{AuditId, OrgId, Timestamp, UserId};
 
 use super::query::QueryExt as _;
-use super::row::{json_of, name_of};
+use super::row::{canonical, json_of, name_of};
 use super::{Conn, RowExt as _, StoreError};
 
 /// A row before it has its number and its hash.
@@ -104,7 +104,7 @@ async fn insert(conn: &mut Conn, event: &AuditEvent) -> Result<(), StoreError> {
     .bind(event.target_type.clone())
     .bind(event.target_id.clone())
     .bind(event.ip.clone())
-    .bind(json_of(&event.attributes))
+    .bind(canonical(&event.attributes))
     .bind(event.created_at.unix_ms())
     .bind(event.previous_hash.as_str())
     .bind(event.hash.as_str())
@@ -114,10 +114,6 @@ async fn insert(conn: &mut Conn, event: &AuditEvent) -> Result<(), StoreError> {
 }
 
 fn number(draft: AuditDraft, sequence: u64, previous_hash: String) -> AuditEvent {
-    let mut attributes = draft.attributes;
-    // The recipe has them sorted, and whether a map of `serde_json` is depends on what else is in the program.
-    attributes.sort_keys();
-    attributes.values_mut().for_each(Value::sort_all_objects);
     let mut event = AuditEvent {
         id: draft.id,
         org_id: draft.org,
@@ -128,7 +124,7 @@ fn number(draft: AuditDraft, sequence: u64, previous_hash: String) -> AuditEvent
         target_type: draft.target_type.map(str::to_owned),
         target_id: draft.target_id,
         ip: draft.ip,
-        attributes,
+        attributes: draft.attributes,
         created_at: draft.created_at,
         previous_hash,
         hash: String::new(),
@@ -150,7 +146,7 @@ pub(crate) fn hash(event: &AuditEvent) -> String {
         &event.target_type,
         &event.target_id,
         &event.ip,
-        json_of(&event.attributes),
+        canonical(&event.attributes),
         event.created_at,
     ));
     Sha256::digest(text.as_bytes())

@@ -38,7 +38,7 @@ use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, Connection as _, Transact
 use url::Url;
 
 pub(crate) use error::StoreError;
-pub(crate) use row::{RowExt, name_of};
+pub(crate) use row::{RowExt, canonical, name_of};
 pub(crate) use turns::Turn;
 
 /// One connection: what every read and write of a noun takes.

@@ -83,6 +83,14 @@ pub(crate) fn name_of<T: serde::Serialize>(value: &T) -> String {
     }
 }
 
+/// Writes a value as the one JSON text that equal values have, its keys sorted: what a hash is made of. Whether a map of
+/// `serde_json` is sorted by itself depends on what else is in the program.
+pub(crate) fn canonical<T: serde::Serialize>(value: &T) -> String {
+    let mut value = serde_json::to_value(value).expect("what is hashed has only string keys");
+    value.sort_all_objects();
+    value.to_string()
+}
+
 /// Returns a value as the JSON text that is stored.
 pub(crate) fn json_of<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("stored values have only string keys")

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use types::{EventType, LiveEvent, RunId, ThreadEvent, ThreadId};
 
-use super::{READ_ROWS, sighted};
+use super::{READ_ROWS, demand_past, sighted};
 use crate::app::threads::{self, Sight};
 use crate::app::{App, AppError, Caller};
 use crate::live::Notice;
@@ -71,6 +71,7 @@ impl Follower {
             ..ThreadQuery::default()
         };
         let snapshot = threads::snapshot(app, caller, thread, &shape).await?;
+        demand_past(query.after, snapshot.last_sequence)?;
         let sight = match snapshot.messages {
             Some(_) => Sight::Whole,
             None => Sight::Metadata,

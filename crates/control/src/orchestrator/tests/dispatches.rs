@@ -472,6 +472,40 @@ async fn the_same_key_is_the_same_run_and_another_request_a_conflict() {
 }
 
 #[tokio::test]
+async fn the_order_of_fields_makes_no_other_request() {
+    let bench = Bench::start().await;
+    let start = async |metadata: &str| {
+        let body = format!(r#"{{"agent": "code-on-my-mac", "prompt": "x", "metadata": {metadata}}}"#);
+        let request = bench.http.post(bench.url("/v1/run")).bearer_auth(&bench.admin);
+        let request = request
+            .header("idempotency-key", "k")
+            .header("content-type", "application/json");
+        Answer::of(request.body(body)).await
+    };
+    let first = start(r#"{"a": 1, "b": {"c": [{"d": 2, "e": 3}], "f": 4}}"#)
+        .await
+        .ok();
+    let again = start(r#"{"b": {"f": 4, "c": [{"e": 3, "d": 2}]}, "a": 1}"#)
+        .await
+        .ok();
+    assert_eq!(first["runId"], again["runId"]);
+    let other = start(r#"{"b": {"f": 4, "c": [{"e": 3, "d": 5}]}, "a": 1}"#).await;
+    other.refused(409, "conflict");
+}
+
+#[tokio::test]
+async fn what_is_asked_badly_is_said_before_it_is_asked_of_whom() {
+    let bench = Bench::start().await;
+    let messages = json!([{ "role": "narrator", "content": "x" }, { "role": "user", "content": "y" }]);
+    for agent in ["nobody", "code-on-my-mac"] {
+        let body = json!({ "agent": agent, "messages": messages });
+        bench.post("/v1/run", body).await.refused(400, "bad_request");
+    }
+    let body = json!({ "agent": "nobody", "prompt": "x" });
+    bench.post("/v1/run", body).await.refused(404, "not_found");
+}
+
+#[tokio::test]
 async fn a_caller_may_wait_for_the_result() {
     let (bench, mut sidecar) = Bench::connected().await;
     let body = json!({ "agent": "code-on-my-mac", "prompt": "x", "wait": 20 });

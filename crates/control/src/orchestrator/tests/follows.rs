@@ -532,28 +532,3 @@ async fn a_slow_reader_is_closed_and_resumes_without_loss() {
     frame(&mut resumed).await.expect("a snapshot");
     assert_eq!(frame(&mut resumed).await.expect("an event")["sequence"], last + 1);
 }
-
-#[tokio::test]
-async fn a_socket_takes_exactly_one_credential() {
-    let bench = Bench::start().await;
-    let run = bench.run(json!({})).await;
-    let thread = text(&run, "threadId");
-    let key = &bench.admin;
-    for query in [
-        String::new(),
-        format!("api_key={key}&token={key}"),
-        "api_key=rt_live_x".to_owned(),
-    ] {
-        let url = format!(
-            "ws://{}/v1/threads/{thread}/events?{query}",
-            bench.server.http_addr
-        );
-        let refused = tokio_tungstenite::connect_async(url).await;
-        match refused {
-            Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => {
-                assert_eq!(answer.status().as_u16(), 401, "{query}");
-            }
-            other => panic!("{query}: {other:?}"),
-        }
-    }
-}

@@ -9,6 +9,7 @@ mod hostile;
 mod presence;
 mod queues;
 mod threads;
+mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;

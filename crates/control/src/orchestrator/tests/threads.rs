@@ -317,3 +317,36 @@ async fn an_admin_reads_the_title_that_somebody_chose_and_never_what_was_asked()
         .body;
     assert_eq!(listed["data"][0]["title"], "Accounts");
 }
+
+#[tokio::test]
+async fn nothing_is_appended_to_a_run_that_is_over() {
+    let bench = Bench::start().await;
+    let run = bench.run(json!({})).await;
+    let path = format!("/v1/threads/{}/events", text(&run, "threadId"));
+    let mut known = message("before the end");
+    known["clientEventId"] = json!("a");
+    let of_run = |events: Vec<Value>| json!({ "events": events, "runId": run["runId"] });
+    bench.post(&path, of_run(vec![known.clone()])).await.ok();
+    let cancel = format!("/v1/runs/{}/cancel", text(&run, "runId"));
+    bench.post(&cancel, json!({})).await.ok();
+
+    let forged = vec![known.clone(), message("after the end")];
+    bench.post(&path, of_run(forged)).await.refused(409, "conflict");
+    let types = ["user_message", "user_message", "run_completed"];
+    assert_eq!(types_of(&bench.events(&run).await), types);
+    let again = bench.post(&path, of_run(vec![known.clone()])).await.ok();
+    assert_eq!(again["appended"], 0, "what is stored is acknowledged still");
+    bench
+        .post(&path, json!({ "events": [message("to the thread")] }))
+        .await
+        .ok();
+
+    let compacted = bench
+        .post(&path.replace("/events", "/compact"), json!({}))
+        .await
+        .ok();
+    let mut late = json!({ "events": [known], "rolloutId": compacted["previousRolloutId"] });
+    assert_eq!(bench.post(&path, late.clone()).await.ok()["appended"], 0);
+    late["events"][0]["clientEventId"] = json!("b");
+    bench.post(&path, late).await.refused(409, "conflict");
+}
