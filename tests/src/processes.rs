@@ -28,7 +28,13 @@ pub struct Process {
 impl Process {
     /// Starts a program. Where the system can, it also ends when the demo is killed.
     pub fn start(name: &str, program: &mut Command) -> Result<Self> {
+        Self::start_with_stderr(name, program, Stdio::inherit())
+    }
+
+    /// Like [`Process::start`], with a stderr of the caller's.
+    pub fn start_with_stderr(name: &str, program: &mut Command, stderr: impl Into<Stdio>) -> Result<Self> {
         let mut command = bound_to_us(program);
+        command.stderr(stderr);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {name}"))?;
         let stdout = child.stdout.take().context("the child has no stdout")?;

@@ -73,6 +73,12 @@ impl World {
         self.dir.path().join("node")
     }
 
+    /// Where the control plane's own node is reached by UDP.
+    #[must_use]
+    pub fn mesh_listen(&self) -> &str {
+        &self.mesh_listen
+    }
+
     /// The directory of this world.
     #[must_use]
     pub fn dir(&self) -> &Path {

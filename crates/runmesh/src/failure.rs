@@ -5,9 +5,10 @@
 //! 1 means the command was understood and failed, 2 that it was not understood.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use api::ErrorCode;
 use api::client::ClientError;
 use clap::error::ErrorKind;
@@ -85,10 +86,15 @@ pub(crate) fn report(error: &anyhow::Error, form: Form) -> ExitCode {
 
 /// Says what was not understood, in the same shape, and returns the exit code.
 pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
+    // The words were not understood, so this one is looked for by itself.
+    let form = Form::of(std::env::args_os().any(|word| word == "--json"));
     if !error.use_stderr() {
         // Help and version were asked for: they are the data.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        let printed = error.print().and_then(|()| io::stdout().flush());
+        return match printed.context("write to stdout") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => report(&error, form),
+        };
     }
     let text = error.render().to_string();
     let text = text
@@ -99,8 +105,6 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => format!("a command is needed\n\n{text}"),
         _ => text.trim_start_matches("error: ").to_owned(),
     };
-    // The words were not understood, so this one is looked for by itself.
-    let form = Form::of(std::env::args_os().any(|word| word == "--json"));
     form.say("usage", &text, "add --help to see what this command takes");
     ExitCode::from(2)
 }
@@ -127,6 +131,10 @@ fn hint(error: &anyhow::Error) -> String {
         }
         if let Some(serve) = cause.downcast_ref::<ServeError>() {
             return serve_hint(serve).to_owned();
+        }
+        let io = cause.downcast_ref::<io::Error>();
+        if io.is_some_and(|io| io.kind() == io::ErrorKind::StorageFull) {
+            return "there is no room left where this goes: make some, then run it again".to_owned();
         }
     }
     "run it again with RUST_LOG=debug to see every step".to_owned()

@@ -104,13 +104,15 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
     }
 }
 
-/// RUST_LOG decides, else `default`; logs are talk and go to stderr.
+/// RUST_LOG decides, else `default`; logs are talk and go to stderr. A line that cannot be written is lost, and nothing
+/// else: to say so on the same stderr would panic in the middle of whatever was logged.
 fn log_to_stderr(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        .log_internal_errors(false)
         .init();
 }
 

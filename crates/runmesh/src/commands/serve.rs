@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use clap::Args;
 use control::clock::Clock;
 use control::provider::ProviderConfig;
@@ -126,7 +126,7 @@ impl OidcArgs {
         let secret = self.client_secret_file.map(|path| {
             let text = std::fs::read_to_string(&path);
             let text = text.with_context(|| format!("read the client secret from {}", path.display()))?;
-            Ok::<_, anyhow::Error>(text.trim().to_owned().into())
+            Ok::<_, Error>(text.trim().to_owned().into())
         });
         let joiners = self.joiners.iter().map(|text| {
             let joiner = text.trim().parse();
@@ -237,11 +237,16 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
         "apiKey": key,
         "dataDir": args.data_dir,
     });
-    if output.is_json() {
-        // One line, so that whoever started this reads it without waiting for the end.
-        output.stream(&started, "")?;
+    // In JSON one line, so that whoever started this reads it without waiting for the end.
+    let shown = if output.is_json() {
+        output.stream(&started, "")
     } else {
-        output.record(&started, &FIELDS)?;
+        output.record(&started, &FIELDS)
+    };
+    if let Err(error) = shown {
+        let error = unseen(&error, key.is_some(), &args.data_dir);
+        server.shutdown().await;
+        return Err(error);
     }
     if key.is_some() {
         talk("this is the only time the key is shown: export it as RUNTOOLS_API_KEY");
@@ -250,4 +255,17 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
     talk("stopping");
     server.shutdown().await;
     Ok(())
+}
+
+/// A server whose address and key nobody could read is of no use, even where the reader only went away.
+fn unseen(error: &Error, has_key: bool, data_dir: &Path) -> Error {
+    let hint = if has_key {
+        format!(
+            "the key that was just made is lost: delete {} and start again with a stdout that can be written to",
+            data_dir.display()
+        )
+    } else {
+        "start again with a stdout that can be written to".to_owned()
+    };
+    hinted(format!("{error:#}"), hint)
 }
