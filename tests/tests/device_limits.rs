@@ -1,6 +1,7 @@
 //! What a device's own limits and policy do to runs, with real processes.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use e2e::processes::text;
 use e2e::world::{AGENT, World, check_events};
@@ -77,4 +78,34 @@ fn an_app_on_the_device_is_told_why_its_run_is_refused() {
         text(&run, "message").contains("is not enabled on this device"),
         "{run}"
     );
+}
+
+#[test]
+fn a_run_that_an_app_asks_for_while_the_control_plane_restarts_is_registered_once_when_it_is_back() {
+    let mut world = World::start("cat").expect("a world");
+    world.serve.as_ref().expect("running").kill().expect("killed");
+    let request = StartRun {
+        agent: AGENT.parse().expect("a slug"),
+        prompt: "hello".to_owned(),
+        thread_id: None,
+        idempotency_key: None,
+    };
+    let local = LocalClient::new(&world.state_dir());
+    // At once: the device has not noticed that the session is dead.
+    let asking = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let asked = Instant::now();
+        (runtime.block_on(local.start_run(&request)), asked.elapsed())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    world.start_control().expect("it starts again");
+    let (started, took) = asking.join().expect("no panic");
+    let started = started.unwrap_or_else(|error| panic!("{error} after {took:?}"));
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    let run_id = started.run_id.to_string();
+    world
+        .wait_for_run(&run_id, |status| status == "completed")
+        .expect("completed");
+    let runs = world.api.call(&["runs"]).expect("runs");
+    assert_eq!(runs["data"].as_array().map(Vec::len), Some(1), "{runs}");
 }

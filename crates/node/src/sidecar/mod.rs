@@ -72,6 +72,8 @@ pub struct Sidecar {
     answers: mpsc::Sender<ToOrchestrator>,
     live: mpsc::Sender<ToOrchestrator>,
     registering: Mutex<Registering>,
+    /// The number of the last wish for a run of this device's own.
+    wished: watch::Sender<u64>,
     board: StatusBoard,
     on_talk: OnTalk,
     closing: watch::Sender<bool>,
@@ -120,6 +122,7 @@ impl Sidecar {
             answers,
             live,
             registering: Mutex::default(),
+            wished: watch::Sender::new(0),
             board: parts.board,
             on_talk: parts.on_talk,
             closing: watch::Sender::new(false),

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use runs::protocol::{OfferRefusal, ToOrchestrator};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use types::{Attempt, Fence, RunId, RunOrder};
 
@@ -19,34 +19,55 @@ const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How many wishes are remembered whose answer is late; of more the oldest are forgotten, and their runs refused.
 const LATE_MAX: usize = 64;
 
+/// How many apps may wait for an answer at once; one more is told to come back.
+const WAITING_MAX: usize = 256;
+
 type Reply = oneshot::Sender<Result<Registered, RegisterError>>;
 
+/// What apps on this device wait for. Each wish is said once in every session with the orchestrator until it is
+/// answered, since an answer may be lost with its session; its idempotency key makes one run of it.
 #[derive(Default)]
 pub(super) struct Registering {
-    next: u64,
+    last: u64,
     /// By request. What the orchestrator registers must be what was asked for: policy is milder with a device's own runs.
     wishes: BTreeMap<u64, Wish>,
 }
 
 struct Wish {
-    agent: types::AgentSlug,
-    prompt: String,
-    thread_id: Option<types::ThreadId>,
+    registration: Registration,
     /// Nobody waits any more once this is `None`.
     reply: Option<Reply>,
 }
 
 impl Registering {
-    fn wish(&mut self, registration: &Registration, reply: Reply) -> u64 {
-        self.next += 1;
+    /// Takes a wish up; `None` when too many wait already.
+    fn wish(&mut self, registration: Registration, reply: Reply) -> Option<u64> {
+        let waiting = self.wishes.values().filter(|wish| wish.reply.is_some()).count();
+        if waiting >= WAITING_MAX {
+            return None;
+        }
+        self.last += 1;
         let wish = Wish {
-            agent: registration.agent.clone(),
-            prompt: registration.prompt.clone(),
-            thread_id: registration.thread_id,
+            registration,
             reply: Some(reply),
         };
-        self.wishes.insert(self.next, wish);
-        self.next
+        self.wishes.insert(self.last, wish);
+        Some(self.last)
+    }
+
+    /// Returns the first wish after a request for whose answer somebody waits, as it is said to the orchestrator.
+    fn after(&self, request: u64) -> Option<(u64, ToOrchestrator)> {
+        let mut later = self.wishes.range(request + 1..);
+        let (&request, wish) = later.find(|(_, wish)| wish.reply.is_some())?;
+        let wish = wish.registration.clone();
+        let message = ToOrchestrator::Register {
+            request,
+            agent: wish.agent,
+            prompt: wish.prompt,
+            thread_id: wish.thread_id,
+            idempotency_key: wish.idempotency_key,
+        };
+        Some((request, message))
     }
 
     /// Nobody waits for the answer any more; when it comes its run is executed nonetheless, for it was asked for.
@@ -65,9 +86,10 @@ impl Registering {
 
 impl Wish {
     fn fits(&self, order: &RunOrder) -> bool {
-        self.agent == order.agent_slug
-            && self.prompt == order.prompt
+        self.registration.agent == order.agent_slug
+            && self.registration.prompt == order.prompt
             && self
+                .registration
                 .thread_id
                 .is_none_or(|thread_id| thread_id == order.thread_id)
     }
@@ -103,6 +125,9 @@ pub enum RegisterError {
     /// There is no session with the orchestrator.
     #[error("this device is not connected to the orchestrator")]
     Offline,
+    /// As many wait as may.
+    #[error("{WAITING_MAX} runs of this device wait for the orchestrator's answer already")]
+    TooMany,
     /// The orchestrator did not answer in time; the run may have been registered nonetheless.
     #[error("the orchestrator did not answer in time; ask again with the same idempotency key")]
     TimedOut,
@@ -117,21 +142,18 @@ pub enum RegisterError {
 }
 
 impl Sidecar {
-    /// Asks the orchestrator for a run of this device's own.
-    pub async fn register(&self, registration: Registration) -> Result<Registered, RegisterError> {
-        let (reply, answer) = oneshot::channel();
-        let request = self.registering().wish(&registration, reply);
-        let message = ToOrchestrator::Register {
-            request,
-            agent: registration.agent,
-            prompt: registration.prompt,
-            thread_id: registration.thread_id,
-            idempotency_key: registration.idempotency_key,
-        };
-        if !self.board.read().sidecar.connected || self.answers.try_send(message).is_err() {
-            self.registering().wishes.remove(&request);
+    /// Asks the orchestrator for a run of this device's own; again in the next session when this one breaks meanwhile.
+    pub async fn register(&self, mut registration: Registration) -> Result<Registered, RegisterError> {
+        if !self.board.read().sidecar.connected {
             return Err(RegisterError::Offline);
         }
+        registration
+            .idempotency_key
+            .get_or_insert_with(|| format!("device-{:032x}", u128::from_le_bytes(net::random::bytes())));
+        let (reply, answer) = oneshot::channel();
+        let wish = self.registering().wish(registration, reply);
+        let request = wish.ok_or(RegisterError::TooMany)?;
+        self.wished.send_replace(request);
         match timeout(REGISTER_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(RegisterError::Offline),
@@ -146,8 +168,11 @@ impl Sidecar {
     /// is told what ticket, policy and journal say.
     pub(crate) async fn registered(self: Arc<Self>, request: u64, run_id: RunId, offer: Offer) {
         let fence = offer.fence;
-        let wish = self.registering().wishes.remove(&request);
-        let asked_for = |order: &RunOrder| wish.as_ref().is_some_and(|wish| wish.fits(order));
+        let asked_for = |order: &RunOrder| {
+            let registering = self.registering();
+            let wish = registering.wishes.get(&request);
+            wish.is_some_and(|wish| wish.fits(order))
+        };
         let admitted = self
             .admit(run_id, &offer)
             .and_then(|order| match asked_for(&order) {
@@ -169,9 +194,7 @@ impl Sidecar {
                 message: refusal.message,
             }
         });
-        if let Some(reply) = wish.and_then(|wish| wish.reply) {
-            drop(reply.send(answer));
-        }
+        self.answer(request, answer);
     }
 
     async fn take_registered(self: &Arc<Self>, order: RunOrder, fence: Fence) -> Result<Registered, Refusal> {
@@ -208,10 +231,25 @@ impl Sidecar {
     }
 
     pub(crate) fn register_refused(&self, request: u64, code: String, message: String) {
+        self.answer(request, Err(RegisterError::Refused { code, message }));
+    }
+
+    /// The wish is over, and whoever still waits is told how.
+    fn answer(&self, request: u64, answer: Result<Registered, RegisterError>) {
         let wish = self.registering().wishes.remove(&request);
         if let Some(reply) = wish.and_then(|wish| wish.reply) {
-            drop(reply.send(Err(RegisterError::Refused { code, message })));
+            drop(reply.send(answer));
         }
+    }
+
+    /// Follows the number of the last wish.
+    pub(super) fn follow_wishes(&self) -> watch::Receiver<u64> {
+        self.wished.subscribe()
+    }
+
+    /// Returns the first wish after a request that is still to be said in a session that has come so far.
+    pub(super) fn wish_after(&self, request: u64) -> Option<(u64, ToOrchestrator)> {
+        self.registering().after(request)
     }
 
     fn registering(&self) -> MutexGuard<'_, Registering> {

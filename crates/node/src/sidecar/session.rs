@@ -154,6 +154,7 @@ async fn session(
         writer,
         decoder: Decoder::new(FRAME_BYTES_MAX),
         sent: BTreeMap::new(),
+        wished: 0,
     };
     match session.run(outbox, reopened).await {
         Ok(()) => End::Broken("the orchestrator closed the session".to_owned()),
@@ -168,6 +169,8 @@ struct Session<'a> {
     decoder: Decoder,
     /// By run and fence: how far it is sent.
     sent: BTreeMap<(RunId, Fence), Sent>,
+    /// The last of this device's own wishes that was said.
+    wished: u64,
 }
 
 /// How far the events of one attempt are sent in this session.
@@ -186,6 +189,7 @@ impl Session<'_> {
             tracing::debug!(?stale, "a stale answer was dropped");
         }
         let mut changes = self.sidecar.journal().changes();
+        let mut wishes = self.sidecar.follow_wishes();
         self.greet().await?;
         let mut buffer = vec![0; READ_BYTES];
         let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
@@ -193,6 +197,7 @@ impl Session<'_> {
         let mut proof_due: Option<Instant> = None;
         let mut deciding = tokio::task::JoinSet::new();
         self.send_events().await?;
+        self.send_wishes().await?;
         // What came together with the welcome is in the decoder already.
         self.read_messages(&mut deciding).await?;
         loop {
@@ -214,6 +219,7 @@ impl Session<'_> {
                     changed.map_err(|_| "the journal is closed".to_owned())?;
                     self.send_events().await?;
                 }
+                Ok(()) = wishes.changed() => self.send_wishes().await?,
                 Ok(()) = reopened.changed() => {
                     proof_due.get_or_insert(Instant::now() + PROOF_TIMEOUT);
                     self.ping().await?;
@@ -347,6 +353,15 @@ impl Session<'_> {
             }
             ToSidecar::Ping { number } => self.say(&ToOrchestrator::Pong { number }).await?,
             ToSidecar::Welcome { .. } | ToSidecar::Pong => {}
+        }
+        Ok(())
+    }
+
+    /// Asks for this device's own runs that were not asked for in this session.
+    async fn send_wishes(&mut self) -> Result<(), String> {
+        while let Some((request, message)) = self.sidecar.wish_after(self.wished) {
+            self.wished = request;
+            self.say(&message).await?;
         }
         Ok(())
     }
