@@ -6,6 +6,8 @@
 //! | GET | `/status` | [`Status`] |
 //! | POST | `/runs` | [`RunStarted`], for a [`StartRun`] (contract §5, `origin: "device"`) |
 //! | POST | `/shutdown` | nothing; the daemon stops in good order |
+//!
+//! A no is a [`LocalError`] in the contract's envelope, whatever the reason: `{"error":{"code":…,"message":…}}`.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -13,11 +15,13 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
@@ -64,6 +68,13 @@ pub struct RunStarted {
     pub status: RunStatus,
 }
 
+/// A no, as it stands on the wire.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LocalErrorEnvelope {
+    /// What went wrong.
+    pub error: LocalError,
+}
+
 /// A no.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LocalError {
@@ -101,6 +112,8 @@ pub async fn serve(listener: UnixListener, state: LocalState, until: Cancellatio
         .route("/status", get(status))
         .route("/runs", post(start_run))
         .route("/shutdown", post(shut_down))
+        .fallback(nothing_there)
+        .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state);
     let served = axum::serve(OwnUserOnly(listener), router).with_graceful_shutdown(until.cancelled_owned());
@@ -118,7 +131,7 @@ async fn status(State(state): State<LocalState>) -> Json<Status> {
     Json(status)
 }
 
-async fn start_run(State(state): State<LocalState>, Json(request): Json<StartRun>) -> Response {
+async fn start_run(State(state): State<LocalState>, Body(request): Body<StartRun>) -> Response {
     let Some(sidecar) = state.sidecar.get() else {
         return refuse(
             StatusCode::CONFLICT,
@@ -143,6 +156,9 @@ async fn start_run(State(state): State<LocalState>, Json(request): Json<StartRun
         Err(RegisterError::Refused { code, message }) => {
             refuse(StatusCode::UNPROCESSABLE_ENTITY, &code, &message)
         }
+        Err(error @ RegisterError::TooMany) => {
+            refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limited", &error.to_string())
+        }
         Err(error) => refuse(StatusCode::CONFLICT, "device_offline", &error.to_string()),
     }
 }
@@ -157,7 +173,40 @@ fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
         code: code.to_owned(),
         message: message.to_owned(),
     };
-    (status, Json(error)).into_response()
+    (status, Json(LocalErrorEnvelope { error })).into_response()
+}
+
+/// A JSON body; one that cannot be read is answered in the envelope.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        match Json::from_request(request, state).await {
+            Ok(Json(value)) => Ok(Self(value)),
+            Err(rejection) => Err(refuse_body(&rejection)),
+        }
+    }
+}
+
+fn refuse_body(rejection: &JsonRejection) -> Response {
+    let (status, code) = match rejection.status() {
+        status @ StatusCode::PAYLOAD_TOO_LARGE => (status, "payload_too_large"),
+        status @ StatusCode::UNSUPPORTED_MEDIA_TYPE => (status, "unsupported_media_type"),
+        _ => (StatusCode::BAD_REQUEST, "bad_request"),
+    };
+    refuse(status, code, &rejection.body_text())
+}
+
+async fn nothing_there() -> Response {
+    let message = "there is no such path in the local API";
+    refuse(StatusCode::NOT_FOUND, "not_found", message)
+}
+
+async fn other_method() -> Response {
+    let message = "the path is there, the method is not";
+    refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
 /// Hands out only connections whose other end is root or this user, as the kernel says.

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::local_api::{LocalError, RunStarted, SOCKET, StartRun};
+use crate::local_api::{LocalError, LocalErrorEnvelope, RunStarted, SOCKET, StartRun};
 use crate::status::Status;
 
 /// How long the daemon may take to answer.
@@ -121,8 +121,8 @@ impl LocalClient {
         if status.is_success() {
             return Ok(bytes);
         }
-        Err(match serde_json::from_slice(&bytes) {
-            Ok(error) => LocalClientError::Refused(error),
+        Err(match serde_json::from_slice::<LocalErrorEnvelope>(&bytes) {
+            Ok(envelope) => LocalClientError::Refused(envelope.error),
             Err(_) => LocalClientError::Refused(LocalError {
                 code: "bad_request".to_owned(),
                 message: String::from_utf8_lossy(&bytes[..bytes.len().min(1000)]).into_owned(),
@@ -155,6 +155,88 @@ mod tests {
     use crate::local_api::{LocalState, bind, serve};
     use crate::status::{LinkStatus, StatusBoard};
 
+    /// A local API of a device that is not linked; the token ends it.
+    fn daemon(dir: &Path) -> (LocalState, CancellationToken, tokio::task::JoinHandle<()>) {
+        let key = NodePrivateKey::from_random([7; 32]).public();
+        let state = LocalState {
+            board: StatusBoard::new("1".to_owned(), key, Clock::new().now().wall),
+            sidecar: std::sync::Arc::default(),
+            shutdown: CancellationToken::new(),
+        };
+        let until = CancellationToken::new();
+        let listener = bind(&dir.join(SOCKET)).expect("bound");
+        let serving = tokio::spawn(serve(listener, state.clone(), until.clone()));
+        (state, until, serving)
+    }
+
+    /// Sends bytes as they are and returns the whole answer.
+    async fn raw(dir: &Path, request: String) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = UnixStream::connect(dir.join(SOCKET)).await.expect("connected");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        answer
+    }
+
+    #[tokio::test]
+    async fn every_no_stands_in_the_contracts_envelope() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (_, until, serving) = daemon(dir.path());
+        let post = |kind: &str, body: &str| {
+            format!(
+                "POST /runs HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {kind}\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                body.len()
+            )
+        };
+        let json = "application/json";
+        let large = format!("{{\"prompt\":\"{}\"}}", "x".repeat(400 * 1024));
+        let cases = [
+            (post(json, "{"), "400", "bad_request"),
+            (
+                post(json, "{\"agent\":\"a\",\"prompt\":\"b\",\"other\":1}"),
+                "400",
+                "bad_request",
+            ),
+            (
+                post(json, "{\"agent\":\"NO SLUG\",\"prompt\":\"b\"}"),
+                "400",
+                "bad_request",
+            ),
+            (post("text/plain", "{}"), "415", "unsupported_media_type"),
+            (post(json, &large), "413", "payload_too_large"),
+            (
+                "GET /else HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".to_owned(),
+                "404",
+                "not_found",
+            ),
+            (
+                "PUT /runs HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".to_owned(),
+                "405",
+                "method_not_allowed",
+            ),
+            (
+                post(json, "{\"agent\":\"a\",\"prompt\":\"b\"}"),
+                "409",
+                "device_offline",
+            ),
+        ];
+        for (request, status, code) in cases {
+            let answer = raw(dir.path(), request).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{code}: {answer}"
+            );
+            let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+            let body: LocalErrorEnvelope = serde_json::from_str(body).expect("the envelope");
+            assert_eq!(body.error.code, code);
+            assert!(!body.error.message.is_empty());
+        }
+        until.cancel();
+        serving.await.expect("no panic");
+    }
+
     #[tokio::test]
     async fn the_daemon_is_asked_over_its_socket_and_says_what_it_is() {
         let dir = tempfile::tempdir().expect("temporary directory");
@@ -162,17 +244,9 @@ mod tests {
         let error = client.status().await.expect_err("nobody listens");
         assert!(matches!(error, LocalClientError::NotRunning(_)), "{error}");
 
-        let key = NodePrivateKey::from_random([7; 32]).public();
-        let state = LocalState {
-            board: StatusBoard::new("1".to_owned(), key, Clock::new().now().wall),
-            sidecar: std::sync::Arc::default(),
-            shutdown: CancellationToken::new(),
-        };
-        let (shutdown, until) = (state.shutdown.clone(), CancellationToken::new());
-        let listener = bind(&dir.path().join(SOCKET)).expect("bound");
-        let serving = tokio::spawn(serve(listener, state, until.clone()));
-
+        let (state, until, serving) = daemon(dir.path());
         let status = client.status().await.expect("answered");
+        let key = state.board.read().public_key;
         assert_eq!((status.public_key, status.link), (key, LinkStatus::Unlinked));
         let run = StartRun {
             agent: "tester".parse().expect("slug"),
@@ -185,7 +259,7 @@ mod tests {
             other => panic!("{other:?}"),
         }
         client.shutdown().await.expect("answered");
-        assert!(shutdown.is_cancelled());
+        assert!(state.shutdown.is_cancelled());
         until.cancel();
         serving.await.expect("no panic");
     }
