@@ -22,6 +22,18 @@ use serde::de::DeserializeOwned;
 use types::keys::KeyError;
 use types::{NodePrivateKey, SigningPrivateKey};
 
+/// What the node keeps there, and believes when it reads it.
+const FILES: [&str; 8] = [
+    "node.key",
+    "signing.key",
+    "link.json",
+    "netmap.json",
+    "sessions.json",
+    "policy.toml",
+    "journal",
+    "lock",
+];
+
 /// The largest state file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = types::control::MESSAGE_BYTES_MAX as u64;
 
@@ -31,7 +43,7 @@ pub enum StateDirError {
     /// Another daemon holds the lock.
     #[error("another runmesh daemon is using {0}; stop it, or choose another --state-dir")]
     InUse(PathBuf),
-    /// The directory belongs to another user.
+    /// The directory, or a file of the node's in it, belongs to another user.
     #[error("{0} belongs to another user; choose another --state-dir")]
     ForeignOwner(PathBuf),
     /// A file cannot be read or written.
@@ -80,12 +92,14 @@ impl StateDir {
             .create(path)
             .map_err(at)?;
         let path = fs::canonicalize(path).map_err(at)?;
+        check_owner(&path)?;
         let meta = fs::metadata(&path).map_err(at)?;
-        if meta.uid() != rustix::process::geteuid().as_raw() {
-            return Err(StateDirError::ForeignOwner(path));
-        }
         if meta.mode() & 0o077 != 0 {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(at)?;
+        }
+        // Only now, since from here on nobody else can put one there.
+        for name in FILES {
+            check_owner(&path.join(name))?;
         }
         let lock = OpenOptions::new()
             .create(true)
@@ -185,6 +199,21 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// What another user owns that user can change at any time, also while it is closed to others. What is not there is
+/// nobody's.
+fn check_owner(path: &Path) -> Result<(), StateDirError> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => {
+            Err(StateDirError::ForeignOwner(path.to_owned()))
+        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateDirError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the directory entry of `path` itself durable.
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
@@ -262,6 +291,24 @@ mod tests {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("own directory");
         StateDir::open(dir.path()).expect("opens");
         assert_eq!(fs::metadata(dir.path()).expect("there").mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_not_believed() {
+        if !rustix::process::geteuid().is_root() {
+            return println!("SKIPPED: only root can give files away");
+        }
+        for name in FILES {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            drop(StateDir::open(dir.path()).expect("opens"));
+            let path = dir.path().join(name);
+            fs::write(&path, "").expect("written");
+            std::os::unix::fs::chown(&path, Some(65534), None).expect("given away");
+            match StateDir::open(dir.path()) {
+                Err(StateDirError::ForeignOwner(found)) => assert!(found.ends_with(name)),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
     }
 
     #[test]

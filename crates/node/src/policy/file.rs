@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -140,17 +141,38 @@ pub fn load_or_create(path: &Path, seed: &PolicySeed) -> Result<Policy, PolicyEr
     load(path)
 }
 
-/// Reads and checks the policy file. Folders are resolved now: one that is missing is an error, not a hole.
+/// Reads and checks the policy file, which nobody but its owner, this user or root, may be able to write. Folders are resolved now: one that is missing is an error, not a hole.
 pub fn load(path: &Path) -> Result<Policy, PolicyError> {
     let at = |source| PolicyError::Io {
         path: path.to_owned(),
         source,
     };
-    if fs::metadata(path).map_err(at)?.len() > FILE_BYTES_MAX {
+    let meta = fs::metadata(path).map_err(at)?;
+    if let Some(message) = open_to(&meta) {
+        return Err(invalid(path, message));
+    }
+    if meta.len() > FILE_BYTES_MAX {
         return Err(invalid(path, "it is larger than 1 MiB"));
     }
     let text = fs::read_to_string(path).map_err(at)?;
     parse(path, &text)
+}
+
+/// Says who else could have written the file: it decides what others may do here, so their word in it is worth nothing.
+fn open_to(meta: &fs::Metadata) -> Option<String> {
+    let own = rustix::process::geteuid().as_raw();
+    if meta.uid() != own && meta.uid() != 0 {
+        return Some(format!(
+            "it belongs to another user (id {}); give it to the user of the daemon",
+            meta.uid()
+        ));
+    }
+    let mode = meta.mode() & 0o777;
+    (mode & 0o022 != 0).then(|| {
+        format!(
+            "others may write it (mode {mode:04o}); look whether it says what you mean, then `chmod go-w` it"
+        )
+    })
 }
 
 fn parse(path: &Path, text: &str) -> Result<Policy, PolicyError> {

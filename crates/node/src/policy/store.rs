@@ -1,5 +1,6 @@
 //! The policy in force: the file as it stands now, read again when it changed.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -13,7 +14,8 @@ pub struct PolicyStore {
     last: Mutex<Look>,
 }
 
-type Stamp = (SystemTime, u64);
+/// When it was written, how long it is, and who owns it and may write it.
+type Stamp = (SystemTime, u64, u32, u32);
 
 /// The file's stamp and what it said then.
 type Look = (Option<Stamp>, Result<Arc<Policy>, String>);
@@ -29,7 +31,7 @@ impl PolicyStore {
     /// Returns the policy, or why there is none.
     pub fn current(&self) -> Result<Arc<Policy>, String> {
         let stamp = std::fs::metadata(&self.path)
-            .and_then(|meta| Ok((meta.modified()?, meta.len())))
+            .and_then(|meta| Ok((meta.modified()?, meta.len(), meta.uid(), meta.mode())))
             .ok();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // An erroneous file is read every time: the folder it misses may have come.
@@ -40,5 +42,50 @@ impl PolicyStore {
             );
         }
         last.1.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_others_may_write_is_in_force_only_as_long_as_they_may_not() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("policy.toml");
+        std::fs::write(&path, "").expect("written");
+        let store = PolicyStore::new(path.clone());
+        let under = |mode| {
+            set_permissions(&path, Permissions::from_mode(mode)).expect("own file");
+            store.current()
+        };
+        under(0o644).expect("readable by others is no harm");
+        for mode in [0o646, 0o664, 0o622] {
+            let refused = under(mode).expect_err("others may write it");
+            assert!(refused.contains("others may write it (mode"), "{refused}");
+            assert!(refused.contains("policy.toml"), "{refused}");
+        }
+        under(0o600).expect("the owner's alone again");
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_never_in_force() {
+        if !rustix::process::geteuid().is_root() {
+            return println!("SKIPPED: only root can give files away");
+        }
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("policy.toml");
+        std::fs::write(&path, "").expect("written");
+        let store = PolicyStore::new(path.clone());
+        store.current().expect("our own");
+        std::os::unix::fs::chown(&path, Some(65534), None).expect("given away");
+        let refused = store.current().expect_err("another user's");
+        assert!(
+            refused.contains("belongs to another user (id 65534)"),
+            "{refused}"
+        );
     }
 }
