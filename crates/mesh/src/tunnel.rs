@@ -133,9 +133,6 @@ pub enum SendError {
     UnknownPeer,
 }
 
-/// The MTU of a new tunnel: Ethernet's 1500 bytes without the 80 that WireGuard over IPv6 takes.
-pub const MTU_DEFAULT: usize = 1420;
-
 /// How many peers' timers one call acts on: each may cost a handshake's exchanges, together some 10 ms, and what they send
 /// must find room among the sends that wait.
 pub const TIMEOUT_PEERS_MAX: usize = 64;
@@ -232,7 +229,7 @@ impl Tunnel {
         true
     }
 
-    /// Sets the MTU that padding must not exceed, in bytes; [`MTU_DEFAULT`] at first. Longer packets pass unpadded.
+    /// Sets the MTU that padding must not exceed, in bytes; [`types::MESH_MTU`] at first. Longer packets pass unpadded.
     pub fn set_mtu(&mut self, mtu: usize) {
         self.shared.mtu = mtu;
     }

@@ -12,6 +12,15 @@ use crate::ids::{NodeId, OrgId};
 /// How many IPv4 addresses an org can hand out: 100.64.0.1 to 100.127.255.254 (RFC 6598's block without its ends).
 pub const IP4_HOSTS_MAX: u32 = (1 << 22) - 2;
 
+/// The largest IP packet inside the mesh, in bytes: of our own stacks, and of the configurations that other WireGuards get.
+///
+/// It is the least that IPv6 allows (RFC 8200 section 5), so that both families fit; and with what is put around it (32 of
+/// WireGuard, at most 40 of a relay, 8 of UDP, 40 of IPv6: 1400 bytes) it passes every ordinary path whole: PPPoE's 1492, a
+/// tunnel around the whole device, Ethernet. The 1420 that WireGuard tools take for themselves leaves no room for a relay:
+/// each full packet would go in two fragments, which many NATs and firewalls drop. One value at both ends of every
+/// connection also means that neither learns of the other's smaller one by losing packets.
+pub const MESH_MTU: usize = 1280;
+
 /// The two addresses of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

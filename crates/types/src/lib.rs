@@ -18,7 +18,7 @@ pub mod thread;
 pub mod ticket;
 pub mod time;
 
-pub use address::{AllowedIp, MeshAddresses};
+pub use address::{AllowedIp, MESH_MTU, MeshAddresses};
 pub use event::{EventDraft, EventType, LiveEvent, LiveType, ThreadEvent};
 pub use ids::{
     ActivityId, AgentId, ApiKeyId, AuditId, InvitationId, NodeId, OrgId, RequestId, RolloutId, RunId,

@@ -5,14 +5,11 @@
 use api::nodes::{ControlConfig, InterfaceConfig, NodeConfig, PeerConfig};
 use runs::protocol::ORCHESTRATOR_PORT;
 use types::netmap::{OrchestratorRecord, SelfRecord};
-use types::{AllowedIp, MeshAddresses, Netmap, NodeKind, NodeStatus, PeerRecord};
+use types::{AllowedIp, MESH_MTU, MeshAddresses, Netmap, NodeKind, NodeStatus, PeerRecord};
 
 use super::{App, relays};
 use crate::store::nodes::NodeRow;
 use crate::store::{self, Conn, StoreError};
-
-/// The largest packet inside the mesh, in bytes: what IPv6 guarantees everywhere (RFC 8200 section 5).
-const MTU: u32 = 1280;
 
 /// Computes the netmap of a node that may take part; `None` when its org is gone.
 pub(crate) async fn of_node(app: &App, conn: &mut Conn, row: &NodeRow) -> Result<Option<Netmap>, StoreError> {
@@ -84,7 +81,7 @@ pub(crate) async fn config(
                 AllowedIp::host(row.node.mesh_ip4.into()),
                 AllowedIp::host(row.node.mesh_ip6.into()),
             ],
-            mtu: MTU,
+            mtu: MESH_MTU as u32,
             dns: Vec::new(),
         },
         peers: peers.collect(),

@@ -7,12 +7,12 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use types::NodePrivateKey;
 
+use super::TunnelEvent;
 use super::counters::{Counters, DropReason};
 use super::handshake::Identity;
 use super::outbox::Outbox;
 use super::peers::PeerId;
 use super::timers::JITTER_MAX;
-use super::{MTU_DEFAULT, TunnelEvent};
 use crate::endpoint::Endpoint;
 
 /// How many events wait at most for a caller that does not collect them.
@@ -38,7 +38,7 @@ impl Shared {
             outbox: Outbox::default(),
             events: VecDeque::new(),
             counters: Counters::default(),
-            mtu: MTU_DEFAULT,
+            mtu: types::MESH_MTU,
         }
     }
 

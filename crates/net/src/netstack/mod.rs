@@ -11,25 +11,20 @@ mod smol;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use types::Monotonic;
+use types::{MESH_MTU, Monotonic};
 
 pub use header::{Header, HeaderError, Segment};
 pub use smol::SmolStack;
 
-/// The largest IP packet inside the tunnel, in bytes.
-///
-/// 1500 bytes of Ethernet less 40 (outer IPv6), 8 (UDP) and 32 (WireGuard) are 1420, the value all WireGuard tools use.
-/// Between two of our own stacks a super-segment of up to 64 KiB could cross this seam and be cut behind it: the batch is
-/// one buffer with ends, so only [`StackConfig::mtu`] and the cutting would change.
-pub const MTU: usize = 1420;
-
-/// How many packets a batch takes before it is sealed: two full segmentation-offload sends of 45 packets.
-pub const BATCH_PACKETS: usize = 90;
+/// How many packets a batch takes before it is sealed: two full segmentation-offload sends of 49 packets, as many as fit
+/// into 64 KiB with what WireGuard puts around each.
+pub const BATCH_PACKETS: usize = 98;
 
 /// The limits of one stack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StackConfig {
-    /// The largest packet, in bytes; default [`MTU`].
+    /// The largest packet, in bytes; default [`MESH_MTU`]. Between two of our own stacks a super-segment of up to 64 KiB could
+    /// cross this seam and be cut behind it: a batch is one buffer with ends, so only this and the cutting would change.
     pub mtu: usize,
     /// The receive window of a connection, in bytes; default 256 KiB. Memory is touched only as data comes, but
     /// then stays.
@@ -59,7 +54,7 @@ pub struct StackConfig {
 impl Default for StackConfig {
     fn default() -> Self {
         Self {
-            mtu: MTU,
+            mtu: MESH_MTU,
             receive_buffer: 256 * 1024,
             send_buffer: 256 * 1024,
             connections_max: 256,
