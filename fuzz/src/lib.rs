@@ -9,6 +9,7 @@ use std::time::Duration;
 use mesh::control_stream::{Initiator, PIECE_MAX, Responder};
 use mesh::frame;
 use mesh::probe::Probe;
+use mesh::proxy::{Progress, Target, http_connect, socks5};
 use mesh::relay::client::RelayClient;
 use mesh::relay::server::{Forward, Quota, RelayConfig, RelayServer, Source};
 use mesh::stun;
@@ -178,6 +179,71 @@ pub fn stun(input: &[u8]) {
             Some(transaction)
         );
     }
+}
+
+/// Feeds what a SOCKS5 client might send: the first byte chooses greeting, password or request.
+pub fn socks5(input: &[u8]) {
+    let Some((mode, message)) = input.split_first() else {
+        return;
+    };
+    match mode % 3 {
+        0 => check_prefixes(message, socks5::MESSAGE_LEN_MAX, |bytes| {
+            socks5::parse_greeting(bytes).map(drop_value)
+        }),
+        1 => check_prefixes(message, socks5::MESSAGE_LEN_MAX, |bytes| {
+            socks5::parse_password(bytes).map(drop_value)
+        }),
+        _ => {
+            check_prefixes(message, socks5::MESSAGE_LEN_MAX, |bytes| {
+                socks5::parse_request(bytes).map(drop_value)
+            });
+            if let Ok(Progress::Done { value, .. }) = socks5::parse_request(message) {
+                check_target(&value);
+            }
+        }
+    }
+}
+
+/// Feeds what an HTTP client might send.
+pub fn http_connect(input: &[u8]) {
+    check_prefixes(input, http_connect::HEAD_LEN_MAX, |bytes| {
+        http_connect::parse(bytes).map(drop_value)
+    });
+    if let Ok(Progress::Done { value, .. }) = http_connect::parse(input) {
+        check_target(&value.target);
+    }
+}
+
+fn drop_value<T>(progress: Progress<T>) -> Progress<()> {
+    match progress {
+        Progress::More => Progress::More,
+        Progress::Done { len, .. } => Progress::Done { value: (), len },
+    }
+}
+
+/// However a message is cut on its way: it is whole with its last byte and not before, and nothing that follows changes it.
+fn check_prefixes<E>(bytes: &[u8], len_max: usize, parse: impl Fn(&[u8]) -> Result<Progress<()>, E>) {
+    let end = match parse(bytes) {
+        Ok(Progress::Done { len, .. }) => len,
+        Ok(Progress::More) => return assert!(bytes.len() < len_max, "it waits for ever"),
+        Err(_) => return,
+    };
+    assert!(0 < end && end <= len_max.min(bytes.len()));
+    // The last places tell as much as all of them, which would cost too much.
+    for cut in (0..end).rev().take(32) {
+        assert!(
+            matches!(parse(&bytes[..cut]), Ok(Progress::More)),
+            "{cut} of {end} bytes"
+        );
+    }
+    assert!(matches!(parse(&bytes[..end]), Ok(Progress::Done { len, .. }) if len == end));
+}
+
+/// A target is written as it is read.
+fn check_target(target: &Target) {
+    assert_ne!(target.port, 0);
+    let again: Target = target.to_string().parse().expect("a target");
+    assert_eq!(again, *target);
 }
 
 /// Feeds frames to a relay with two clients, and to one of them.

@@ -13,6 +13,7 @@ pub mod load;
 mod mesh;
 pub mod paths;
 pub mod probe;
+pub mod proxy;
 pub mod relay;
 pub mod stun;
 pub mod tunnel;

@@ -52,3 +52,13 @@ fn every_stun_input_of_the_corpus_is_handled() {
 fn every_relay_input_of_the_corpus_is_handled() {
     replay("relay", targets::relay);
 }
+
+#[test]
+fn every_socks5_input_of_the_corpus_is_handled() {
+    replay("socks5", targets::socks5);
+}
+
+#[test]
+fn every_http_connect_input_of_the_corpus_is_handled() {
+    replay("http_connect", targets::http_connect);
+}

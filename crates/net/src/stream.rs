@@ -88,6 +88,7 @@ struct Rings {
     is_ended: bool,
     is_write_shut: bool,
     is_dropped: bool,
+    is_reset: bool,
     failure: Option<StreamFailure>,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -100,6 +101,8 @@ pub(crate) struct Wishes {
     pub(crate) is_write_finished: bool,
     /// Nobody holds the stream any more.
     pub(crate) is_dropped: bool,
+    /// The connection is to be cut, not finished.
+    pub(crate) is_reset: bool,
 }
 
 impl StreamCore {
@@ -160,6 +163,7 @@ impl StreamCore {
         let wishes = Wishes {
             is_write_finished: (rings.is_write_shut || rings.is_dropped) && rings.to_send.is_empty(),
             is_dropped: rings.is_dropped,
+            is_reset: rings.is_reset,
         };
         drop(rings);
         wake(waker);
@@ -219,6 +223,15 @@ impl MeshStream {
     #[must_use]
     pub fn peer(&self) -> NodePublicKey {
         self.peer
+    }
+
+    /// Cuts the stream: what was written and has not left is lost, and the other end reads an error, not an end.
+    pub fn reset(self) {
+        let mut rings = lock(&self.core.rings);
+        rings.is_reset = true;
+        rings.to_send = VecDeque::new();
+        // The engine is told by what follows: nobody holds the stream any more.
+        drop(rings);
     }
 
     /// Returns our mesh address and port.

@@ -63,6 +63,36 @@ async fn a_half_closed_stream_still_carries_the_answer() {
     .await;
 }
 
+#[tokio::test]
+async fn a_stream_that_is_reset_ends_with_an_error_at_the_other_end_and_makes_room() {
+    let (_a, _b, mut stream, mut far) = streams().await;
+    guarded(async {
+        stream.write_all(b"some").await.expect("writes");
+        let mut some = [0; 4];
+        far.read_exact(&mut some).await.expect("reads");
+        stream.reset();
+        let error = far.read(&mut some).await.expect_err("no end, but an error");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    })
+    .await;
+    // Also while one end is stuck with more than the other takes.
+    let (_a, _b, mut stream, mut far) = streams().await;
+    guarded(async {
+        let stuck =
+            tokio::time::timeout(Duration::from_millis(300), stream.write_all(&pattern(10 * MIB))).await;
+        assert!(stuck.is_err(), "nobody reads");
+        stream.reset();
+        let mut rest = Vec::new();
+        let error = far
+            .read_to_end(&mut rest)
+            .await
+            .expect_err("no end, but an error");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert!(rest.len() < MIB, "what waited at the far end, and no more");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_streams_run_side_by_side() {
     let (a, b) = linked().await;

@@ -133,6 +133,11 @@ impl Peer {
             outcome == ReadOutcome::End
         });
         let wishes = core.send(|bytes| stack.write(conn, bytes, now));
+        if wishes.is_reset {
+            stack.abort(conn);
+            self.flows.remove(&conn);
+            return;
+        }
         let is_over = match status {
             ConnStatus::Failed(failure) => {
                 core.fail(failure.into(), false);
