@@ -86,6 +86,14 @@ fn every_command_prints_one_json_document() {
         ],
     );
     check_json(api, &["keys", "delete", text(&key, "id")]);
+    let person = check_json(api, &["members", "create", "Grace", "--role", "member"]);
+    assert!(text(&person["apiKey"], "key").starts_with("rt_live_"));
+    let people = check_json(api, &["members", "list"]);
+    assert_eq!(people["data"].as_array().map(Vec::len), Some(2), "{people}");
+    let grace = text(&person["member"], "userId");
+    check_json(api, &["members", "delete", grace]);
+    let people = check_json(api, &["members", "list"]);
+    assert_eq!(people["data"].as_array().map(Vec::len), Some(1), "{people}");
     check_json(api, &["agents", "delete", AGENT]);
     check_json(api, &["revoke", "notebook"]);
 }

@@ -1,9 +1,9 @@
 //! How many nodes there are (contract §3).
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-/// Counts over the nodes that the caller can see.
+/// Counts over the nodes that a list of them has.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Overview {
@@ -17,6 +17,15 @@ pub struct Overview {
     pub revoked: u64,
     /// By kind, the revoked ones not counted.
     pub by_kind: KindCounts,
+}
+
+/// Over which nodes to count.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct OverviewQuery {
+    /// Every node of the org (admins only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<bool>,
 }
 
 /// Counts by kind.

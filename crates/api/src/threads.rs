@@ -194,7 +194,7 @@ pub struct ThreadsQuery {
     /// `true` for those put away; by default those that are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived: Option<bool>,
-    /// Those of this agent: slug or id.
+    /// Those of this agent, slug or id; one that is deleted keeps its threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<schema::Text>, inline)]
     pub agent: Option<String>,
@@ -219,14 +219,48 @@ impl ThreadsQuery {
     }
 }
 
+/// Which threads of one agent to list.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct AgentThreadsQuery {
+    /// The agent, slug or id; one that is deleted keeps its threads.
+    #[param(value_type = schema::Text, inline)]
+    pub agent: String,
+    /// Those of everyone in the org (admins only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<bool>,
+    /// `true` for those put away; by default those that are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived: Option<bool>,
+    /// How many rows: 1 to 100, default 50; more is cut to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Whole>, inline)]
+    pub limit: Option<u32>,
+    /// The `nextCursor` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<schema::Cursor>, inline)]
+    pub cursor: Option<String>,
+}
+
+impl From<AgentThreadsQuery> for ThreadsQuery {
+    fn from(query: AgentThreadsQuery) -> Self {
+        Self {
+            all: query.all,
+            archived: query.archived,
+            agent: Some(query.agent),
+            limit: query.limit,
+            cursor: query.cursor,
+        }
+    }
+}
+
 /// Which agent a thread must be of.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct AgentQuery {
-    /// The agent, slug or id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<schema::Text>, inline)]
-    pub agent: Option<String>,
+    /// The agent, slug or id; one that is deleted keeps its threads.
+    #[param(value_type = schema::Text, inline)]
+    pub agent: String,
 }
 
 /// How much of a thread to return.
@@ -241,8 +275,4 @@ pub struct ThreadQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<schema::Include>, inline)]
     pub include: Option<String>,
-    /// The agent it must be of, slug or id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<schema::Text>, inline)]
-    pub agent: Option<String>,
 }

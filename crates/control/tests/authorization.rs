@@ -35,6 +35,7 @@ const ROUTES: &[(&str, &str, &str, Sees)] = &[
     ("GET", "/", "open", NoThing),
     ("GET", "/healthz", "open", NoThing),
     ("GET", "/account", "open", NoThing),
+    ("POST", "/account/identity", "open", NoThing),
     ("POST", "/account/keys", "open", NoThing),
     ("POST", "/account/sessions/{id}/end", "open", NoThing),
     ("GET", "/join", "open", NoThing),
@@ -71,6 +72,12 @@ const ROUTES: &[(&str, &str, &str, Sees)] = &[
     (
         "POST",
         "/v1/organizations/{id}/members",
+        "org:members (admin)",
+        Org,
+    ),
+    (
+        "DELETE",
+        "/v1/organizations/{id}/members/{userId}",
         "org:members (admin)",
         Org,
     ),
@@ -132,7 +139,17 @@ fn filled(path: &str) -> String {
     let id = "00000000-0000-4000-8000-000000000000";
     path.replace("{id}", id)
         .replace("{slug}", "nobody")
+        .replace("{userId}", id)
         .replace("{code}", "ABCDEF")
+        + of_agent(path)
+}
+
+/// The agent-scoped paths name their agent.
+fn of_agent(path: &str) -> &'static str {
+    match path.starts_with("/v1/run/threads") {
+        true => "?agent=robot",
+        false => "",
+    }
 }
 
 /// A server that people can be invited to; its provider is never asked.
@@ -299,7 +316,10 @@ impl Things {
             _ if path.starts_with("/v1/runs/") => &self.run,
             _ => &self.thread,
         };
-        path.replace("{id}", id).replace("{slug}", "robot")
+        path.replace("{id}", id)
+            .replace("{slug}", "robot")
+            .replace("{userId}", id)
+            + of_agent(path)
     }
 }
 

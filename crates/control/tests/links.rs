@@ -407,6 +407,8 @@ async fn a_known_key_is_linked_again_and_a_revoked_one_never() {
         let revoked = fixture.post(&path, json!({})).await;
         assert_eq!(revoked.data(200)["status"], "revoked");
     }
+    let polled = poll(&fixture, &again, 1).await;
+    assert_eq!((polled.status.as_u16(), polled.code()), (409, "device_revoked"));
     let late = fixture.post(APPROVE, json!({"code": pending})).await;
     assert_eq!((late.status.as_u16(), late.code()), (409, "device_revoked"));
     let body = json!({"publicKey": key(1)});

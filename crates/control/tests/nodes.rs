@@ -64,6 +64,35 @@ async fn nodes_are_filtered_and_paged() {
     let expected = json!({"total": 5, "online": 1, "offline": 3, "revoked": 1,
         "byKind": {"device": 3, "sandbox": 0, "platform": 1}});
     assert_eq!(overview.data(200), &expected);
+
+    // It counts what the list shows: another admin has no device here, and sees those of others when they ask.
+    let org = fixture.get("/v1/organizations/current").await.data(200)["id"].clone();
+    let members = format!("/v1/organizations/{}/members", org.as_str().expect("an id"));
+    let made = fixture
+        .post(&members, json!({"name": "Eve", "role": "admin"}))
+        .await;
+    let eve = made.data(201)["apiKey"]["key"]
+        .as_str()
+        .expect("a key")
+        .to_owned();
+    let path = "/v1/runmesh/overview";
+    let own = fixture.call(Some(&eve), Method::GET, path, None).await;
+    assert_eq!(
+        (own.data(200)["total"].as_u64(), own.data(200)["online"].as_u64()),
+        (Some(1), Some(1))
+    );
+    let all = format!("{path}?all=true");
+    let everyone = fixture.call(Some(&eve), Method::GET, &all, None).await;
+    assert_eq!(everyone.data(200), &expected);
+    let made = fixture
+        .post(&members, json!({"name": "Bob", "role": "member"}))
+        .await;
+    let bob = made.data(201)["apiKey"]["key"]
+        .as_str()
+        .expect("a key")
+        .to_owned();
+    let refused = fixture.call(Some(&bob), Method::GET, &all, None).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (403, "forbidden"));
 }
 
 #[tokio::test]

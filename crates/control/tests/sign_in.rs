@@ -361,3 +361,125 @@ async fn with_https_cookies_keep_to_this_host() {
         "{url}"
     );
 }
+
+/// Signed in with a key, presses the button and signs in at the provider.
+async fn tie(browser: &mut Browser, provider: &Provider) -> support::browser::Shown {
+    let csrf = browser.get("/account").await.csrf();
+    let shown = browser.submit("/account/identity", &[("csrf", &csrf)]).await;
+    if shown.status != 200 {
+        return shown;
+    }
+    let link = shown
+        .text
+        .split("class=\"button\" href=\"")
+        .nth(1)
+        .expect("a link");
+    let link = link.split('"').next().expect("an end").replace("&amp;", "&");
+    let back = provider.answer(&link);
+    browser.get(&format!("/sign-in/callback?{back}")).await
+}
+
+async fn signed_in_with(fixture: &Fixture, key: &str) -> Browser {
+    let mut browser = Browser::new(fixture);
+    browser.sign_in(key, "/account").await;
+    browser
+}
+
+#[tokio::test]
+async fn who_had_a_key_first_ties_an_account_and_comes_in_with_it_as_the_same() {
+    let (fixture, provider) = Fixture::start_with_provider().await;
+    provider.subject("ada");
+    let mut browser = signed_in_with(&fixture, &fixture.admin).await;
+    let tied = tie(&mut browser, &provider).await;
+    assert_eq!((tied.status, tied.leads()), (303, "/account"), "{tied:?}");
+    let account = browser.get("/account").await;
+    assert!(account.text.contains("You can sign in with"), "{}", account.text);
+    assert!(!account.text.contains("/account/identity"), "{}", account.text);
+
+    let (arrived, _) = arrive(&fixture, &provider).await;
+    let (by_key, by_provider) = (me(&fixture, &browser).await, me(&fixture, &arrived).await);
+    assert_eq!(by_key.data(200), by_provider.data(200));
+    assert_eq!(members(&fixture).await, 1);
+    let audit = fixture.get("/v1/runmesh/audit").await;
+    let rows = audit.data(200).as_array().expect("rows");
+    let deed = rows.iter().find(|row| row["action"] == "member.identity_tied");
+    assert_eq!(deed.expect("a row")["attributes"]["subject"], "ada");
+    // Once is enough, whoever it is.
+    provider.subject("eve");
+    let again = tie_by_force(&mut browser).await;
+    assert_eq!(again.status, 409, "{again:?}");
+}
+
+/// Presses the button that is not shown any more.
+async fn tie_by_force(browser: &mut Browser) -> support::browser::Shown {
+    let csrf = browser.get("/account").await.csrf();
+    browser.submit("/account/identity", &[("csrf", &csrf)]).await
+}
+
+#[tokio::test]
+async fn nobody_ties_more_than_they_hold_or_what_is_somebody_elses() {
+    let (fixture, provider) = Fixture::start_with_provider().await;
+    let key = async |body: Value| {
+        let made = fixture.post("/v1/api-keys", body).await;
+        made.data(201)["key"].as_str().expect("the key").to_owned()
+    };
+    let narrow = key(json!({"name": "narrow", "scopes": ["org:*"]})).await;
+    let short = key(json!({"name": "short", "expiresIn": "30d"})).await;
+    provider.subject("ada");
+    for key in [&narrow, &short] {
+        let mut browser = signed_in_with(&fixture, key).await;
+        let refused = tie(&mut browser, &provider).await;
+        assert_eq!(refused.status, 403, "{refused:?}");
+    }
+    // Somebody joined with the account; then it is theirs.
+    let link = invite(&fixture, json!({"role": "member"})).await;
+    let mut joined = Browser::new(&fixture);
+    sign_in(&mut joined, &provider, &link).await;
+    let mut browser = signed_in_with(&fixture, &fixture.admin).await;
+    let refused = tie(&mut browser, &provider).await;
+    assert_eq!(refused.status, 409, "{refused:?}");
+    let (arrived, _) = arrive(&fixture, &provider).await;
+    assert_eq!(me(&fixture, &arrived).await.data(200)["role"], "member");
+}
+
+#[tokio::test]
+async fn an_account_is_tied_only_in_the_browser_of_who_began_and_still_is_there() {
+    let (fixture, provider) = Fixture::start_with_provider().await;
+    provider.subject("ada");
+    let begin = async |browser: &mut Browser| {
+        let csrf = browser.get("/account").await.csrf();
+        let shown = browser.submit("/account/identity", &[("csrf", &csrf)]).await;
+        let link = shown
+            .text
+            .split("class=\"button\" href=\"")
+            .nth(1)
+            .expect("a link");
+        let link = link.split('"').next().expect("an end").replace("&amp;", "&");
+        format!("/sign-in/callback?{}", provider.answer(&link))
+    };
+    let mut browser = signed_in_with(&fixture, &fixture.admin).await;
+    let forged = browser.submit("/account/identity", &[("csrf", "guessed")]).await;
+    assert_eq!(forged.status, 403);
+    let back = begin(&mut browser).await;
+    let mut other = signed_in_with(&fixture, &fixture.admin).await;
+    assert_eq!(other.get(&back).await.status, 403, "another browser");
+    // Signed out in between.
+    let session = browser.session().expect("signed in").to_owned();
+    let listed = fixture
+        .call(Some(&session), Method::GET, "/v1/sessions", None)
+        .await;
+    let rows = listed.data(200).as_array().expect("rows").clone();
+    let current = rows.iter().find(|row| row["current"] == true).expect("this one");
+    let path = format!("/v1/sessions/{}", current["id"].as_str().expect("an id"));
+    fixture
+        .call(Some(&fixture.admin), Method::DELETE, &path, None)
+        .await
+        .data(200);
+    assert_eq!(browser.get(&back).await.status, 403, "signed out");
+    let (arrived, refused) = arrive(&fixture, &provider).await;
+    assert_eq!(
+        (refused.status, arrived.session()),
+        (403, None),
+        "nobody was tied"
+    );
+}

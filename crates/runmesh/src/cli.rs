@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agents, audit, invitations, keys, links, nodes, relay, run, runs, serve, sessions, status, threads, up,
+    agents, audit, invitations, keys, links, members, nodes, overview, relay, run, runs, serve, sessions,
+    status, threads, up,
 };
 use crate::failure;
 
@@ -72,8 +73,8 @@ pub(crate) enum Command {
     Approve(links::ApproveArgs),
     /// Refuse the device that shows a code
     Deny(links::DenyArgs),
-    /// Count the nodes of the org
-    Overview,
+    /// Count nodes
+    Overview(overview::OverviewArgs),
     /// List nodes
     Nodes(nodes::NodesArgs),
     /// Show one node
@@ -88,6 +89,9 @@ pub(crate) enum Command {
     Relays,
     /// Show who did what
     Audit(audit::AuditArgs),
+    /// List the people of the org, add one, or take one out
+    #[command(subcommand)]
+    Members(members::MembersCommand),
     /// Make, list and delete API keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Every command that has help of its own.
-const COMMANDS: [&[&str]; 28] = [
+const COMMANDS: [&[&str]; 32] = [
     &[],
     &["serve"],
     &["up"],
@@ -19,6 +19,10 @@ const COMMANDS: [&[&str]; 28] = [
     &["revoke"],
     &["config"],
     &["audit"],
+    &["members"],
+    &["members", "create"],
+    &["members", "list"],
+    &["members", "delete"],
     &["keys"],
     &["keys", "create"],
     &["keys", "list"],

@@ -12,7 +12,7 @@ fn runmesh(arguments: &[&str]) -> Output {
 }
 
 /// Every command of the documentation, and nothing else: a word is a promise.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "serve",
     "up",
     "status",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 21] = [
     "revoke",
     "config",
     "audit",
+    "members",
     "keys",
     "invitations",
     "sessions",

@@ -8,12 +8,12 @@ use crate::activity::{Activity, ActivityQuery};
 use crate::audit::{AuditEvent, AuditQuery};
 use crate::envelope::Page;
 use crate::nodes::{ConfigFormat, ConfigQuery, Node, NodeConfig, NodesQuery, PatchNode};
-use crate::overview::Overview;
+use crate::overview::{Overview, OverviewQuery};
 
 impl Client {
-    /// Returns counts over the nodes the caller can see.
-    pub async fn overview(&self) -> Result<Overview, ClientError> {
-        self.get("v1/runmesh/overview", NO_QUERY).await.map(data)
+    /// Returns counts over the nodes that [`Client::nodes`] lists.
+    pub async fn overview(&self, query: &OverviewQuery) -> Result<Overview, ClientError> {
+        self.get("v1/runmesh/overview", query).await.map(data)
     }
 
     /// Lists nodes.

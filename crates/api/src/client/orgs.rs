@@ -1,7 +1,7 @@
 //! Client methods for the caller, its org and the org's members.
 
 use reqwest::Method;
-use types::OrgId;
+use types::{OrgId, UserId};
 
 use super::{Client, ClientError, NO_QUERY, data};
 use crate::envelope::Page;
@@ -44,5 +44,11 @@ impl Client {
     ) -> Result<CreatedMember, ClientError> {
         let path = format!("v1/organizations/{org}/members");
         self.send(Method::POST, &path, request).await.map(data)
+    }
+
+    /// Takes a member out of the caller's org; returns the member as they were.
+    pub async fn remove_member(&self, org: OrgId, user: UserId) -> Result<Member, ClientError> {
+        let path = format!("v1/organizations/{org}/members/{user}");
+        self.send(Method::DELETE, &path, &()).await.map(data)
     }
 }

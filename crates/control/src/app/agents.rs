@@ -1,5 +1,6 @@
 //! Agents: settings checked field by field, upserted by slug, seen by their owner and by admins.
 
+use api::ErrorCode;
 use api::activity::{ResourceType, Severity};
 use api::agents::{Agent, AgentSettings, AgentsQuery, PutAction, PutAgent, PutAgentResult};
 use serde_json::{Map, Value, json};
@@ -158,6 +159,20 @@ pub(crate) async fn by_name(conn: &mut Conn, caller: &Caller, name: &str) -> Res
     // A slug may look like an id.
     let slug = name.parse().map_err(|_| AppError::not_found("agent"))?;
     by_slug(conn, caller, &slug).await
+}
+
+/// Finds of which agent a list is asked for: one that is there, or one that was, by a run of the caller's (an admin: of
+/// anybody's), since its threads and runs outlive it.
+pub(crate) async fn once_by_name(conn: &mut Conn, caller: &Caller, name: &str) -> Result<AgentId, AppError> {
+    match by_name(conn, caller, name).await {
+        Ok(agent) => Ok(agent.id),
+        Err(error) if error.code == ErrorCode::NotFound => {
+            let owner = (!caller.is_admin()).then_some(caller.user);
+            let id = store::runs::agent_called(conn, (caller.org, owner), name).await?;
+            id.ok_or(error)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn by_slug(conn: &mut Conn, caller: &Caller, slug: &AgentSlug) -> Result<Agent, AppError> {

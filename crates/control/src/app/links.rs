@@ -124,6 +124,10 @@ pub(crate) async fn poll(
     if let (LinkStatus::Approved, Some((org, id))) = (status, row.node)
         && let Some(node) = store::nodes::find(&mut conn, org, id).await?
     {
+        // It was approved, and is shut out since: who asked must not take it for a leave.
+        if node.node.status == NodeStatus::Revoked {
+            return Err(revoked());
+        }
         polled.config = netmap::config(app, &mut conn, &node).await?;
         polled.node = Some(node.node);
     }

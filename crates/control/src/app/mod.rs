@@ -23,6 +23,7 @@ pub(crate) mod runs;
 pub(crate) mod sessions;
 pub(crate) mod sign_in;
 pub(crate) mod threads;
+pub(crate) mod tie;
 pub(crate) mod users;
 
 use std::net::IpAddr;

@@ -111,12 +111,27 @@ pub(crate) async fn rename(
 pub(crate) async fn revoke(app: &App, caller: &Caller, id: NodeId) -> Result<Node, AppError> {
     let mut tx = app.store.write().await?;
     let before = own(&mut tx, caller, id).await?;
-    if !store::nodes::revoke(&mut tx, caller.org, id, app.clock.wall()).await? {
+    let Some(after) = revoke_within(app, &mut tx, caller, id).await? else {
         drop(tx);
         shut_out(app, &before.node).await;
         return Ok(before.node);
+    };
+    tx.commit().await?;
+    shut_out(app, &after).await;
+    Ok(after)
+}
+
+/// Shuts a node out within a write; `None` when it was out before. After the commit it must be [`shut_out`].
+pub(super) async fn revoke_within(
+    app: &App,
+    conn: &mut Conn,
+    caller: &Caller,
+    id: NodeId,
+) -> Result<Option<Node>, AppError> {
+    if !store::nodes::revoke(conn, caller.org, id, app.clock.wall()).await? {
+        return Ok(None);
     }
-    let after = visible(&mut tx, caller, id).await?.node;
+    let after = visible(conn, caller, id).await?.node;
     let change = Change {
         action: "node.revoked",
         event: "runmesh.device.revoked",
@@ -124,19 +139,17 @@ pub(crate) async fn revoke(app: &App, caller: &Caller, id: NodeId) -> Result<Nod
         title: format!("{} was revoked", after.name),
         attributes: Map::from_iter([("publicKey".to_owned(), json!(after.public_key))]),
     };
-    record(app, &mut tx, caller, &after, change).await?;
-    store::orgs::raise_generation(&mut tx, caller.org).await?;
-    tx.commit().await?;
-    shut_out(app, &after).await;
-    app.hub.changed(&after);
-    Ok(after)
+    record(app, conn, caller, &after, change).await?;
+    store::orgs::raise_generation(conn, caller.org).await?;
+    Ok(Some(after))
 }
 
-/// Cuts what a revoked node still has open; nothing happens when it has nothing.
-async fn shut_out(app: &App, node: &Node) {
+/// Cuts what a revoked node still has open, and tells those that see it; nothing happens when it has nothing.
+pub(super) async fn shut_out(app: &App, node: &Node) {
     app.platform.expel(node.public_key).await;
     app.relays.expel(node.public_key).await;
     app.hub.revoke(node.id).await;
+    app.hub.changed(node);
 }
 
 /// What a change of a node is called in the audit log and the activity list.

@@ -241,7 +241,7 @@ pub(crate) async fn list(app: &App, caller: &Caller, query: &RunsQuery) -> Resul
     let window = Window::newest_first(&query.page())?;
     let mut conn = app.store.read().await?;
     let agent = match &query.agent {
-        Some(name) => Some(agents::by_name(&mut conn, caller, name).await?.id),
+        Some(name) => Some(agents::once_by_name(&mut conn, caller, name).await?),
         None => None,
     };
     let filter = RunFilter {

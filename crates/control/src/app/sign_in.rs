@@ -17,7 +17,7 @@ use url::Url;
 use super::audit::Deed;
 use super::invitations::demand_open;
 use super::sessions::{Opening, demand_patience, open};
-use super::{Actor, App, AppError, audit, links};
+use super::{Actor, App, AppError, Caller, audit, links, tie};
 use crate::provider::{Details, Flow, Proof, Provider, ProviderError, Who};
 use crate::secrets;
 use crate::store::sign_ins::SignInRow;
@@ -79,18 +79,33 @@ pub(crate) struct Answer {
     pub(crate) issuer: Option<String>,
 }
 
+/// What somebody goes to the provider for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Errand<'a> {
+    /// To come in, as who they are there.
+    ComeIn,
+    /// To come in by the invitation with this token.
+    Join(&'a str),
+    /// To be known here as who they are there: somebody who is signed in.
+    Tie(UserId),
+}
+
 /// Begins a sign-in: remembers what must come back and says where to go.
 pub(crate) async fn begin(
     app: &App,
     ip: IpAddr,
     landing: Landing,
-    invitation: Option<&str>,
+    errand: Errand<'_>,
 ) -> Result<Begun, AppError> {
     let provider = provider(app)?;
     demand_patience(app, ip)?;
-    let invitation = match invitation {
-        Some(token) => Some(super::invitations::preview(app, token).await?.invitation.id),
-        None => None,
+    let (invitation, tied_to) = match errand {
+        Errand::ComeIn => (None, None),
+        Errand::Join(token) => (
+            Some(super::invitations::preview(app, token).await?.invitation.id),
+            None,
+        ),
+        Errand::Tie(user) => (None, Some(user)),
     };
     let (state, browser) = (secrets::token(), secrets::token());
     let flow = Flow {
@@ -106,6 +121,7 @@ pub(crate) async fn begin(
         verifier: flow.verifier,
         landing: landing.to_string(),
         invitation,
+        tied_to,
         expires_at: now.wall + PATIENCE,
     };
     let mut tx = app.store.write().await?;
@@ -115,15 +131,40 @@ pub(crate) async fn begin(
     Ok(Begun { url, browser })
 }
 
-/// Ends a sign-in: returns the new session's token and where to go.
+/// Ends a sign-in: returns the new session's token, if one was opened, and where to go. `signed_in` is who the browser
+/// stands for already.
 pub(crate) async fn finish(
     app: &App,
-    ip: IpAddr,
+    (ip, signed_in): (IpAddr, Option<&Caller>),
     browser: Option<&str>,
     answer: Answer,
-) -> Result<(SecretString, Landing), AppError> {
+) -> Result<(Option<SecretString>, Landing), AppError> {
     let provider = provider(app)?;
     let row = take(app, browser, &answer.state).await?;
+    let proof = proven(app, provider, &row, &answer).await?;
+    let landing = row.landing.parse().unwrap_or(Landing::Link(None));
+    if let Some(user) = row.tied_to {
+        let caller = signed_in.filter(|caller| caller.user == user);
+        let gone = || AppError::forbidden("you are not signed in any more; sign in and begin again");
+        tie::tie(app, caller.ok_or_else(gone)?, (provider, &proof)).await?;
+        return Ok((None, landing));
+    }
+    let details = details(app, provider, &proof, row.invitation).await?;
+    let mut tx = app.store.write().await?;
+    let (org, user) = admit(app, &mut tx, (provider, ip), (&proof, &details), row.invitation).await?;
+    let opening = Opening {
+        org,
+        user,
+        key: None,
+        ip,
+    };
+    let token = open(app, &mut tx, opening).await?;
+    tx.commit().await?;
+    Ok((Some(token), landing))
+}
+
+/// Redeems the provider's answer for who somebody is there.
+async fn proven(app: &App, provider: &Provider, row: &SignInRow, answer: &Answer) -> Result<Proof, AppError> {
     if answer
         .issuer
         .as_deref()
@@ -143,28 +184,14 @@ pub(crate) async fn finish(
     let code = answer.code.as_deref().filter(|code| !code.is_empty());
     let code = code.ok_or_else(|| AppError::bad_request("the sign-in provider sent no code"))?;
     let flow = Flow {
-        nonce: row.nonce,
-        verifier: row.verifier,
+        nonce: row.nonce.clone(),
+        verifier: row.verifier.clone(),
     };
-    let proof = provider
-        .redeem(code, &flow, app.clock.now())
-        .await
-        .map_err(away)?;
-    let details = details(app, provider, &proof, row.invitation).await?;
-    let mut tx = app.store.write().await?;
-    let (org, user) = admit(app, &mut tx, (provider, ip), (&proof, &details), row.invitation).await?;
-    let opening = Opening {
-        org,
-        user,
-        key: None,
-        ip,
-    };
-    let token = open(app, &mut tx, opening).await?;
-    tx.commit().await?;
-    Ok((token, row.landing.parse().unwrap_or(Landing::Link(None))))
+    let redeemed = provider.redeem(code, &flow, app.clock.now()).await;
+    redeemed.map_err(away)
 }
 
-fn provider(app: &App) -> Result<&Provider, AppError> {
+pub(super) fn provider(app: &App) -> Result<&Provider, AppError> {
     app.provider
         .as_ref()
         .ok_or_else(|| AppError::not_found("sign-in provider"))

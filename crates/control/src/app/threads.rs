@@ -87,7 +87,7 @@ pub(crate) async fn list(
     let window = Window::newest_first(&query.page())?;
     let mut conn = app.store.read().await?;
     let agent = match &query.agent {
-        Some(name) => Some(agents::by_name(&mut conn, caller, name).await?.id),
+        Some(name) => Some(agents::once_by_name(&mut conn, caller, name).await?),
         None => None,
     };
     let filter = ThreadFilter {
@@ -158,12 +158,11 @@ pub(crate) async fn patch(
 }
 
 /// Deletes a thread with its events, rollouts and runs; what a device still does for it is stopped, and whoever watches
-/// it gets `thread_deleted` as the last event.
+/// it gets `thread_deleted` as the last event. With an agent, only a thread of that one.
 pub(crate) async fn delete(
     app: &App,
     caller: &Caller,
-    id: ThreadId,
-    agent: Option<&str>,
+    (id, agent): (ThreadId, Option<&str>),
 ) -> Result<(), AppError> {
     let mut dispatch = DispatchTx::begin(app).await?;
     let (row, _) = seen(&mut dispatch.tx, caller, id).await?;
@@ -252,8 +251,8 @@ async fn demand_agent(
     agent: Option<&str>,
 ) -> Result<(), AppError> {
     let Some(name) = agent else { return Ok(()) };
-    let agent = agents::by_name(conn, caller, name).await?;
-    if row.thread.agent_id == Some(agent.id) {
+    let agent = agents::once_by_name(conn, caller, name).await?;
+    if row.thread.agent_id == Some(agent) {
         Ok(())
     } else {
         Err(AppError::not_found("thread"))

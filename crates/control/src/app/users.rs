@@ -1,14 +1,18 @@
 //! People: the caller, and the members of the caller's org.
 
+use api::Role;
 use api::orgs::{CreateMember, CreatedMember, Me, Member, User};
 use api::page::PageQuery;
+use runs::dispatch::Input;
 use serde_json::{Map, json};
 use types::{OrgId, UserId};
 
 use super::api_keys::{NewKey, issue};
 use super::audit::Deed;
+use super::nodes::{revoke_within, shut_out};
 use super::orgs::first_key_name;
 use super::{App, AppError, Caller, Page, Window, audit, display_text, orgs};
+use crate::orchestrator::dispatch::DispatchTx;
 use crate::secrets;
 use crate::store;
 
@@ -66,6 +70,7 @@ pub(crate) async fn create_member(
     let mut tx = app.store.write().await?;
     store::users::insert(&mut tx, &user).await?;
     store::users::insert_member(&mut tx, org, user.id, request.role, now).await?;
+    store::users::set_scopes(&mut tx, org, user.id, &caller.scopes).await?;
     let api_key = issue(&mut tx, org, new).await?;
     let deed = Deed {
         action: "member.created",
@@ -85,6 +90,53 @@ pub(crate) async fn create_member(
         created_at: now,
     };
     Ok(CreatedMember { member, api_key })
+}
+
+/// Takes a member out of the caller's org: when this returns, their keys and sessions are good for nothing, their devices
+/// are shut out for ever, and their runs end. What they did stays in the logs, their threads with the org's admins.
+pub(crate) async fn remove_member(
+    app: &App,
+    caller: &Caller,
+    org: OrgId,
+    user: UserId,
+) -> Result<Member, AppError> {
+    demand_own(caller, org)?;
+    // Also the runs on other people's devices must end, so that this is a write of dispatch.
+    let mut dispatch = DispatchTx::begin(app).await?;
+    let found = store::users::member(&mut dispatch.tx, org, user).await?;
+    let member = found.ok_or_else(|| AppError::not_found("member"))?.member;
+    if member.role == Role::Admin && store::users::admins(&mut dispatch.tx, org).await? <= 1 {
+        return Err(AppError::conflict(
+            "the organization would be left without an admin",
+        ));
+    }
+    let mut nodes = Vec::new();
+    for row in store::nodes::owned(&mut dispatch.tx, org, user).await? {
+        nodes.extend(revoke_within(app, &mut dispatch.tx, caller, row.node.id).await?);
+    }
+    for mut run in store::runs::open_of_owner(&mut dispatch.tx, org, user).await? {
+        dispatch.advance(&mut run, Input::Cancel).await?;
+    }
+    let now = dispatch.now;
+    store::users::remove_member(&mut dispatch.tx, org, user, now).await?;
+    let deed = Deed {
+        action: "member.removed",
+        target: Some(("user", user.to_string())),
+        actor: caller.actor(),
+        attributes: Map::from_iter([
+            ("name".to_owned(), json!(member.name)),
+            ("role".to_owned(), json!(member.role)),
+            ("nodes".to_owned(), json!(nodes.len())),
+        ]),
+    };
+    audit::record(app, &mut dispatch.tx, org, deed).await?;
+    dispatch.commit().await?;
+    app.revocations.announce();
+    for node in &nodes {
+        shut_out(app, node).await;
+    }
+    app.orchestrator.poke();
+    Ok(member)
 }
 
 /// Another org is not there at all.

@@ -157,9 +157,27 @@ impl<T: FromStr> FromRequestParts<Shared> for Id<T> {
     type Rejection = AppError;
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, AppError> {
-        let params = RawPathParams::from_request_parts(parts, state).await;
-        let params = params.map_err(|_| AppError::not_found("thing"))?;
-        let id = params.iter().next().and_then(|(_, text)| text.parse().ok());
-        id.map(Self).ok_or_else(|| AppError::not_found("thing"))
+        path_id(parts, state, 0).await.map(Self)
     }
+}
+
+/// The two parameters of a path, in their order.
+pub(crate) struct Ids<A, B>(pub(crate) A, pub(crate) B);
+
+impl<A: FromStr + Send, B: FromStr + Send> FromRequestParts<Shared> for Ids<A, B> {
+    type Rejection = AppError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, AppError> {
+        Ok(Self(
+            path_id(parts, state, 0).await?,
+            path_id(parts, state, 1).await?,
+        ))
+    }
+}
+
+async fn path_id<T: FromStr>(parts: &mut Parts, state: &Shared, at: usize) -> Result<T, AppError> {
+    let params = RawPathParams::from_request_parts(parts, state).await;
+    let params = params.map_err(|_| AppError::not_found("thing"))?;
+    let id = params.iter().nth(at).and_then(|(_, text)| text.parse().ok());
+    id.ok_or_else(|| AppError::not_found("thing"))
 }

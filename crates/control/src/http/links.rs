@@ -41,7 +41,8 @@ async fn start(
 /// Ask how a code fares, as the device it was made for.
 #[utoipa::path(post, path = "/v1/runmesh/devices/link/poll", tag = "linking", operation_id = "pollLink",
     request_body = LinkPoll, responses((status = 200, body = Success<LinkPolled>),
-    (status = 404, description = "There is no such code for this key.", body = ErrorEnvelope)))]
+    (status = 404, description = "There is no such code for this key.", body = ErrorEnvelope),
+    (status = 409, description = "The device was approved, and revoked since.", body = ErrorEnvelope)))]
 async fn poll(
     State(app): State<Shared>,
     ClientIp(ip): ClientIp,

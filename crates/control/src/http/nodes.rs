@@ -3,7 +3,7 @@
 use api::activity::{Activity, ActivityQuery};
 use api::forms::RenameNode;
 use api::nodes::{ConfigFormat, ConfigQuery, Node, NodeConfig, NodesQuery, PatchNode};
-use api::overview::Overview;
+use api::overview::{Overview, OverviewQuery};
 use api::{ErrorEnvelope, Scope, Success, schema};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -30,9 +30,13 @@ pub(super) fn register(routes: Routes) -> Routes {
 
 /// Counts over the nodes that the caller can see.
 #[utoipa::path(get, path = "/v1/runmesh/overview", tag = "nodes", operation_id = "getOverview",
-    responses((status = 200, body = Success<Overview>)))]
-async fn show_overview(State(app): State<Shared>, caller: Caller) -> Result<Reply<Overview>, AppError> {
-    overview::show(&app, &caller).await.map(Reply::ok)
+    params(OverviewQuery), responses((status = 200, body = Success<Overview>)))]
+async fn show_overview(
+    State(app): State<Shared>,
+    caller: Caller,
+    Params(query): Params<OverviewQuery>,
+) -> Result<Reply<Overview>, AppError> {
+    overview::show(&app, &caller, &query).await.map(Reply::ok)
 }
 
 /// List the nodes that the caller can see.

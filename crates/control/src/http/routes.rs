@@ -26,15 +26,6 @@ use crate::app::{Access, AppError, Caller, Limit, access};
 /// A path and a method, as the router knows them.
 pub(crate) type RouteKey = (String, String);
 
-/// Where else handlers stand.
-pub(crate) struct Second {
-    pub(crate) path: &'static str,
-    /// The group of its operations in the document.
-    pub(crate) tag: &'static str,
-    /// What the names of its operations end with there.
-    pub(crate) suffix: &'static str,
-}
-
 /// Routes under construction. Handlers enter only through [`Routes::add`].
 pub(crate) struct Routes {
     router: Router<Shared>,
@@ -70,26 +61,6 @@ impl Routes {
         }
         self.router = self.router.route(&path, handlers);
         self
-    }
-
-    /// Adds handlers under a second path, too. In the document their operations have a name of their own there.
-    pub(crate) fn add_twice(
-        self,
-        access: Access,
-        route: UtoipaMethodRouter<Shared>,
-        second: &Second,
-    ) -> Self {
-        let mut paths = Paths::new();
-        for mut item in route.1.paths.values().cloned() {
-            for (_, operation) in operations(&mut item) {
-                let name = operation.operation_id.take();
-                operation.operation_id = name.map(|name| format!("{name}{}", second.suffix));
-                operation.tags = Some(vec![second.tag.to_owned()]);
-            }
-            paths.paths.insert(second.path.to_owned(), item);
-        }
-        let again = (Vec::new(), paths, route.2.clone());
-        self.add(access, route).add(access, again)
     }
 
     /// Lets every answer of a route that is there tell how `limit` stands.

@@ -107,7 +107,7 @@ async fn answer(
 /// List runs, newest first.
 #[utoipa::path(get, path = "/v1/runs", tag = "runs", operation_id = "listRuns",
     params(RunsQuery), responses((status = 200, body = api::Page<Run>),
-    (status = 404, description = "There is no such agent.", body = ErrorEnvelope)))]
+    (status = 404, description = "There is and was no such agent.", body = ErrorEnvelope)))]
 async fn list(
     State(app): State<Shared>,
     caller: Caller,

@@ -1,10 +1,10 @@
-//! Routes of threads; three of them stand at the agent-scoped paths, too.
+//! Routes of threads, three of them at agent-scoped paths, where a thread of another agent is none.
 
 use api::activity::{Activity, ActivityQuery};
 use api::page::PageQuery;
 use api::threads::{
-    AgentQuery, CompactThread, Compacted, PatchThread, Rollout, Thread, ThreadQuery, ThreadSnapshot,
-    ThreadsQuery,
+    AgentQuery, AgentThreadsQuery, CompactThread, Compacted, PatchThread, Rollout, Thread, ThreadQuery,
+    ThreadSnapshot, ThreadsQuery,
 };
 use api::{ErrorEnvelope, Scope, Success, schema};
 use axum::extract::State;
@@ -14,27 +14,18 @@ use utoipa_axum::routes;
 
 use super::extract::{Body, Id, Params};
 use super::respond::Reply;
-use super::routes::Second;
 use super::{Routes, Shared};
 use crate::app::{Access, AppError, Caller, Page, threads};
 
-const OF_AGENT: Second = Second {
-    path: "/v1/run/threads",
-    tag: "runs",
-    suffix: "OfAgent",
-};
-
-const ONE_OF_AGENT: Second = Second {
-    path: "/v1/run/threads/{id}",
-    ..OF_AGENT
-};
-
 pub(super) fn register(routes: Routes) -> Routes {
     routes
-        .add_twice(Access::Scope(Scope::AgentRead), routes!(list), &OF_AGENT)
-        .add_twice(Access::Scope(Scope::AgentRead), routes!(find), &ONE_OF_AGENT)
+        .add(Access::Scope(Scope::AgentRead), routes!(list))
+        .add(Access::Scope(Scope::AgentRead), routes!(find))
+        .add(Access::Scope(Scope::AgentRead), routes!(list_of_agent))
+        .add(Access::Scope(Scope::AgentRead), routes!(find_of_agent))
+        .add(Access::Scope(Scope::AgentWrite), routes!(delete_of_agent))
         .add(Access::Scope(Scope::AgentWrite), routes!(patch))
-        .add_twice(Access::Scope(Scope::AgentWrite), routes!(delete), &ONE_OF_AGENT)
+        .add(Access::Scope(Scope::AgentWrite), routes!(delete))
         .add(Access::Scope(Scope::AgentWrite), routes!(compact))
         .add(Access::Scope(Scope::AgentRead), routes!(rollouts))
         .add(Access::Scope(Scope::ActivityRead), routes!(activity))
@@ -43,7 +34,7 @@ pub(super) fn register(routes: Routes) -> Routes {
 /// List threads, newest first.
 #[utoipa::path(get, path = "/v1/threads", tag = "threads", operation_id = "listThreads",
     params(ThreadsQuery), responses((status = 200, body = api::Page<Thread>),
-    (status = 404, description = "There is no such agent.", body = ErrorEnvelope)))]
+    (status = 404, description = "There is and was no such agent.", body = ErrorEnvelope)))]
 async fn list(
     State(app): State<Shared>,
     caller: Caller,
@@ -61,7 +52,48 @@ async fn find(
     Id(id): Id<ThreadId>,
     Params(query): Params<ThreadQuery>,
 ) -> Result<Reply<ThreadSnapshot>, AppError> {
-    threads::snapshot(&app, &caller, id, &query).await.map(Reply::ok)
+    let snapshot = threads::snapshot(&app, &caller, (id, None), &query).await;
+    snapshot.map(Reply::ok)
+}
+
+/// List the threads of an agent, newest first.
+#[utoipa::path(get, path = "/v1/run/threads", tag = "runs", operation_id = "listThreadsOfAgent",
+    params(AgentThreadsQuery), responses((status = 200, body = api::Page<Thread>),
+    (status = 404, description = "There is and was no such agent.", body = ErrorEnvelope)))]
+async fn list_of_agent(
+    State(app): State<Shared>,
+    caller: Caller,
+    Params(query): Params<AgentThreadsQuery>,
+) -> Result<Page<Thread>, AppError> {
+    threads::list(&app, &caller, &query.into()).await
+}
+
+/// A thread of an agent as its events add up.
+#[utoipa::path(get, path = "/v1/run/threads/{id}", tag = "runs", operation_id = "getThreadOfAgent",
+    params(("id" = inline(schema::ThreadId), Path), AgentQuery, ThreadQuery),
+    responses((status = 200, body = Success<ThreadSnapshot>)))]
+async fn find_of_agent(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<ThreadId>,
+    Params(of): Params<AgentQuery>,
+    Params(query): Params<ThreadQuery>,
+) -> Result<Reply<ThreadSnapshot>, AppError> {
+    let snapshot = threads::snapshot(&app, &caller, (id, Some(&of.agent)), &query).await;
+    snapshot.map(Reply::ok)
+}
+
+/// Delete a thread of an agent with its events, rollouts and runs.
+#[utoipa::path(delete, path = "/v1/run/threads/{id}", tag = "runs", operation_id = "deleteThreadOfAgent",
+    params(("id" = inline(schema::ThreadId), Path), AgentQuery), responses((status = 204)))]
+async fn delete_of_agent(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<ThreadId>,
+    Params(of): Params<AgentQuery>,
+) -> Result<StatusCode, AppError> {
+    threads::delete(&app, &caller, (id, Some(&of.agent))).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Rename a thread, or put it away.
@@ -79,14 +111,13 @@ async fn patch(
 
 /// Delete a thread with its events, rollouts and runs.
 #[utoipa::path(delete, path = "/v1/threads/{id}", tag = "threads", operation_id = "deleteThread",
-    params(("id" = inline(schema::ThreadId), Path), AgentQuery), responses((status = 204)))]
+    params(("id" = inline(schema::ThreadId), Path)), responses((status = 204)))]
 async fn delete(
     State(app): State<Shared>,
     caller: Caller,
     Id(id): Id<ThreadId>,
-    Params(query): Params<AgentQuery>,
 ) -> Result<StatusCode, AppError> {
-    threads::delete(&app, &caller, id, query.agent.as_deref()).await?;
+    threads::delete(&app, &caller, (id, None)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -2,12 +2,12 @@
 
 use api::orgs::{CreateMember, CreatedMember, Me, Member};
 use api::page::PageQuery;
-use api::{Scope, Success, schema};
+use api::{ErrorEnvelope, Scope, Success, schema};
 use axum::extract::State;
-use types::OrgId;
+use types::{OrgId, UserId};
 use utoipa_axum::routes;
 
-use super::extract::{Body, Id, Params};
+use super::extract::{Body, Id, Ids, Params};
 use super::respond::Reply;
 use super::{Routes, Shared};
 use crate::app::{Access, AppError, Caller, Page, users};
@@ -17,6 +17,7 @@ pub(super) fn register(routes: Routes) -> Routes {
         .add(Access::SignedIn, routes!(me))
         .add(Access::Scope(Scope::OrgRead), routes!(members))
         .add(Access::Admin(Scope::OrgMembers), routes!(create_member))
+        .add(Access::Admin(Scope::OrgMembers), routes!(remove_member))
 }
 
 /// Who the credential belongs to.
@@ -54,4 +55,23 @@ async fn create_member(
     users::create_member(&app, &caller, org, request)
         .await
         .map(Reply::created)
+}
+
+/// Take a member out of the caller's organization.
+///
+/// Their keys, sessions and unused invitations stop working, their devices are revoked, their runs are cancelled. Answers
+/// the member as they were.
+#[utoipa::path(delete, path = "/v1/organizations/{id}/members/{userId}", tag = "organizations",
+    operation_id = "removeMember",
+    params(("id" = inline(schema::Id), Path), ("userId" = inline(schema::Id), Path)),
+    responses((status = 200, body = Success<Member>),
+    (status = 409, description = "The organization would be left without an admin.", body = ErrorEnvelope)))]
+async fn remove_member(
+    State(app): State<Shared>,
+    caller: Caller,
+    Ids(org, user): Ids<OrgId, UserId>,
+) -> Result<Reply<Member>, AppError> {
+    users::remove_member(&app, &caller, org, user)
+        .await
+        .map(Reply::ok)
 }

@@ -14,6 +14,16 @@ pub(crate) async fn find(conn: &mut Conn, issuer: &str, subject: &str) -> Result
     row.map(|row| row.parsed("user_id")).transpose()
 }
 
+/// Tells whether a person has a subject at this issuer.
+pub(crate) async fn has(conn: &mut Conn, issuer: &str, user: UserId) -> Result<bool, StoreError> {
+    let row = sqlx::query("SELECT subject FROM identities WHERE issuer = $1 AND user_id = $2")
+        .bind(issuer)
+        .bind(user.to_string())
+        .fetch_optional(conn)
+        .await?;
+    Ok(row.is_some())
+}
+
 /// Says who a subject is; [`StoreError::Taken`] when it is somebody already.
 pub(crate) async fn insert(
     conn: &mut Conn,

@@ -8,6 +8,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (2, include_str!("migrations/0002_dispatch.sql")),
     (3, include_str!("migrations/0003_sign_in.sql")),
     (4, include_str!("migrations/0004_titles.sql")),
+    (5, include_str!("migrations/0005_history.sql")),
 ];
 
 /// Applies what is missing; refuses a database of a newer program.

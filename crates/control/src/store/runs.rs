@@ -220,12 +220,51 @@ pub(crate) async fn list(
     .await
 }
 
+/// Finds the agent of the newest run, of one person or of all, whose agent has or had this slug or id.
+pub(crate) async fn agent_called(
+    conn: &mut Conn,
+    (org, owner): (OrgId, Option<UserId>),
+    name: &str,
+) -> Result<Option<AgentId>, StoreError> {
+    const BY_SLUG: &str = "SELECT agent_id FROM runs WHERE org_id = $1 AND ($2 = '' OR owner_user_id = $2) \
+         AND agent_slug = $3 ORDER BY number DESC LIMIT 1";
+    const BY_ID: &str = "SELECT agent_id FROM runs WHERE org_id = $1 AND ($2 = '' OR owner_user_id = $2) \
+         AND agent_id = $3 ORDER BY number DESC LIMIT 1";
+    for text in [BY_SLUG, BY_ID] {
+        let found = sqlx::query(text)
+            .bind(org.to_string())
+            .wanted(owner)
+            .bind(name)
+            .one(conn, |row| row.parsed("agent_id"))
+            .await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
 /// Lists the runs of a device that are not over, in the order of its queue.
 pub(crate) async fn open_of_node(conn: &mut Conn, node: NodeId) -> Result<Vec<RunRow>, StoreError> {
     sqlx::query(select!("WHERE node_id = $1 AND phase <> 'ended' ORDER BY number"))
         .bind(node.to_string())
         .all(conn, read)
         .await
+}
+
+/// Lists the runs of one person in an org that are not over.
+pub(crate) async fn open_of_owner(
+    conn: &mut Conn,
+    org: OrgId,
+    owner: UserId,
+) -> Result<Vec<RunRow>, StoreError> {
+    sqlx::query(select!(
+        "WHERE org_id = $1 AND owner_user_id = $2 AND phase <> 'ended' ORDER BY number"
+    ))
+    .bind(org.to_string())
+    .bind(owner.to_string())
+    .all(conn, read)
+    .await
 }
 
 /// Lists the runs of a thread that are not over.

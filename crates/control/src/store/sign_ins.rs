@@ -1,6 +1,6 @@
 //! Sign-ins under way at the provider: what must be known when the browser comes back, each good once.
 
-use types::{InvitationId, SecretString, Timestamp};
+use types::{InvitationId, SecretString, Timestamp, UserId};
 
 use super::{Conn, RowExt as _, StoreError};
 
@@ -17,14 +17,16 @@ pub(crate) struct SignInRow {
     /// Where the browser goes afterwards, as text.
     pub(crate) landing: String,
     pub(crate) invitation: Option<InvitationId>,
+    /// Who ties the identity to themselves; absent when it says who somebody is.
+    pub(crate) tied_to: Option<UserId>,
     pub(crate) expires_at: Timestamp,
 }
 
 /// Adds a sign-in.
 pub(crate) async fn insert(conn: &mut Conn, row: &SignInRow) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO sign_ins (state_hash, browser_hash, nonce, verifier, landing, invitation_id, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO sign_ins (state_hash, browser_hash, nonce, verifier, landing, invitation_id, user_id, \
+         expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(row.state_hash.as_str())
     .bind(row.browser_hash.as_str())
@@ -32,6 +34,7 @@ pub(crate) async fn insert(conn: &mut Conn, row: &SignInRow) -> Result<(), Store
     .bind(row.verifier.expose())
     .bind(row.landing.as_str())
     .bind(row.invitation.map(|id| id.to_string()))
+    .bind(row.tied_to.map(|id| id.to_string()))
     .bind(row.expires_at.unix_ms())
     .execute(conn)
     .await?;
@@ -41,8 +44,8 @@ pub(crate) async fn insert(conn: &mut Conn, row: &SignInRow) -> Result<(), Store
 /// Finds a sign-in by the hash of its state.
 pub(crate) async fn find(conn: &mut Conn, state_hash: &str) -> Result<Option<SignInRow>, StoreError> {
     let row = sqlx::query(
-        "SELECT state_hash, browser_hash, nonce, verifier, landing, invitation_id, expires_at FROM sign_ins \
-         WHERE state_hash = $1",
+        "SELECT state_hash, browser_hash, nonce, verifier, landing, invitation_id, user_id, expires_at \
+         FROM sign_ins WHERE state_hash = $1",
     )
     .bind(state_hash)
     .fetch_optional(conn)
@@ -55,6 +58,7 @@ pub(crate) async fn find(conn: &mut Conn, state_hash: &str) -> Result<Option<Sig
             verifier: row.text("verifier")?.into(),
             landing: row.text("landing")?,
             invitation: row.maybe_parsed("invitation_id")?,
+            tied_to: row.maybe_parsed("user_id")?,
             expires_at: row.time("expires_at")?,
         })
     })

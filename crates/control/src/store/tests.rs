@@ -324,6 +324,7 @@ fn sign_in(seed: u8, expires: i64) -> SignInRow {
         verifier: "verifier".to_owned().into(),
         landing: "/link".to_owned(),
         invitation: None,
+        tied_to: None,
         expires_at: at(expires),
     }
 }

@@ -2,6 +2,7 @@
 
 use api::orgs::{Member, User};
 use api::{Role, Scope};
+use sqlx::any::AnyRow;
 use types::{OrgId, OrgName, Timestamp, UserId};
 
 use super::row::{json_of, name_of};
@@ -49,6 +50,79 @@ pub(crate) async fn insert_member(
         .bind(now.unix_ms())
         .execute(conn)
         .await?;
+    Ok(())
+}
+
+/// What somebody is in an org.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Membership {
+    pub(crate) member: Member,
+    /// What their sessions are good for when the provider opens them.
+    pub(crate) scopes: Vec<Scope>,
+}
+
+/// Finds a member of an org.
+pub(crate) async fn member(
+    conn: &mut Conn,
+    org: OrgId,
+    user: UserId,
+) -> Result<Option<Membership>, StoreError> {
+    let row = sqlx::query(
+        "SELECT m.user_id, u.name, m.role, m.created_at, m.scopes FROM members m \
+         JOIN users u ON u.id = m.user_id WHERE m.org_id = $1 AND m.user_id = $2",
+    )
+    .bind(org.to_string())
+    .bind(user.to_string())
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| {
+        Ok(Membership {
+            member: read_member(&row)?,
+            scopes: row.json("scopes")?,
+        })
+    })
+    .transpose()
+}
+
+/// Counts the admins of an org.
+pub(crate) async fn admins(conn: &mut Conn, org: OrgId) -> Result<u64, StoreError> {
+    let row = sqlx::query("SELECT COUNT(*) AS admins FROM members WHERE org_id = $1 AND role = $2")
+        .bind(org.to_string())
+        .bind(name_of(&Role::Admin))
+        .fetch_one(conn)
+        .await?;
+    row.count("admins")
+}
+
+/// Ends a membership, with every session and key of it, and the invitations of theirs that nobody has used. The person
+/// stays, since what they did is signed with their id.
+pub(crate) async fn remove_member(
+    conn: &mut Conn,
+    org: OrgId,
+    user: UserId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    const REVOKE: [&str; 2] = [
+        "UPDATE api_keys SET revoked_at = $1 WHERE org_id = $2 AND user_id = $3 AND revoked_at IS NULL",
+        "UPDATE invitations SET revoked_at = $1 WHERE org_id = $2 AND invited_by = $3 AND revoked_at IS NULL \
+         AND accepted_at IS NULL",
+    ];
+    const FORGET: [&str; 2] = [
+        "DELETE FROM sessions WHERE org_id = $1 AND user_id = $2",
+        "DELETE FROM members WHERE org_id = $1 AND user_id = $2",
+    ];
+    let (org, user) = (org.to_string(), user.to_string());
+    for text in REVOKE {
+        let revoke = sqlx::query(text).bind(now.unix_ms());
+        revoke.bind(&org).bind(&user).execute(&mut *conn).await?;
+    }
+    for text in FORGET {
+        sqlx::query(text)
+            .bind(&org)
+            .bind(&user)
+            .execute(&mut *conn)
+            .await?;
+    }
     Ok(())
 }
 
@@ -100,14 +174,14 @@ pub(crate) async fn members(
     .bind(limit)
     .fetch_all(conn)
     .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Member {
-                user_id: row.parsed("user_id")?,
-                name: row.text("name")?,
-                role: row.named("role")?,
-                created_at: row.time("created_at")?,
-            })
-        })
-        .collect()
+    rows.iter().map(read_member).collect()
+}
+
+fn read_member(row: &AnyRow) -> Result<Member, StoreError> {
+    Ok(Member {
+        user_id: row.parsed("user_id")?,
+        name: row.text("name")?,
+        role: row.named("role")?,
+        created_at: row.time("created_at")?,
+    })
 }

@@ -14,6 +14,7 @@ pub(crate) mod follow;
 pub(crate) mod invitations;
 pub(crate) mod keys;
 pub(crate) mod links;
+pub(crate) mod members;
 pub(crate) mod nodes;
 pub(crate) mod overview;
 pub(crate) mod relay;
@@ -81,7 +82,7 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
     match command {
         Command::Approve(args) => links::approve(args, &api).await,
         Command::Deny(args) => links::deny(args, &api).await,
-        Command::Overview => overview::overview(&api).await,
+        Command::Overview(args) => overview::overview(&args, &api).await,
         Command::Nodes(args) => nodes::list(args, &api).await,
         Command::Node(args) => nodes::show(&args, &api).await,
         Command::Rename(args) => nodes::rename(&args, &api).await,
@@ -90,6 +91,7 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         Command::Relays => relays::list(&api).await,
         Command::Audit(args) => audit::list(args, &api).await,
         Command::Keys(command) => keys::keys(command, &api).await,
+        Command::Members(command) => members::members(command, &api).await,
         Command::Invitations(command) => invitations::invitations(command, &api).await,
         Command::Sessions(command) => sessions::sessions(command, &api).await,
         Command::Agents(command) => agents::agents(command, &api).await,

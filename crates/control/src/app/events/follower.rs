@@ -70,7 +70,7 @@ impl Follower {
             include: query.include.clone(),
             ..ThreadQuery::default()
         };
-        let snapshot = threads::snapshot(app, caller, thread, &shape).await?;
+        let snapshot = threads::snapshot(app, caller, (thread, None), &shape).await?;
         demand_past(query.after, snapshot.last_sequence)?;
         let sight = match snapshot.messages {
             Some(_) => Sight::Whole,

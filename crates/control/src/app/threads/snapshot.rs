@@ -13,16 +13,16 @@ use crate::store::{self, Conn};
 /// How much of a thread is folded at most: events, and bytes of their payloads. A snapshot shows less.
 const FOLD_MAX: (usize, usize) = (2000, 4 * 1024 * 1024);
 
-/// Returns a thread as its events add up.
+/// Returns a thread as its events add up; with an agent, only a thread of that one.
 pub(crate) async fn snapshot(
     app: &App,
     caller: &Caller,
-    id: ThreadId,
+    (id, agent): (ThreadId, Option<&str>),
     query: &ThreadQuery,
 ) -> Result<ThreadSnapshot, AppError> {
     let mut conn = app.store.read().await?;
     let (row, sight) = seen(&mut conn, caller, id).await?;
-    demand_agent(&mut conn, caller, &row, query.agent.as_deref()).await?;
+    demand_agent(&mut conn, caller, &row, agent).await?;
     let limit = match query.limit {
         Some(0) => return Err(AppError::bad_request("limit must be at least 1")),
         Some(limit) => (limit as usize).min(KEPT_MAX),

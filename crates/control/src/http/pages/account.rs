@@ -11,8 +11,8 @@ use types::SessionId;
 use super::browser::{Browser, Cookie, Form, sign_in_page};
 use super::{Refusal, view};
 use crate::app::sessions::{self, Session};
-use crate::app::sign_in::Landing;
-use crate::app::{Access, api_keys, users};
+use crate::app::sign_in::{Errand, Landing, begin};
+use crate::app::{Access, Limit, api_keys, tie, users};
 use crate::http::extract::Id;
 use crate::http::{Routes, Shared};
 
@@ -20,6 +20,8 @@ pub(super) fn register(routes: Routes) -> Routes {
     routes
         .apart("GET", "/account", get(show))
         .apart("POST", "/account/keys", post(make_key))
+        .apart("POST", "/account/identity", post(tie_identity))
+        .limited(Limit::SignIn, ("POST", "/account/identity"))
         .apart("POST", "/account/sessions/{id}/end", post(end_session))
 }
 
@@ -37,7 +39,8 @@ async fn show(State(app): State<Shared>, browser: Browser) -> Result<Response, R
         ),
         Err(_) => None,
     };
-    let body = view::account(&me, open.as_deref(), &session);
+    let provider = tie::standing(&app, &session.caller).await?;
+    let body = view::account(&me, (open.as_deref(), provider), &session);
     Ok(view::page("Your account", Some(&session), &body))
 }
 
@@ -57,6 +60,19 @@ async fn make_key(State(app): State<Shared>, browser: Browser, form: Form) -> Re
     let created = api_keys::create(&app, &session.caller, request).await?;
     let body = view::new_key(&created, &app.config.public_url);
     Ok(view::page("Your new API key", Some(&session), &body))
+}
+
+/// Begins to tie an identity to whoever is signed in. Not from a link, since another site could follow that; and the way to
+/// the provider is one, since browsers that keep to `form-action 'self'` would not follow a form's redirect there.
+async fn tie_identity(State(app): State<Shared>, browser: Browser, form: Form) -> Result<Response, Refusal> {
+    let session = pressed(&app, &browser, &form).await?;
+    tie::demand_tieable(&app, &session.caller).await?;
+    let errand = Errand::Tie(session.caller.user);
+    let begun = begin(&app, browser.ip, Landing::Account, errand).await?;
+    let cookie = Cookie::SignIn.set(&app, &begun.browser);
+    let name = app.provider.as_ref().map_or("", |provider| provider.name());
+    let body = view::to_provider(name, &begun.url);
+    Ok(([cookie], view::page("Sign in there", Some(&session), &body)).into_response())
 }
 
 async fn end_session(

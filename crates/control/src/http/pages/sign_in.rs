@@ -10,7 +10,7 @@ use types::SecretString;
 
 use super::browser::{Browser, Cookie, Form, sign_in_page};
 use super::{Refusal, view};
-use crate::app::sign_in::{Answer, Landing, begin, finish};
+use crate::app::sign_in::{Answer, Errand, Landing, begin, finish};
 use crate::app::{Limit, invitations, sessions};
 use crate::http::extract::Params;
 use crate::http::{Routes, Shared};
@@ -54,8 +54,9 @@ async fn to_provider(
     Params(query): Query,
 ) -> Result<Response, Refusal> {
     let landing = landing(query.get("to").map_or("", String::as_str));
-    let invitation = query.get("invitation").map(String::as_str);
-    let begun = begin(&app, browser.ip, landing, invitation).await?;
+    let invitation = query.get("invitation");
+    let errand = invitation.map_or(Errand::ComeIn, |token| Errand::Join(token));
+    let begun = begin(&app, browser.ip, landing, errand).await?;
     let cookie = Cookie::SignIn.set(&app, &begun.browser);
     Ok(([cookie], Redirect::to(begun.url.as_str())).into_response())
 }
@@ -71,8 +72,13 @@ async fn from_provider(
         error: query.remove("error"),
         issuer: query.remove("iss"),
     };
-    let (token, landing) = finish(&app, browser.ip, browser.sign_in.as_deref(), answer).await?;
-    let mut answer = signed_in(&app, &token, &landing);
+    let session = browser.session(&app).await?;
+    let who = (browser.ip, session.as_ref().map(|session| &session.caller));
+    let (token, landing) = finish(&app, who, browser.sign_in.as_deref(), answer).await?;
+    let mut answer = match token {
+        Some(token) => signed_in(&app, &token, &landing),
+        None => Redirect::to(&landing.to_string()).into_response(),
+    };
     append(&mut answer, Cookie::SignIn.clear(&app));
     Ok(answer)
 }

@@ -202,8 +202,22 @@ pub(super) fn refused(message: &str) -> Markup {
     }
 }
 
-/// Shows who somebody is here; their browsers when they may see them; and a form for a key.
-pub(super) fn account(me: &Me, open: Option<&[Listed]>, session: &Session) -> Markup {
+/// Leads to the provider, where somebody shows who is to be tied to them.
+pub(super) fn to_provider(provider: &str, url: &Url) -> Markup {
+    html! {
+        p { "Sign in there with the account that you want to come in with from now on." }
+        a.button href=(url) { "Continue at " (provider) }
+        p.hint { "What you may do here stays as it is, and so do your keys." }
+    }
+}
+
+/// Shows who somebody is here; their browsers when they may see them; whether the provider knows them; and a form for a
+/// key.
+pub(super) fn account(
+    me: &Me,
+    (open, provider): (Option<&[Listed]>, Option<(&str, bool)>),
+    session: &Session,
+) -> Markup {
     html! {
         dl {
             dt { "Name" } dd { (me.user.name) }
@@ -213,6 +227,17 @@ pub(super) fn account(me: &Me, open: Option<&[Listed]>, session: &Session) -> Ma
         @if let Some(open) = open {
             h2 { "Signed-in browsers" }
             ul.rows { @for row in open { (browser(row, session)) } }
+        }
+        @match provider {
+            Some((name, true)) => p.hint { "You can sign in with " (name) "." },
+            Some((name, false)) => {
+                h2 { "Sign in without a key" }
+                form method="post" action="/account/identity" {
+                    (token(session))
+                    button.secondary type="submit" { "Use my account at " (name) }
+                }
+            }
+            None => {},
         }
         h2 { "A key for the command line" }
         form method="post" action="/account/keys" {

@@ -6,6 +6,7 @@ mod conversations;
 mod dispatches;
 mod follows;
 mod hostile;
+mod members;
 mod presence;
 mod queues;
 mod threads;

@@ -185,6 +185,12 @@ async fn on_the_paths_of_an_agent_threads_of_other_agents_are_none() {
             answer.refused(404, "not_found");
         }
     }
+    for method in [Method::GET, Method::DELETE] {
+        let nobodys = format!("/v1/run/threads/{thread}");
+        let answer = bench.call(&bench.admin, method, &nobodys, None).await;
+        answer.refused(400, "bad_request");
+    }
+    bench.get("/v1/run/threads").await.refused(400, "bad_request");
     let own = path("code-on-my-mac");
     assert_eq!(bench.get(&own).await.status, 200);
     let deleted = bench.call(&bench.admin, Method::DELETE, &own, None).await;
@@ -349,4 +355,38 @@ async fn nothing_is_appended_to_a_run_that_is_over() {
     assert_eq!(bench.post(&path, late.clone()).await.ok()["appended"], 0);
     late["events"][0]["clientEventId"] = json!("b");
     bench.post(&path, late).await.refused(409, "conflict");
+}
+
+#[tokio::test]
+async fn what_was_done_by_an_agent_is_found_by_its_name_when_it_is_gone() {
+    let bench = Bench::start().await;
+    let run = bench.run(json!({})).await;
+    let thread = text(&run, "threadId");
+    let agent = bench.get("/v1/agents/code-on-my-mac").await.ok();
+    let delete = Method::DELETE;
+    bench
+        .call(&bench.admin, delete, "/v1/agents/code-on-my-mac", None)
+        .await;
+    bench
+        .get("/v1/agents/code-on-my-mac")
+        .await
+        .refused(404, "not_found");
+    for name in ["code-on-my-mac", text(&agent, "id")] {
+        for list in ["threads", "run/threads", "runs"] {
+            let found = bench.get(&format!("/v1/{list}?agent={name}")).await.body;
+            let rows = found["data"].as_array().map(Vec::len);
+            assert_eq!(rows, Some(1), "{list} {name}: {found}");
+        }
+        let one = format!("/v1/run/threads/{thread}?agent={name}");
+        assert_eq!(bench.get(&one).await.ok()["id"], json!(thread));
+    }
+    let (other, path) = (bench.member("member").await, "/v1/threads?agent=code-on-my-mac");
+    bench
+        .call(&other, Method::GET, path, None)
+        .await
+        .refused(404, "not_found");
+    bench
+        .get("/v1/threads?agent=never-was")
+        .await
+        .refused(404, "not_found");
 }
