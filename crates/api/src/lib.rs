@@ -8,6 +8,7 @@ pub mod activity;
 pub mod agents;
 pub mod api_keys;
 pub mod audit;
+pub mod auth_keys;
 pub mod client;
 pub mod envelope;
 pub mod error;

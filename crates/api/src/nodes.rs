@@ -69,6 +69,9 @@ pub struct Node {
     /// Who approved it; the platform's own node has no owner.
     #[schema(value_type = Option<schema::Id>)]
     pub owner_user_id: Option<UserId>,
+    /// Whether it vanishes shortly after it has gone.
+    #[serde(default)]
+    pub ephemeral: bool,
     /// When it was admitted.
     #[schema(value_type = schema::Time)]
     pub created_at: Timestamp,

@@ -48,6 +48,14 @@ pub(crate) fn invitation_token() -> SecretString {
     SecretString::new(format!("rti_{}", text(ALPHANUMERIC, 43)))
 }
 
+/// How an auth key begins.
+pub(crate) const AUTH_KEY_PREFIX: &str = "rtk_";
+
+/// Makes a key by which nodes join: `rtk_` and 43 alphanumerics.
+pub(crate) fn auth_key() -> SecretString {
+    SecretString::new(format!("{AUTH_KEY_PREFIX}{}", text(ALPHANUMERIC, 43)))
+}
+
 /// Makes a text that nobody guesses, 43 alphanumerics: against cross-site requests, and what a sign-in needs.
 pub(crate) fn token() -> SecretString {
     SecretString::new(text(ALPHANUMERIC, 43))

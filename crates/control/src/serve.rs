@@ -197,6 +197,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         .map_err(|error| ServeError::Database(error.message))?;
     let stop = CancellationToken::new();
     tokio::spawn(use_relays(Arc::clone(&app), stop.clone()));
+    tokio::spawn(app::ephemeral::sweep_until(Arc::clone(&app), stop.clone()));
     orchestrator::start(&app, &stop)
         .await
         .map_err(|error| ServeError::Mesh(error.to_string()))?;

@@ -86,7 +86,11 @@ const ROUTES: &[(&str, &str, &str, Sees)] = &[
     ("DELETE", "/v1/run/threads/{id}", "agent:write", Owner),
     ("GET", "/v1/run/threads/{id}", "agent:read", Owner),
     ("GET", "/v1/runmesh/audit", "runmesh:read", NoThing),
+    ("GET", "/v1/runmesh/auth-keys", "runmesh:read", NoThing),
+    ("POST", "/v1/runmesh/auth-keys", "runmesh:write", NoThing),
+    ("DELETE", "/v1/runmesh/auth-keys/{id}", "runmesh:write", Owner),
     ("GET", "/v1/runmesh/control", "open", NoThing),
+    ("POST", "/v1/runmesh/devices/join", "open", NoThing),
     (
         "POST",
         "/v1/runmesh/devices/link/approve",
@@ -266,6 +270,7 @@ async fn exactly_the_scope_is_enough() {
 struct Things {
     org: String,
     invitation: String,
+    auth_key: String,
     session: String,
     key: String,
     node: String,
@@ -293,11 +298,15 @@ impl Things {
             .await;
         let key = fixture.post("/v1/api-keys", json!({"name": "mine"})).await;
         let invited = fixture.post("/v1/invitations", json!({"role": "member"})).await;
+        let auth_key = fixture
+            .post("/v1/runmesh/auth-keys", json!({"name": "mine"}))
+            .await;
         fixture.session(&fixture.admin).await;
         let sessions = fixture.get("/v1/sessions").await;
         Self {
             org: text(&fixture.get("/v1/organizations/current").await, "id"),
             invitation: text(&invited, "id"),
+            auth_key: text(&auth_key, "id"),
             session: text(&sessions, "0.id"),
             key: text(&key, "id"),
             node,
@@ -308,6 +317,7 @@ impl Things {
 
     fn fill(&self, path: &str) -> String {
         let id = match path {
+            _ if path.starts_with("/v1/runmesh/auth-keys/") => &self.auth_key,
             _ if path.starts_with("/v1/runmesh/") => &self.node,
             _ if path.starts_with("/v1/api-keys/") => &self.key,
             _ if path.starts_with("/v1/organizations/") => &self.org,

@@ -4,6 +4,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use types::SecretString;
 use url::Url;
 
 use crate::talk::Talk;
@@ -20,6 +21,8 @@ pub struct NodeConfig {
     pub state_dir: PathBuf,
     /// What the approver sees as the device's label; `None` means the host name.
     pub label: Option<String>,
+    /// By which to join when this device is no node yet; without one a person approves it.
+    pub auth_key: Option<SecretString>,
     /// The UDP address of the mesh socket; port 0 picks a free one.
     pub listen: SocketAddr,
     /// The version of the program, as it is shown to the org.
@@ -38,6 +41,7 @@ impl NodeConfig {
             server_url,
             state_dir,
             label: None,
+            auth_key: None,
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
             app_version: env!("CARGO_PKG_VERSION").to_owned(),
             policy_seed: PolicySeed::default(),

@@ -224,7 +224,10 @@ impl Daemon {
             on_talk: &self.config.on_talk,
             backoff: new_backoff(),
         };
-        linker.link(pending).await
+        match &self.config.auth_key {
+            Some(key) => linker.join(key).await,
+            None => linker.link(pending).await,
+        }
     }
 
     async fn take_part(&self, pinned: Pinned) -> Result<Exit, NodeError> {

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use api::auth_keys::Join;
 use api::client::{Client, ClientError};
 use api::error::ErrorCode;
-use api::links::{LinkPoll, LinkPolled, LinkStart, LinkStatus};
+use api::links::{LinkPoll, LinkStart, LinkStatus};
+use api::nodes::{Node, NodeConfig};
 use fast_qr::QRBuilder;
 use net::clock::Clock;
 use tokio::time::{sleep, timeout};
-use types::{NodePublicKey, Timestamp};
+use types::{NodePublicKey, SecretString, Timestamp};
 
 use crate::backoff::Backoff;
 use crate::config::OnTalk;
@@ -82,9 +84,32 @@ impl Linker<'_> {
         }
     }
 
+    /// Joins by an auth key. Asking again is safe: the same device with the same key gets the same answer.
+    pub async fn join(mut self, key: &SecretString) -> Result<Pinned, LinkError> {
+        let request = Join {
+            auth_key: key.expose().to_owned(),
+            name: None,
+            about: self.about(),
+        };
+        loop {
+            let answer = timeout(REQUEST_TIMEOUT, self.client.join(&request)).await;
+            match answer {
+                Ok(Ok(joined)) => return self.approved(Some(joined.node), Some(joined.config)),
+                Ok(Err(error)) => self.wait_after(error).await?,
+                Err(_) => self.wait_for_server("it does not answer".to_owned()).await,
+            }
+        }
+    }
+
+    fn about(&self) -> LinkStart {
+        LinkStart {
+            public_key: self.public_key.to_string(),
+            ..self.about.clone()
+        }
+    }
+
     async fn start(&mut self) -> Result<PendingCode, LinkError> {
-        let mut about = self.about.clone();
-        about.public_key = self.public_key.to_string();
+        let about = self.about();
         loop {
             let answer = timeout(REQUEST_TIMEOUT, self.client.link_start(&about)).await;
             match answer {
@@ -122,7 +147,7 @@ impl Linker<'_> {
                         LinkStatus::Pending => {}
                         LinkStatus::Expired => return Ok(None),
                         LinkStatus::Denied => return self.denied(),
-                        LinkStatus::Approved => return self.approved(polled).map(Some),
+                        LinkStatus::Approved => return self.approved(polled.node, polled.config).map(Some),
                     }
                 }
                 Ok(Err(error)) if is(&error, ErrorCode::NotFound) || is(&error, ErrorCode::Gone) => {
@@ -146,8 +171,8 @@ impl Linker<'_> {
         Err(LinkError::Denied)
     }
 
-    fn approved(&self, polled: LinkPolled) -> Result<Pinned, LinkError> {
-        let (Some(node), Some(config)) = (polled.node, polled.config) else {
+    fn approved(&self, node: Option<Node>, config: Option<NodeConfig>) -> Result<Pinned, LinkError> {
+        let (Some(node), Some(config)) = (node, config) else {
             return Err(LinkError::BadApproval("the node or its configuration is missing"));
         };
         if node.public_key != self.public_key {

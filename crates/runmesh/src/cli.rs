@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agents, audit, invitations, keys, links, members, nodes, overview, relay, run, runs, serve, sessions,
-    status, threads, up,
+    agents, audit, auth_keys, invitations, keys, links, members, nodes, overview, relay, run, runs, serve,
+    sessions, status, threads, up,
 };
 use crate::failure;
 
@@ -95,6 +95,9 @@ pub(crate) enum Command {
     /// Make, list and delete API keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Make, list and delete keys by which servers and sandboxes join
+    #[command(subcommand)]
+    AuthKeys(auth_keys::AuthKeysCommand),
     /// Invite people who sign in at the provider; list and take back invitations
     #[command(subcommand)]
     Invitations(invitations::InvitationsCommand),

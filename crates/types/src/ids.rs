@@ -87,6 +87,7 @@ id!(/** A person. */ UserId, "", "a user id");
 id!(/** A key that an org admitted. */ NodeId, "", "a node id");
 id!(/** An agent of an org. */ AgentId, "", "an agent id");
 id!(/** An API key (its record, not the key). */ ApiKeyId, "", "an API key id");
+id!(/** A key by which nodes join without an approval (its record, not the key). */ AuthKeyId, "", "an auth key id");
 id!(/** An invitation to an org (its record, not its token). */ InvitationId, "", "an invitation id");
 id!(/** A signed-in browser (its record, not its token). */ SessionId, "", "a session id");
 id!(/** One row of the audit log. */ AuditId, "", "an audit id");

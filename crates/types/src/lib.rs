@@ -21,8 +21,8 @@ pub mod time;
 pub use address::{AllowedIp, MESH_MTU, MeshAddresses};
 pub use event::{EventDraft, EventType, LiveEvent, LiveType, ThreadEvent};
 pub use ids::{
-    ActivityId, AgentId, ApiKeyId, AuditId, InvitationId, NodeId, OrgId, RequestId, RolloutId, RunId,
-    SessionId, ThreadId, UserId,
+    ActivityId, AgentId, ApiKeyId, AuditId, AuthKeyId, InvitationId, NodeId, OrgId, RequestId, RolloutId,
+    RunId, SessionId, ThreadId, UserId,
 };
 pub use keys::{NodePrivateKey, NodePublicKey, Signature, SigningPrivateKey, SigningPublicKey};
 pub use names::{AgentSlug, DisplayText, NodeName, OrgName};

@@ -4,6 +4,7 @@
 
 mod agents;
 mod api_keys;
+mod auth_keys;
 mod events;
 mod invitations;
 mod links;

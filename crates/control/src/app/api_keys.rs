@@ -90,7 +90,7 @@ pub(crate) async fn create(
 }
 
 /// No key outlives the one that made it: unless it says so itself, it ends with that one.
-fn end_of(caller: &Caller, asked: Option<Timestamp>) -> Result<Option<Timestamp>, AppError> {
+pub(super) fn end_of(caller: &Caller, asked: Option<Timestamp>) -> Result<Option<Timestamp>, AppError> {
     match (asked, caller.key_until) {
         (Some(end), Some(bound)) if end > bound => {
             let message = format!("this credential ends at {bound}; a key that it makes cannot live longer");

@@ -6,18 +6,15 @@ use std::time::Duration;
 use api::ErrorCode;
 use api::activity::Severity;
 use api::audit::ActorType;
-use api::links::{
-    CLIENT_METADATA_BYTES_MAX, Link, LinkApprove, LinkPoll, LinkPolled, LinkStart, LinkStarted, LinkStatus,
-};
+use api::links::{Link, LinkApprove, LinkPoll, LinkPolled, LinkStart, LinkStarted, LinkStatus};
 use api::nodes::Node;
 use serde_json::{Map, json};
-use types::address::{host_ip4, node_ip6};
-use types::names::{DISPLAY_TEXT_CHARS_MAX, is_unprintable};
-use types::{NodeId, NodeKind, NodeName, NodePublicKey, NodeStatus, OrgId, Timestamp};
+use types::{NodeId, NodePublicKey, NodeStatus, OrgId, Timestamp};
 
+use super::admission::{self, Claims, Newcomer, read_label, read_tags};
 use super::audit::Deed;
 use super::nodes::{Change, name_taken, revoked};
-use super::{Actor, App, AppError, Caller, RateLimit, audit, display_text, netmap, nodes};
+use super::{Actor, App, AppError, Caller, RateLimit, audit, netmap, nodes};
 use crate::door::origin;
 use crate::secrets;
 use crate::store::links::LinkRow;
@@ -43,12 +40,6 @@ const PENDING_MAX: u64 = 10_000;
 
 /// How often a code is drawn again because it is taken.
 const DRAWS_MAX: u32 = 8;
-
-/// The most tags of a node.
-const TAGS_MAX: usize = 16;
-
-/// Up to which number devices of the same name are counted; later ones get a drawn number.
-const NUMBERED_MAX: u32 = 20;
 
 /// Makes a code for a device's key; a pending one of the same key ends.
 pub(crate) async fn start(app: &App, ip: IpAddr, request: LinkStart) -> Result<LinkStarted, AppError> {
@@ -147,21 +138,26 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
     let name = request
         .name
         .as_deref()
-        .map(|text| label("name", text))
+        .map(|text| read_label("name", text))
         .transpose()?;
     let tags = read_tags(request.tags)?;
     let mut tx = app.store.write().await?;
     let row = undecided(app, &mut tx, caller, &request.code).await?;
-    let draft = Draft {
-        row: &row,
+    let newcomer = Newcomer {
+        claims: claims(&row),
         name,
         tags,
+        org: caller.org,
+        org_name: caller.org_name.clone(),
+        owner: caller.user,
+        auth_key: None,
+        ephemeral: false,
     };
     let known = store::nodes::find_by_key(&mut tx, &row.link.public_key).await?;
     let is_new = known.is_none();
     let node = match known {
-        Some(known) => relink(app, &mut tx, caller, (draft, known.node)).await?,
-        None => admit(app, &mut tx, caller, draft).await?,
+        Some(known) => relink(app, &mut tx, caller, (newcomer, known.node)).await?,
+        None => admission::admit(app, &mut tx, newcomer).await?,
     };
     let decision = Some((caller.org, node.id));
     decide(app, &mut tx, &row, LinkStatus::Approved, decision).await?;
@@ -189,7 +185,7 @@ pub(crate) async fn deny(app: &App, caller: &Caller, code: &str) -> Result<Link,
         action: "device.denied",
         target: Some(("link", row.link.code.clone())),
         actor: caller.actor(),
-        attributes: claims(&row.link),
+        attributes: attributes(&row),
     };
     audit::record(app, &mut tx, caller.org, deed).await?;
     tx.commit().await?;
@@ -197,53 +193,12 @@ pub(crate) async fn deny(app: &App, caller: &Caller, code: &str) -> Result<Link,
     Ok(row.link)
 }
 
-/// What is known when a device is admitted.
-struct Draft<'a> {
-    row: &'a LinkRow,
-    name: Option<NodeName>,
-    tags: Vec<String>,
-}
-
-async fn admit(app: &App, conn: &mut Conn, caller: &Caller, draft: Draft<'_>) -> Result<Node, AppError> {
-    let link = &draft.row.link;
-    let name = free_name(conn, caller.org, draft.name, link).await?;
-    let id = NodeId::from_random(secrets::bytes());
-    let host = store::orgs::take_host_number(conn, caller.org).await?;
-    let full = || AppError::conflict("the organization has no IPv4 address left");
-    let node = Node {
-        id,
-        org_id: caller.org,
-        kind: NodeKind::Device,
-        dns_name: name.dns_name(&caller.org_name),
-        name: name.to_string(),
-        device_label: link.device_label.clone(),
-        os: link.os.clone(),
-        hostname: link.hostname.clone(),
-        app_version: link.app_version.clone(),
-        client_metadata: draft.row.client_metadata.clone(),
-        public_key: link.public_key,
-        mesh_ip4: host_ip4(host).ok_or_else(full)?,
-        mesh_ip6: node_ip6(caller.org, id),
-        status: NodeStatus::Offline,
-        last_seen_at: None,
-        path: None,
-        path_reason: None,
-        tags: draft.tags,
-        owner_user_id: Some(caller.user),
-        created_at: app.clock.wall(),
-        revoked_at: None,
-        key_expires_at: None,
-    };
-    store::nodes::insert(conn, &node).await?;
-    Ok(node)
-}
-
 /// A code can be asked for with a public key alone, so that only the owner or an admin may take a node up again.
 async fn relink(
     app: &App,
     conn: &mut Conn,
     caller: &Caller,
-    (draft, mut node): (Draft<'_>, Node),
+    (newcomer, mut node): (Newcomer, Node),
 ) -> Result<Node, AppError> {
     if node.status == NodeStatus::Revoked {
         return Err(revoked());
@@ -254,21 +209,21 @@ async fn relink(
             "this device is linked to somebody else already",
         ));
     }
-    let link = &draft.row.link;
-    if let Some(name) = draft.name.filter(|name| name.as_str() != node.name) {
+    let claims = newcomer.claims;
+    if let Some(name) = newcomer.name.filter(|name| name.as_str() != node.name) {
         if store::nodes::name_taken(conn, caller.org, &name).await? {
             return Err(name_taken(&name));
         }
         node.dns_name = name.dns_name(&caller.org_name);
         node.name = name.to_string();
     }
-    node.device_label = link.device_label.clone().or(node.device_label);
-    node.os = link.os.clone().or(node.os);
-    node.hostname = link.hostname.clone().or(node.hostname);
-    node.app_version = link.app_version.clone().or(node.app_version);
-    node.client_metadata = draft.row.client_metadata.clone();
-    if !draft.tags.is_empty() {
-        node.tags = draft.tags;
+    node.device_label = claims.device_label.or(node.device_label);
+    node.os = claims.os.or(node.os);
+    node.hostname = claims.hostname.or(node.hostname);
+    node.app_version = claims.app_version.or(node.app_version);
+    node.client_metadata = claims.client_metadata;
+    if !newcomer.tags.is_empty() {
+        node.tags = newcomer.tags;
     }
     store::nodes::relink(conn, &node).await?;
     tracing::info!(node = %node.id, at = %app.clock.wall(), "a device was linked again");
@@ -287,9 +242,9 @@ async fn record_approval(
         event: "runmesh.device.linked",
         severity: Severity::Success,
         title: format!("{} was linked", node.name),
-        attributes: claims(&row.link),
+        attributes: attributes(row),
     };
-    nodes::record(app, conn, caller, node, change).await
+    nodes::record(app, conn, caller.actor(), node, change).await
 }
 
 /// Enters that a device asked for a code. Until somebody decides no org knows of it: it is entered where it turns out to
@@ -300,7 +255,7 @@ async fn record_start(
     org: OrgId,
     (row, node): (&LinkRow, Option<NodeId>),
 ) -> Result<(), StoreError> {
-    let mut attributes = claims(&row.link);
+    let mut attributes = attributes(row);
     attributes.insert("startedAt".to_owned(), json!(row.link.created_at));
     let target = match node {
         Some(node) => ("node", node.to_string()),
@@ -320,15 +275,24 @@ async fn record_start(
     audit::record(app, conn, org, started).await
 }
 
-/// What the device said of itself, for the log.
-fn claims(link: &Link) -> Map<String, serde_json::Value> {
-    Map::from_iter([
-        ("publicKey".to_owned(), json!(link.public_key)),
-        ("deviceLabel".to_owned(), json!(link.device_label)),
-        ("os".to_owned(), json!(link.os)),
-        ("hostname".to_owned(), json!(link.hostname)),
-        ("deviceIp".to_owned(), json!(link.ip)),
-    ])
+/// What the device said of itself when it asked.
+fn claims(row: &LinkRow) -> Claims {
+    let link = &row.link;
+    Claims {
+        public_key: link.public_key,
+        device_label: link.device_label.clone(),
+        os: link.os.clone(),
+        app_version: link.app_version.clone(),
+        hostname: link.hostname.clone(),
+        client_metadata: row.client_metadata.clone(),
+    }
+}
+
+/// The same for the log, with the address that asked.
+fn attributes(row: &LinkRow) -> Map<String, serde_json::Value> {
+    let mut attributes = claims(row).attributes();
+    attributes.insert("deviceIp".to_owned(), json!(row.link.ip));
+    attributes
 }
 
 async fn decide(
@@ -400,47 +364,24 @@ fn standing(link: &Link, now: Timestamp) -> LinkStatus {
 }
 
 fn read_start(app: &App, ip: IpAddr, request: LinkStart, now: Timestamp) -> Result<LinkRow, AppError> {
-    let public_key: NodePublicKey = request
-        .public_key
-        .parse()
-        .map_err(|error| AppError::bad_request(format!("publicKey {error}")))?;
-    if [app.keys.platform.public(), app.keys.noise.public()].contains(&public_key) {
-        return Err(AppError::conflict("publicKey is a key of this server"));
-    }
-    let text = |field, text: Option<String>| {
-        let text = text.filter(|text| !is_blank(text));
-        let text = text.map(|text| display_text(field, &text)).transpose()?;
-        Ok::<_, AppError>(text.map(|text| text.to_string()))
-    };
-    let client_metadata = request.client_metadata.unwrap_or_default();
-    let size = serde_json::to_string(&client_metadata).map_or(usize::MAX, |text| text.len());
-    if size > CLIENT_METADATA_BYTES_MAX {
-        let message = format!("clientMetadata is larger than {CLIENT_METADATA_BYTES_MAX} bytes");
-        return Err(AppError::bad_request(message));
-    }
+    let claims = Claims::read(app, request)?;
     Ok(LinkRow {
         link: Link {
             code: String::new(),
             status: LinkStatus::Pending,
-            public_key,
-            device_label: text("deviceLabel", request.device_label)?,
-            os: text("os", request.os)?,
-            app_version: text("appVersion", request.app_version)?,
-            hostname: text("hostname", request.hostname)?,
+            public_key: claims.public_key,
+            device_label: claims.device_label,
+            os: claims.os,
+            app_version: claims.app_version,
+            hostname: claims.hostname,
             ip: ip.to_string(),
             match_number: secrets::text(b"0123456789", 2),
             created_at: now,
             expires_at: now + CODE_LIFETIME,
         },
-        client_metadata,
+        client_metadata: claims.client_metadata,
         node: None,
     })
-}
-
-/// White space alone says nothing, as long as it is nothing worse.
-fn is_blank(text: &str) -> bool {
-    let harmless = text.chars().count() <= DISPLAY_TEXT_CHARS_MAX && !text.chars().any(is_unprintable);
-    harmless && text.trim().is_empty()
 }
 
 async fn demand_linkable(conn: &mut Conn, key: &NodePublicKey) -> Result<(), AppError> {
@@ -459,54 +400,6 @@ async fn free_code(conn: &mut Conn) -> Result<String, AppError> {
         }
     }
     Err(AppError::internal())
-}
-
-async fn free_name(
-    conn: &mut Conn,
-    org: OrgId,
-    wanted: Option<NodeName>,
-    link: &Link,
-) -> Result<NodeName, AppError> {
-    if let Some(name) = wanted {
-        let taken = store::nodes::name_taken(conn, org, &name).await?;
-        return if taken { Err(name_taken(&name)) } else { Ok(name) };
-    }
-    let text = link.hostname.as_ref().or(link.device_label.as_ref());
-    let nearest = NodeName::nearest(text.map_or("device", String::as_str), "device");
-    if !store::nodes::name_taken(conn, org, &nearest).await? {
-        return Ok(nearest);
-    }
-    // Where many share a name, counting up would ask for each of them.
-    let drawn = || 1000 + u32::from(u16::from_be_bytes(secrets::bytes()));
-    let numbers = (2..=NUMBERED_MAX).chain((0..DRAWS_MAX).map(|_| drawn()));
-    for number in numbers {
-        let name = nearest.numbered(number);
-        if !store::nodes::name_taken(conn, org, &name).await? {
-            return Ok(name);
-        }
-    }
-    Err(AppError::conflict(
-        "no free name is left near this one; give a name",
-    ))
-}
-
-fn read_tags(tags: Option<Vec<String>>) -> Result<Vec<String>, AppError> {
-    let tags = tags.unwrap_or_default();
-    if tags.len() > TAGS_MAX {
-        return Err(AppError::bad_request(format!("tags must be at most {TAGS_MAX}")));
-    }
-    let mut tags: Vec<String> = tags
-        .iter()
-        .map(|tag| label("tags", tag).map(|tag| tag.to_string()))
-        .collect::<Result<_, _>>()?;
-    tags.sort_unstable();
-    tags.dedup();
-    Ok(tags)
-}
-
-fn label(field: &str, text: &str) -> Result<NodeName, AppError> {
-    text.parse()
-        .map_err(|error| AppError::bad_request(format!("{field} {error}")))
 }
 
 /// Reads a code as people type it: any case, spaces and hyphens.

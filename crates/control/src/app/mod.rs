@@ -5,9 +5,12 @@
 
 pub(crate) mod access;
 pub(crate) mod activity;
+pub(crate) mod admission;
 pub(crate) mod agents;
 pub(crate) mod api_keys;
 pub(crate) mod audit;
+pub(crate) mod auth_keys;
+pub(crate) mod ephemeral;
 mod error;
 pub(crate) mod events;
 pub(crate) mod invitations;
@@ -122,6 +125,8 @@ pub(crate) struct Limits {
     pub(crate) link_guess_by_code: Buckets,
     /// Wrong codes at approve, deny and show, per person.
     pub(crate) link_guess_by_user: Buckets,
+    /// Wrong auth keys, per address.
+    pub(crate) join_guess_by_address: Buckets,
     /// Sign-ins, with a key or at the provider, per address.
     pub(crate) sign_in: Buckets,
 }
@@ -135,6 +140,8 @@ pub(crate) enum Limit {
     LinkPoll,
     /// Approve, deny and show of a code.
     LinkCode,
+    /// Joining by an auth key.
+    Join,
     /// Sign-in, with a key or at the provider.
     SignIn,
 }
@@ -160,6 +167,7 @@ impl Limits {
                 }
             }
             Limit::LinkCode => self.link_guess_by_user.show(&user?.to_string(), now),
+            Limit::Join => self.join_guess_by_address.show(&address, now),
             Limit::SignIn => self.sign_in.show(&address, now),
         })
     }
@@ -180,6 +188,7 @@ impl Default for Limits {
             link_guess_by_address: buckets(10, 30_000),
             link_guess_by_code: buckets(10, 60_000),
             link_guess_by_user: buckets(10, 30_000),
+            join_guess_by_address: buckets(20, 10_000),
             sign_in: buckets(10, 10_000),
         }
     }

@@ -7,7 +7,7 @@ use types::{NodeId, NodeKind, NodeName, NodeStatus};
 
 use super::activity::Happening;
 use super::audit::Deed;
-use super::{App, AppError, Caller, Page, Window, activity, audit, netmap};
+use super::{Actor, App, AppError, Caller, Page, Window, activity, audit, netmap};
 use crate::store::nodes::NodeRow;
 use crate::store::{self, Conn, StoreError};
 
@@ -99,7 +99,7 @@ pub(crate) async fn rename(
             ("to".to_owned(), json!(name)),
         ]),
     };
-    record(app, &mut tx, caller, &after, change).await?;
+    record(app, &mut tx, caller.actor(), &after, change).await?;
     store::orgs::raise_generation(&mut tx, caller.org).await?;
     tx.commit().await?;
     app.hub.changed(&after);
@@ -139,7 +139,7 @@ pub(super) async fn revoke_within(
         title: format!("{} was revoked", after.name),
         attributes: Map::from_iter([("publicKey".to_owned(), json!(after.public_key))]),
     };
-    record(app, conn, caller, &after, change).await?;
+    record(app, conn, caller.actor(), &after, change).await?;
     store::orgs::raise_generation(conn, caller.org).await?;
     Ok(Some(after))
 }
@@ -165,19 +165,19 @@ pub(crate) struct Change {
 pub(crate) async fn record(
     app: &App,
     conn: &mut Conn,
-    caller: &Caller,
+    actor: Actor,
     node: &Node,
     change: Change,
 ) -> Result<(), StoreError> {
     let deed = Deed {
         action: change.action,
         target: Some(("node", node.id.to_string())),
-        actor: caller.actor(),
+        actor: actor.clone(),
         attributes: change.attributes.clone(),
     };
     audit::record(app, conn, node.org_id, deed).await?;
     let happening = Happening {
-        actor: caller.actor(),
+        actor,
         resource: (ResourceType::RunmeshDevice, node.id.to_string()),
         event_type: change.event,
         severity: change.severity,

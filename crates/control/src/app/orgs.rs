@@ -80,7 +80,7 @@ async fn found(
     store::users::insert_member(conn, org.id, founder, Role::Admin, now).await?;
     let host = store::orgs::take_host_number(conn, org.id).await?;
     let platform = platform_node(app, &org, host);
-    store::nodes::insert(conn, &platform).await?;
+    store::nodes::insert(conn, &platform, None).await?;
     store::nodes::set_endpoints(conn, platform.id, &app.platform.endpoints()).await?;
     let new = NewKey {
         user: founder,
@@ -125,6 +125,7 @@ fn platform_node(app: &App, org: &OrgRow, host: u32) -> Node {
         path_reason: None,
         tags: Vec::new(),
         owner_user_id: None,
+        ephemeral: false,
         created_at: org.created_at,
         revoked_at: None,
         key_expires_at: None,

@@ -8,6 +8,7 @@ mod activity;
 mod agents;
 mod api_keys;
 mod audit;
+mod auth_keys;
 mod control;
 mod describe;
 mod documents;
@@ -54,6 +55,7 @@ pub(crate) fn routes() -> Routes {
     let routes = audit::register(routes);
     let routes = activity::register(routes);
     let routes = links::register(routes);
+    let routes = auth_keys::register(routes);
     let routes = relays::register(routes);
     let routes = control::register(routes);
     let routes = documents::register(routes);

@@ -8,6 +8,7 @@ pub(crate) mod activity;
 pub(crate) mod agents;
 pub(crate) mod api_keys;
 pub(crate) mod audit;
+pub(crate) mod auth_keys;
 mod error;
 pub(crate) mod events;
 pub(crate) mod identities;

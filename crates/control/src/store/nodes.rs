@@ -3,7 +3,7 @@
 use api::nodes::{Node, NodesQuery};
 use sqlx::any::AnyRow;
 use types::{
-    NodeId, NodeKind, NodeName, NodePublicKey, NodeStatus, OrgId, OrgName, PathKind, PathReason,
+    AuthKeyId, NodeId, NodeKind, NodeName, NodePublicKey, NodeStatus, OrgId, OrgName, PathKind, PathReason,
     SigningPublicKey, Timestamp, UserId,
 };
 
@@ -26,18 +26,18 @@ macro_rules! select {
             "SELECT n.id, n.org_id, n.kind, n.name, n.device_label, n.os, n.hostname, n.app_version, ",
             "n.client_metadata, n.public_key, n.signing_key, n.mesh_ip4, n.mesh_ip6, n.endpoints, n.online, ",
             "n.last_seen_at, n.path, n.path_reason, n.tags, n.owner_user_id, n.created_at, n.revoked_at, ",
-            "n.key_expires_at, o.name AS org_name FROM nodes n JOIN orgs o ON o.id = n.org_id ",
+            "n.key_expires_at, n.ephemeral, o.name AS org_name FROM nodes n JOIN orgs o ON o.id = n.org_id ",
             $rest
         )
     };
 }
 
-/// Adds a node; [`StoreError::Taken`] when its key, name or address is.
-pub(crate) async fn insert(conn: &mut Conn, node: &Node) -> Result<(), StoreError> {
+/// Adds a node, let in by an auth key or by hand; [`StoreError::Taken`] when its key, name or address is.
+pub(crate) async fn insert(conn: &mut Conn, node: &Node, by: Option<AuthKeyId>) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO nodes (id, org_id, kind, name, device_label, os, hostname, app_version, client_metadata, \
-         public_key, mesh_ip4, mesh_ip6, endpoints, online, tags, owner_user_id, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, '[]', $13, $14, $15, $16)",
+         public_key, mesh_ip4, mesh_ip6, endpoints, online, tags, owner_user_id, created_at, ephemeral, auth_key_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, '[]', $13, $14, $15, $16, $17, $18)",
     )
     .bind(node.id.to_string())
     .bind(node.org_id.to_string())
@@ -55,6 +55,8 @@ pub(crate) async fn insert(conn: &mut Conn, node: &Node) -> Result<(), StoreErro
     .bind(json_of(&node.tags))
     .bind(node.owner_user_id.map(|id| id.to_string()))
     .bind(node.created_at.unix_ms())
+    .bind(i64::from(node.ephemeral))
+    .bind(by.map(|id| id.to_string()))
     .execute(conn)
     .await?;
     Ok(())
@@ -140,6 +142,27 @@ pub(crate) async fn admitted(conn: &mut Conn) -> Result<Vec<NodeRow>, StoreError
     ))
     .all(conn, read)
     .await
+}
+
+/// Lists ephemeral nodes that are in, not online, and were last heard before `before`, or were never heard and made before.
+pub(crate) async fn gone(conn: &mut Conn, before: Timestamp, limit: i64) -> Result<Vec<NodeRow>, StoreError> {
+    sqlx::query(select!(
+        "WHERE n.ephemeral = 1 AND n.revoked_at IS NULL AND n.online = 0 \
+         AND COALESCE(n.last_seen_at, n.created_at) < $1 ORDER BY n.created_at, n.id LIMIT $2"
+    ))
+    .bind(before.unix_ms())
+    .bind(limit)
+    .all(conn, read)
+    .await
+}
+
+/// Returns the key that let a node in, if one did.
+pub(crate) async fn auth_key(conn: &mut Conn, id: NodeId) -> Result<Option<AuthKeyId>, StoreError> {
+    let found = sqlx::query("SELECT auth_key_id FROM nodes WHERE id = $1")
+        .bind(id.to_string())
+        .one(conn, |row| row.maybe_parsed("auth_key_id"))
+        .await?;
+    Ok(found.flatten())
 }
 
 /// Counts nodes by kind and status; with `visible_to`, only that person's own and the platform's.
@@ -339,6 +362,7 @@ fn read(row: &AnyRow) -> Result<NodeRow, StoreError> {
         path_reason: row.maybe_named("path_reason")?,
         tags: row.json("tags")?,
         owner_user_id: row.maybe_parsed("owner_user_id")?,
+        ephemeral: row.flag("ephemeral")?,
         created_at: row.time("created_at")?,
         revoked_at,
         key_expires_at: row.maybe_time("key_expires_at")?,

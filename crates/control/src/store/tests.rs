@@ -69,6 +69,7 @@ fn node(org: &OrgRow, seed: u8, name: &str) -> Node {
         path_reason: None,
         tags: vec!["lab".to_owned()],
         owner_user_id: None,
+        ephemeral: false,
         created_at: at(i64::from(seed)),
         revoked_at: None,
         key_expires_at: None,
@@ -97,7 +98,7 @@ async fn what_is_stored_is_read_back_nulls_and_all() {
         let node = node(&org, 1, "a");
         let mut tx = store.write().await.expect("a write");
         orgs::insert(&mut tx, &org).await.expect("stored");
-        nodes::insert(&mut tx, &node).await.expect("stored");
+        nodes::insert(&mut tx, &node, None).await.expect("stored");
         tx.commit().await.expect("durable");
         let mut conn = store.read().await.expect("a read");
         let found = nodes::find(&mut conn, org.id, node.id).await.expect("read");
@@ -137,7 +138,7 @@ async fn a_taken_key_is_told_from_other_failures() {
         assert!(matches!(again, Err(StoreError::Taken)), "{again:?}");
         drop(tx);
         let mut tx = store.write().await.expect("a write");
-        let orphan = nodes::insert(&mut tx, &node(&org(9, "nine"), 1, "a")).await;
+        let orphan = nodes::insert(&mut tx, &node(&org(9, "nine"), 1, "a"), None).await;
         assert!(matches!(orphan, Err(StoreError::Database(_))), "{orphan:?}");
     }
 }
@@ -149,7 +150,7 @@ async fn a_name_is_free_again_after_its_node_was_revoked_and_a_key_never() {
         let first = node(&org, 1, "a");
         let mut tx = store.write().await.expect("a write");
         orgs::insert(&mut tx, &org).await.expect("stored");
-        nodes::insert(&mut tx, &first).await.expect("stored");
+        nodes::insert(&mut tx, &first, None).await.expect("stored");
         assert!(
             nodes::revoke(&mut tx, org.id, first.id, at(9))
                 .await
@@ -160,12 +161,12 @@ async fn a_name_is_free_again_after_its_node_was_revoked_and_a_key_never() {
                 .await
                 .expect("asked")
         );
-        nodes::insert(&mut tx, &node(&org, 2, "a"))
+        nodes::insert(&mut tx, &node(&org, 2, "a"), None)
             .await
             .expect("the name is free");
         let mut same_key = node(&org, 3, "b");
         same_key.public_key = first.public_key;
-        let refused = nodes::insert(&mut tx, &same_key).await;
+        let refused = nodes::insert(&mut tx, &same_key, None).await;
         assert!(matches!(refused, Err(StoreError::Taken)), "{refused:?}");
     }
 }

@@ -10,6 +10,7 @@ use crate::output::Output;
 
 pub(crate) mod agents;
 pub(crate) mod audit;
+pub(crate) mod auth_keys;
 pub(crate) mod follow;
 pub(crate) mod invitations;
 pub(crate) mod keys;
@@ -92,6 +93,7 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         Command::Audit(args) => audit::list(args, &api).await,
         Command::Keys(command) => keys::keys(command, &api).await,
         Command::Members(command) => members::members(command, &api).await,
+        Command::AuthKeys(command) => auth_keys::auth_keys(command, &api).await,
         Command::Invitations(command) => invitations::invitations(command, &api).await,
         Command::Sessions(command) => sessions::sessions(command, &api).await,
         Command::Agents(command) => agents::agents(command, &api).await,

@@ -24,6 +24,9 @@ pub(crate) struct UpArgs {
     /// Where the node keeps its keys and journal
     #[arg(long, value_name = "DIR", env = "RUNMESH_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    /// A key of `runmesh auth-keys create`: on a first start the node joins by it, and nobody has to approve
+    #[arg(long, value_name = "KEY", env = "RUNMESH_AUTH_KEY", hide_env_values = true)]
+    auth_key: Option<String>,
     /// What the approver sees; the host name when left out
     #[arg(long)]
     label: Option<String>,
@@ -51,6 +54,7 @@ pub(crate) async fn up(args: UpArgs, output: Output) -> Result<()> {
     });
     let mut config = NodeConfig::new(server.transpose()?, state_dir(args.state_dir)?);
     config.label = args.label;
+    config.auth_key = args.auth_key.map(Into::into);
     if let Some(listen) = args.listen {
         config.listen = listen;
     }

@@ -1,0 +1,65 @@
+//! Ephemeral nodes: those that joined for a while, and are shut out shortly after they have gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::activity::Severity;
+use api::nodes::Node;
+use serde_json::Map;
+use tokio_util::sync::CancellationToken;
+
+use super::nodes::{self, Change};
+use super::{Actor, App, AppError};
+use crate::store;
+
+/// How long a node may be away before it counts as gone: longer than a control stream takes to come back.
+pub(crate) const GONE_AFTER: Duration = Duration::from_secs(60);
+
+/// How often it is looked.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The most nodes that one look shuts out, so that no write lasts long.
+const BATCH_MAX: i64 = 100;
+
+/// Looks until `stop`. It takes no input: what is due stands in the database.
+pub(crate) async fn sweep_until(app: Arc<App>, stop: CancellationToken) {
+    let mut due = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = due.tick() => {}
+        }
+        if let Err(error) = sweep(&app).await {
+            tracing::warn!(%error, "ephemeral nodes were not looked for");
+        }
+    }
+}
+
+/// Shuts out every ephemeral node that is gone; returns how many.
+pub(crate) async fn sweep(app: &App) -> Result<usize, AppError> {
+    let before = app.clock.wall() - GONE_AFTER;
+    let mut tx = app.store.write().await?;
+    let rows = store::nodes::gone(&mut tx, before, BATCH_MAX).await?;
+    let mut gone: Vec<Node> = Vec::new();
+    for row in rows {
+        let node = row.node;
+        if !store::nodes::revoke(&mut tx, node.org_id, node.id, app.clock.wall()).await? {
+            continue;
+        }
+        let change = Change {
+            action: "node.vanished",
+            event: "runmesh.device.vanished",
+            severity: Severity::Info,
+            title: format!("{} went away", node.name),
+            attributes: Map::new(),
+        };
+        nodes::record(app, &mut tx, Actor::system(), &node, change).await?;
+        store::orgs::raise_generation(&mut tx, node.org_id).await?;
+        gone.push(node);
+    }
+    tx.commit().await?;
+    for node in &gone {
+        nodes::shut_out(app, node).await;
+    }
+    Ok(gone.len())
+}
