@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::Command;
 
 /// Every command that has help of its own.
-const COMMANDS: [&[&str]; 32] = [
+const COMMANDS: [&[&str]; 34] = [
     &[],
     &["serve"],
+    &["relay"],
     &["up"],
     &["status"],
     &["approve"],
@@ -18,6 +19,7 @@ const COMMANDS: [&[&str]; 32] = [
     &["rename"],
     &["revoke"],
     &["config"],
+    &["relays"],
     &["audit"],
     &["members"],
     &["members", "create"],

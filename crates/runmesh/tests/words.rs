@@ -12,8 +12,9 @@ fn runmesh(arguments: &[&str]) -> Output {
 }
 
 /// Every command of the documentation, and nothing else: a word is a promise.
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 24] = [
     "serve",
+    "relay",
     "up",
     "status",
     "approve",
@@ -24,6 +25,7 @@ const COMMANDS: [&str; 22] = [
     "rename",
     "revoke",
     "config",
+    "relays",
     "audit",
     "members",
     "keys",
