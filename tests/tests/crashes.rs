@@ -107,3 +107,28 @@ fn one(world: &mut World, seed: u64) -> String {
     }
     status
 }
+
+#[test]
+fn a_device_that_was_killed_counts_as_away_within_seconds() {
+    let mut world = World::start("sleep 60").expect("a world");
+    let taken = world.dispatch("wait").expect("dispatched");
+    let taken = text(&taken, "runId").to_owned();
+    world
+        .wait_for_run(&taken, |status| status == "running")
+        .expect("running");
+    let device = world.device.take().expect("it runs");
+    let killed = Instant::now();
+    device.process.kill().expect("killed");
+    let patience = Duration::from_secs(10);
+    loop {
+        let run = world.dispatch("later").expect("taken in");
+        if text(&run, "status") == "queued" {
+            break;
+        }
+        assert!(killed.elapsed() < patience, "it counts as connected: {run}");
+    }
+    while world.api.call(&["runs", &taken]).expect("the run")["suspended"] != true {
+        assert!(killed.elapsed() < patience, "its run is not suspended");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

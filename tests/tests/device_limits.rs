@@ -18,11 +18,14 @@ fn a_queue_that_comes_at_once_is_worked_off_within_the_limit() {
         .map(|n| world.dispatch(&n.to_string()).expect("queued"))
         .collect();
     world.start_device().expect("it starts");
+    let mut starts = Vec::new();
     for run in &runs {
         let run_id = text(run, "runId");
         let run = world
             .wait_for_run(run_id, |status| status == "completed")
             .expect("completed");
+        assert_eq!(run["attempt"], 1, "nothing is offered that would be refused");
+        starts.push(text(&run, "startedAt").to_owned());
         let events = world.events(text(&run, "threadId")).expect("events");
         check_events(&events, run_id).expect("a whole thread");
         let result = events
@@ -35,6 +38,11 @@ fn a_queue_that_comes_at_once_is_worked_off_within_the_limit() {
             .lines()
             .count();
         assert!(others <= 1, "at most two at once: {result}");
+    }
+    // Two are decided on at once, and may change places; those two do not change places with others.
+    let pairs: Vec<_> = starts.chunks(2).collect();
+    for (earlier, later) in pairs.iter().zip(&pairs[1..]) {
+        assert!(earlier.iter().max() <= later.iter().min(), "{starts:?}");
     }
 }
 

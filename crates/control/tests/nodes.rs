@@ -130,7 +130,7 @@ async fn a_configuration_of_the_platform_or_a_revoked_node_shows_nobody() {
     let path = format!("/v1/runmesh/nodes/{}", id(&node));
     fixture.post(&format!("{path}/revoke"), json!({})).await.data(200);
     let config = fixture.get(&format!("{path}/config")).await;
-    assert_eq!(config.data(200)["peers"], json!([]));
+    assert_eq!((config.status.as_u16(), config.code()), (409, "device_revoked"));
     let body = Some(json!({"name": "back"}));
     let refused = fixture
         .call(Some(&fixture.admin), Method::PATCH, &path, body)

@@ -5,7 +5,7 @@
 use api::nodes::{ControlConfig, InterfaceConfig, NodeConfig, PeerConfig};
 use runs::protocol::ORCHESTRATOR_PORT;
 use types::netmap::{OrchestratorRecord, SelfRecord};
-use types::{AllowedIp, MESH_MTU, MeshAddresses, Netmap, NodeKind, NodeStatus, PeerRecord};
+use types::{AllowedIp, MESH_MTU, MeshAddresses, Netmap, NodeKind, PeerRecord};
 
 use super::{App, relays};
 use crate::store::nodes::NodeRow;
@@ -52,7 +52,7 @@ pub(crate) async fn of_node(app: &App, conn: &mut Conn, row: &NodeRow) -> Result
     }))
 }
 
-/// Computes what the API shows of a node's netmap. A revoked node has no peers.
+/// Computes what the API shows of the netmap of a node that may take part; `None` when its org is gone.
 pub(crate) async fn config(
     app: &App,
     conn: &mut Conn,
@@ -61,8 +61,7 @@ pub(crate) async fn config(
     let Some(map) = of_node(app, conn, row).await? else {
         return Ok(None);
     };
-    let revoked = row.node.status == NodeStatus::Revoked;
-    let peers = map.peers.into_iter().filter(|_| !revoked).map(|peer| PeerConfig {
+    let peers = map.peers.into_iter().map(|peer| PeerConfig {
         id: peer.id,
         name: peer.name.to_string(),
         kind: peer.kind,
@@ -85,12 +84,7 @@ pub(crate) async fn config(
             dns: Vec::new(),
         },
         peers: peers.collect(),
-        relays: map
-            .relays
-            .into_iter()
-            .filter(|_| !revoked)
-            .map(relays::config)
-            .collect(),
+        relays: map.relays.into_iter().map(relays::config).collect(),
         control: ControlConfig {
             url: app.config.control_url(),
             public_key: app.keys.noise.public(),

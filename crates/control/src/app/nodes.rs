@@ -58,6 +58,10 @@ pub(crate) async fn config(app: &App, caller: &Caller, id: NodeId) -> Result<Nod
             "the platform's own configuration is not shown",
         ));
     }
+    // Nothing answers to it any more: a configuration would only look as if.
+    if row.node.status == NodeStatus::Revoked {
+        return Err(revoked());
+    }
     let config = netmap::config(app, &mut conn, &row).await?;
     config.ok_or_else(|| AppError::not_found("node"))
 }

@@ -93,7 +93,10 @@ pub(crate) async fn start(
     if let Some(key) = key
         && let Some(run) = repeated(&mut dispatch, (caller.org, &owner_key, key), &request_hash).await?
     {
-        return shown(&mut dispatch.tx, caller, run).await;
+        let answer = shown(&mut dispatch.tx, caller, run).await?;
+        // The write that made the run may be one that this one shares its commit with: nobody is told of it before.
+        dispatch.commit().await?;
+        return Ok(answer);
     }
     let agent = agents::by_name(&mut dispatch.tx, caller, name).await?;
     let device = executor(&mut dispatch.tx, &agent).await?;

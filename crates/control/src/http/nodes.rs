@@ -65,7 +65,8 @@ async fn find(
 #[utoipa::path(get, path = "/v1/runmesh/nodes/{id}/config", tag = "nodes", operation_id = "getNodeConfig",
     params(("id" = inline(schema::Id), Path), ConfigQuery),
     responses((status = 200, content(
-        (Success<NodeConfig> = "application/json"), (String = "text/plain; charset=utf-8")))))]
+        (Success<NodeConfig> = "application/json"), (String = "text/plain; charset=utf-8"))),
+    (status = 409, description = "The node is revoked.", body = ErrorEnvelope)))]
 async fn config(
     State(app): State<Shared>,
     caller: Caller,

@@ -494,6 +494,21 @@ async fn the_order_of_fields_makes_no_other_request() {
 }
 
 #[tokio::test]
+async fn requests_with_one_key_at_once_wait_for_one_run() {
+    let bench = Bench::start().await;
+    let request = || {
+        let body = json!({ "agent": "code-on-my-mac", "prompt": "x", "wait": 1 });
+        let request = bench.http.post(bench.url("/v1/run")).bearer_auth(&bench.admin);
+        Answer::of(request.header("idempotency-key", "k").json(&body))
+    };
+    let answers = futures_util::future::join_all((0..8).map(|_| request())).await;
+    let first = answers[0].body["data"]["runId"].clone();
+    for answer in answers {
+        assert_eq!(answer.ok()["runId"], first);
+    }
+}
+
+#[tokio::test]
 async fn what_is_asked_badly_is_said_before_it_is_asked_of_whom() {
     let bench = Bench::start().await;
     let messages = json!([{ "role": "narrator", "content": "x" }, { "role": "user", "content": "y" }]);
