@@ -8,7 +8,7 @@ use serde_json::{Map, json};
 use types::{ApiKeyId, DisplayText, OrgId, Timestamp, UserId};
 
 use super::audit::Deed;
-use super::{App, AppError, Caller, Page, Window, audit, display_text};
+use super::{App, AppError, Caller, Page, Window, audit, display_text, users};
 use crate::secrets;
 use crate::store::{self, Conn, StoreError};
 
@@ -77,6 +77,7 @@ pub(crate) async fn create(
         expires_at: end_of(caller, request.expires_in.map(|life| now + span(life)))?,
     };
     let mut tx = app.store.write().await?;
+    users::demand_member(&mut tx, caller).await?;
     let created = issue(&mut tx, caller.org, new).await?;
     audit::record(
         app,

@@ -9,7 +9,7 @@ use serde_json::{Map, json};
 use types::{InvitationId, OrgName, Timestamp};
 
 use super::audit::Deed;
-use super::{App, AppError, Caller, Page, Window, audit};
+use super::{App, AppError, Caller, Page, Window, audit, users};
 use crate::provider::read_email;
 use crate::secrets;
 use crate::store::{self, Conn};
@@ -58,6 +58,7 @@ pub(crate) async fn create(
     };
     let token = secrets::invitation_token();
     let mut tx = app.store.write().await?;
+    users::demand_member(&mut tx, caller).await?;
     if store::invitations::open(&mut tx, caller.org, now).await? >= OPEN_MAX {
         return Err(AppError::conflict(format!(
             "{OPEN_MAX} invitations are open already"

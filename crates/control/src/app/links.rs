@@ -14,7 +14,7 @@ use types::{NodeId, NodePublicKey, NodeStatus, OrgId, Timestamp};
 use super::admission::{self, Claims, Newcomer, read_label, read_tags};
 use super::audit::Deed;
 use super::nodes::{Change, name_taken, revoked};
-use super::{Actor, App, AppError, Caller, RateLimit, audit, netmap, nodes};
+use super::{Actor, App, AppError, Caller, RateLimit, audit, netmap, nodes, users};
 use crate::door::origin;
 use crate::secrets;
 use crate::store::links::LinkRow;
@@ -142,6 +142,7 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
         .transpose()?;
     let tags = read_tags(request.tags)?;
     let mut tx = app.store.write().await?;
+    users::demand_member(&mut tx, caller).await?;
     let row = undecided(app, &mut tx, caller, &request.code).await?;
     let newcomer = Newcomer {
         claims: claims(&row),

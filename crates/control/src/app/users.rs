@@ -1,8 +1,8 @@
 //! People: the caller, and the members of the caller's org.
 
-use api::Role;
 use api::orgs::{CreateMember, CreatedMember, Me, Member, User};
 use api::page::PageQuery;
+use api::{ErrorCode, Role};
 use runs::dispatch::Input;
 use serde_json::{Map, json};
 use types::{OrgId, UserId};
@@ -14,7 +14,7 @@ use super::orgs::first_key_name;
 use super::{App, AppError, Caller, Page, Window, audit, display_text, orgs};
 use crate::orchestrator::dispatch::DispatchTx;
 use crate::secrets;
-use crate::store;
+use crate::store::{self, Conn};
 
 /// Returns who the credential belongs to.
 pub(crate) async fn me(app: &App, caller: &Caller) -> Result<Me, AppError> {
@@ -137,6 +137,14 @@ pub(crate) async fn remove_member(
     }
     app.orchestrator.poke();
     Ok(member)
+}
+
+/// Answers 401 when the caller was taken out of the org since they were let through: asked within the write of what would
+/// outlive a membership.
+pub(super) async fn demand_member(conn: &mut Conn, caller: &Caller) -> Result<(), AppError> {
+    let member = store::users::member(conn, caller.org, caller.user).await?;
+    let gone = || AppError::new(ErrorCode::InvalidToken, "this credential is unknown or revoked");
+    member.map(|_| ()).ok_or_else(gone)
 }
 
 /// Another org is not there at all.

@@ -20,8 +20,9 @@ use types::NodeId;
 
 use super::{Orchestrator, SessionId};
 
-/// How long a sidecar may take to answer: a few round trips through a relay, and a lost packet sent again.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a sidecar may take to answer: a round trip through a relay, and a lost packet sent again. One that is given up
+/// wrongly loses no more than a reconnect.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// The control stream of a node has ended: its dispatch session, if it has one, must prove itself.
 pub(crate) fn begin(orchestrator: &Arc<Orchestrator>, node: NodeId) {

@@ -1,6 +1,9 @@
 //! A member is taken out of the org: what they held is good for nothing, what they did stays.
 
+use api::api_keys::CreateApiKey;
+
 use super::*;
+use crate::app::{access, api_keys};
 
 /// The path of a member of the bench's org.
 async fn path_of(bench: &Bench, user: &str) -> String {
@@ -122,4 +125,20 @@ async fn an_org_keeps_an_admin_and_only_admins_take_members_out() {
     );
     let answer = bench.call(&stranger, Method::DELETE, &theirs, None).await;
     answer.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_request_that_was_let_in_before_makes_nothing_that_outlives_the_membership() {
+    let bench = Bench::start().await;
+    let eve = bench.member("admin").await;
+    let user = id_of(&bench, &eve).await;
+    let app = bench.app();
+    let let_in = access::authenticate(app, Some(&eve), [127, 0, 0, 1].into()).await;
+    let caller = let_in.expect("a member");
+    remove(&bench, &bench.admin, &user).await.ok();
+    let request: CreateApiKey = serde_json::from_value(json!({ "name": "late" })).expect("a request");
+    let refused = api_keys::create(app, &caller, request)
+        .await
+        .expect_err("too late");
+    assert_eq!(refused.code, api::ErrorCode::InvalidToken);
 }
