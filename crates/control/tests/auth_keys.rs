@@ -190,3 +190,26 @@ async fn an_ephemeral_node_vanishes_a_minute_after_it_has_gone() {
     let gone = gone.filter(|row| row["action"] == "node.vanished");
     assert_eq!(gone.count(), 1);
 }
+
+#[tokio::test]
+async fn the_keys_of_a_member_who_was_taken_out_let_nobody_in() {
+    let fixture = Fixture::start().await;
+    let org = fixture.get("/v1/organizations/current").await.data(200)["id"].clone();
+    let members = format!("/v1/organizations/{}/members", org.as_str().expect("an id"));
+    let made = fixture
+        .post(&members, json!({"name": "Bob", "role": "member"}))
+        .await;
+    let made = made.data(201);
+    let bob = made["apiKey"]["key"].as_str().expect("a key");
+    let body = Some(json!({"name": "bobs", "reusable": true}));
+    let created = fixture.call(Some(bob), Method::POST, KEYS, body).await;
+    let secret = created.data(201)["key"].as_str().expect("a key").to_owned();
+    join(&fixture, &secret, 1).await.data(201);
+    let path = format!("{members}/{}", made["member"]["userId"].as_str().expect("an id"));
+    let removed = fixture
+        .call(Some(&fixture.admin), Method::DELETE, &path, None)
+        .await;
+    removed.data(200);
+    let refused = join(&fixture, &secret, 2).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (410, "gone"));
+}

@@ -17,7 +17,7 @@ use super::admission::{self, Claims, Newcomer, read_label, read_tags};
 use super::api_keys::end_of;
 use super::audit::Deed;
 use super::nodes::{Change, revoked};
-use super::{Actor, App, AppError, Caller, Page, Window, audit, display_text, netmap, nodes};
+use super::{Actor, App, AppError, Caller, Page, Window, audit, display_text, netmap, nodes, users};
 use crate::door::origin;
 use crate::secrets;
 use crate::store::{self, Conn, Tx};
@@ -63,6 +63,7 @@ pub(crate) async fn create(
         revoked_at: None,
     };
     let mut tx = app.store.write().await?;
+    users::demand_member(&mut tx, caller).await?;
     if store::auth_keys::open(&mut tx, caller.org, now).await? >= OPEN_MAX {
         return Err(AppError::conflict(format!(
             "{OPEN_MAX} auth keys are open already"

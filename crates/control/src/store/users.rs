@@ -102,7 +102,8 @@ pub(crate) async fn remove_member(
     user: UserId,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    const REVOKE: [&str; 2] = [
+    const REVOKE: [&str; 3] = [
+        "UPDATE auth_keys SET revoked_at = $1 WHERE org_id = $2 AND user_id = $3 AND revoked_at IS NULL",
         "UPDATE api_keys SET revoked_at = $1 WHERE org_id = $2 AND user_id = $3 AND revoked_at IS NULL",
         "UPDATE invitations SET revoked_at = $1 WHERE org_id = $2 AND invited_by = $3 AND revoked_at IS NULL \
          AND accepted_at IS NULL",
