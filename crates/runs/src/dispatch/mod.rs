@@ -20,7 +20,7 @@
 //! - A device that is away suspends its runs; that is no failure until [`LOST_AFTER`].
 //! - `Ended` is final.
 //! - A refusal is the device's, not the run's: what stands behind a refused run in its queue waits with it, so that runs
-//!   are taken in the order of the queue ([`places`]).
+//!   are taken in the order of the queue ([`Places`]).
 //!
 //! Deadlines are wall-clock times, because they outlive the process that set them.
 
