@@ -70,6 +70,11 @@ pub struct Linked {
 impl Device {
     /// Starts the daemon; writes its policy first when there is none.
     pub fn start(api: &Runmesh, state_dir: &Path, setup: &Setup) -> Result<Self> {
+        Self::start_with(api, state_dir, setup, &[])
+    }
+
+    /// Like [`Device::start`], with more words for `runmesh up`.
+    pub fn start_with(api: &Runmesh, state_dir: &Path, setup: &Setup, more: &[&str]) -> Result<Self> {
         write_policy(state_dir, setup)?;
         let dir = state_dir.to_string_lossy();
         let mut up = api.command(&[
@@ -81,7 +86,7 @@ impl Device {
             "--label",
             "Demo laptop",
         ]);
-        up.args(["--listen", "127.0.0.1:0", "--json"]);
+        up.args(["--listen", "127.0.0.1:0", "--json"]).args(more);
         let environment = setup.environment.iter().map(|(name, value)| (name, value));
         for name in &setup.removed {
             up.env_remove(name);

@@ -225,13 +225,11 @@ impl MeshStream {
         self.peer
     }
 
-    /// Cuts the stream: what was written and has not left is lost, and the other end reads an error, not an end.
-    pub fn reset(self) {
-        let mut rings = lock(&self.core.rings);
-        rings.is_reset = true;
-        rings.to_send = VecDeque::new();
-        // The engine is told by what follows: nobody holds the stream any more.
-        drop(rings);
+    /// Cuts the stream: what was written and has not left is lost, and both ends read an error, not an end.
+    pub fn reset(&mut self) {
+        self.core.fail(StreamFailure::Reset, true);
+        lock(&self.core.rings).is_reset = true;
+        self.core.announce();
     }
 
     /// Returns our mesh address and port.

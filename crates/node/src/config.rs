@@ -7,6 +7,7 @@ use std::sync::Arc;
 use types::SecretString;
 use url::Url;
 
+use crate::reach::proxy::ProxyConfig;
 use crate::talk::Talk;
 
 /// Receives what the daemon has to say to the person who started it; must return at once.
@@ -25,6 +26,8 @@ pub struct NodeConfig {
     pub auth_key: Option<SecretString>,
     /// The UDP address of the mesh socket; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Where programs on this device reach the mesh by SOCKS5 and HTTP CONNECT; `None`: nowhere.
+    pub proxy: Option<ProxyConfig>,
     /// The version of the program, as it is shown to the org.
     pub app_version: String,
     /// What a first start writes into `policy.toml`; ignored when the file exists.
@@ -43,6 +46,7 @@ impl NodeConfig {
             label: None,
             auth_key: None,
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+            proxy: None,
             app_version: env!("CARGO_PKG_VERSION").to_owned(),
             policy_seed: PolicySeed::default(),
             on_talk: Arc::new(|_| {}),
@@ -57,6 +61,7 @@ impl std::fmt::Debug for NodeConfig {
             .field("state_dir", &self.state_dir)
             .field("label", &self.label)
             .field("listen", &self.listen)
+            .field("proxy", &self.proxy)
             .field("policy_seed", &self.policy_seed)
             .finish_non_exhaustive()
     }

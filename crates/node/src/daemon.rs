@@ -25,6 +25,8 @@ use crate::local_api::{self, LocalState};
 use crate::membership::Membership;
 use crate::policy::store::PolicyStore;
 use crate::policy::{Environment, PolicyError, load_or_create};
+use crate::reach::Reach;
+use crate::reach::proxy::{Proxy, ProxyError};
 use crate::runner::executor::Stop;
 use crate::sidecar::{self, Outbox, Sidecar, session};
 use crate::state_dir::{StateDir, StateDirError};
@@ -67,6 +69,9 @@ pub enum NodeError {
         /// Why.
         source: std::io::Error,
     },
+    /// The proxy cannot be had.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// The mesh cannot be started.
     #[error(transparent)]
     Mesh(#[from] net::StartError),
@@ -97,6 +102,7 @@ struct Daemon {
     record: Option<LinkRecord>,
     server_url: Url,
     sidecar: Arc<OnceLock<Arc<Sidecar>>>,
+    proxy: Option<Proxy>,
     shutdown: CancellationToken,
 }
 
@@ -137,7 +143,9 @@ impl Daemon {
         let record = link_state::read(&state_dir)?;
         let server_url = server_url(&config, record.as_ref())?;
         board.change(|status| status.server_url = Some(server_url.to_string()));
+        let proxy = config.proxy.as_ref().map(Proxy::bind).transpose()?;
         Ok(Self {
+            proxy,
             config,
             state_dir,
             private_key,
@@ -302,6 +310,7 @@ impl Daemon {
             let membership = membership.clone();
             async move { membership.watch_paths().await }
         });
+        let proxying = self.serve_proxy(Reach::new(membership.clone()));
         let controlling = CancellationToken::new();
         let control = tokio::spawn({
             let over = controlling.clone().drop_guard();
@@ -314,6 +323,7 @@ impl Daemon {
         tokio::select! {
             () = controlling.cancelled() => {}
             () = self.shutdown.cancelled() => {}
+            () = proxying => {}
         }
         control.abort();
         // A stream that broke down by a defect is no revocation: only its own word is.
@@ -331,6 +341,18 @@ impl Daemon {
             let _ = task.await;
         }
         was_revoked
+    }
+
+    /// Serves the proxy, for ever; dropping this cuts its connections.
+    async fn serve_proxy(&self, reach: Reach) {
+        let Some(proxy) = &self.proxy else {
+            return std::future::pending().await;
+        };
+        let address = proxy.address().to_string();
+        self.board
+            .change(|status| status.proxy_address = Some(address.clone()));
+        (self.config.on_talk)(&Talk::Proxy { address });
+        proxy.serve(reach).await;
     }
 
     fn shut_out(&self) -> Result<Exit, NodeError> {

@@ -6,8 +6,12 @@
 //! | GET | `/status` | [`Status`] |
 //! | POST | `/runs` | [`RunStarted`], for a [`StartRun`] (contract §5, `origin: "device"`) |
 //! | POST | `/shutdown` | nothing; the daemon stops in good order |
+//! | POST | `/forwards` | [`PortEvent`] lines as long as the connection lasts, for a [`ForwardRequest`] ([`ports`]) |
+//! | POST | `/exposed` | [`PortEvent`] lines as long as the connection lasts, for an [`ExposeRequest`] ([`ports`]) |
 //!
 //! A no is a [`LocalError`] in the contract's envelope, whatever the reason: `{"error":{"code":…,"message":…}}`.
+
+pub mod ports;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -29,6 +33,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use types::{AgentSlug, RolloutId, RunId, RunStatus, ThreadId};
 
+pub use crate::local_api::ports::{ExposeRequest, ForwardRequest, PortEvent};
 use crate::sidecar::{RegisterError, Registration, Sidecar};
 use crate::status::{Status, StatusBoard, Traffic};
 
@@ -112,6 +117,8 @@ pub async fn serve(listener: UnixListener, state: LocalState, until: Cancellatio
         .route("/status", get(status))
         .route("/runs", post(start_run))
         .route("/shutdown", post(shut_down))
+        .route("/forwards", post(ports::forward))
+        .route("/exposed", post(ports::expose))
         .fallback(nothing_there)
         .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -133,11 +140,7 @@ async fn status(State(state): State<LocalState>) -> Json<Status> {
 
 async fn start_run(State(state): State<LocalState>, Body(request): Body<StartRun>) -> Response {
     let Some(sidecar) = state.sidecar.get() else {
-        return refuse(
-            StatusCode::CONFLICT,
-            "device_offline",
-            "this device is not linked yet",
-        );
+        return refuse_unlinked();
     };
     let registration = Registration {
         agent: request.agent,
@@ -174,6 +177,11 @@ fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
         message: message.to_owned(),
     };
     (status, Json(LocalErrorEnvelope { error })).into_response()
+}
+
+fn refuse_unlinked() -> Response {
+    let message = "this device is not linked yet";
+    refuse(StatusCode::CONFLICT, "device_offline", message)
 }
 
 /// A JSON body; one that cannot be read is answered in the envelope.

@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::local_api::{LocalError, LocalErrorEnvelope, RunStarted, SOCKET, StartRun};
+use crate::local_api::{
+    ExposeRequest, ForwardRequest, LocalError, LocalErrorEnvelope, PortEvent, RunStarted, SOCKET, StartRun,
+};
 use crate::status::Status;
 
 /// How long the daemon may take to answer.
@@ -20,6 +23,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The longest event of a port, in bytes.
+const EVENT_BYTES_MAX: usize = 64 * 1024;
 
 /// Why the daemon gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +78,35 @@ impl LocalClient {
         self.ask(Method::POST, "/shutdown", Vec::new()).await.map(drop)
     }
 
+    /// Forwards a local port for as long as the events are held.
+    pub async fn forward(&self, request: &ForwardRequest) -> Result<PortEvents, LocalClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| broken(&error))?;
+        self.open("/forwards", body).await
+    }
+
+    /// Exposes a port of this device for as long as the events are held.
+    pub async fn expose(&self, request: &ExposeRequest) -> Result<PortEvents, LocalClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| broken(&error))?;
+        self.open("/exposed", body).await
+    }
+
+    async fn open(&self, path: &str, body: Vec<u8>) -> Result<PortEvents, LocalClientError> {
+        let opening = async {
+            let (answer, connection) = self.request(Method::POST, path, body).await?;
+            if answer.status().is_success() {
+                return Ok(PortEvents {
+                    body: answer.into_body(),
+                    received: Vec::new(),
+                    _connection: connection,
+                });
+            }
+            Err(refusal(&read_whole(answer.into_body()).await?))
+        };
+        timeout(ANSWER_TIMEOUT, opening)
+            .await
+            .map_err(|_| LocalClientError::TimedOut)?
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -89,10 +124,30 @@ impl LocalClient {
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, LocalClientError> {
+        let (answer, _connection) = self.request(method, path, body).await?;
+        let status = answer.status();
+        let bytes = read_whole(answer.into_body()).await?;
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        Err(refusal(&bytes))
+    }
+
+    /// Sends a request and returns the head of its answer; the connection lasts as long as the handle is held.
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), LocalClientError> {
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+            // How it ended the answer tells.
+            let _ = connection.await;
+        }));
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -100,34 +155,8 @@ impl LocalClient {
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| broken(&error))?;
-        let answer = async {
-            let answer = sender
-                .send_request(request)
-                .await
-                .map_err(|error| broken(&error))?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let bytes = body
-                .map_err(|error| LocalClientError::Broken(error.to_string()))?
-                .to_bytes();
-            Ok((status, bytes))
-        };
-        tokio::pin!(answer);
-        let (status, bytes) = tokio::select! {
-            answer = &mut answer => answer?,
-            // A connection that is over has handed everything on.
-            _ = connection => answer.await?,
-        };
-        if status.is_success() {
-            return Ok(bytes);
-        }
-        Err(match serde_json::from_slice::<LocalErrorEnvelope>(&bytes) {
-            Ok(envelope) => LocalClientError::Refused(envelope.error),
-            Err(_) => LocalClientError::Refused(LocalError {
-                code: "bad_request".to_owned(),
-                message: String::from_utf8_lossy(&bytes[..bytes.len().min(1000)]).into_owned(),
-            }),
-        })
+        let answer = sender.send_request(request).await;
+        Ok((answer.map_err(|error| broken(&error))?, connection))
     }
 
     async fn connect(&self) -> Result<UnixStream, LocalClientError> {
@@ -138,6 +167,53 @@ impl LocalClient {
                 io::ErrorKind::PermissionDenied => LocalClientError::Denied(self.state_dir.clone()),
                 _ => LocalClientError::NotRunning(self.state_dir.clone()),
             })
+    }
+}
+
+async fn read_whole(body: Incoming) -> Result<Bytes, LocalClientError> {
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| LocalClientError::Broken(error.to_string()))?;
+    Ok(body.to_bytes())
+}
+
+fn refusal(bytes: &[u8]) -> LocalClientError {
+    LocalClientError::Refused(match serde_json::from_slice::<LocalErrorEnvelope>(bytes) {
+        Ok(envelope) => envelope.error,
+        Err(_) => LocalError {
+            code: "bad_request".to_owned(),
+            message: String::from_utf8_lossy(&bytes[..bytes.len().min(1000)]).into_owned(),
+        },
+    })
+}
+
+/// What there is to tell of a forwarded or exposed port. Dropping it closes the port.
+#[derive(Debug)]
+pub struct PortEvents {
+    body: Incoming,
+    received: Vec<u8>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl PortEvents {
+    /// Waits for the next event, the first of which says where the port is; `None` when the daemon has closed the port. Can be
+    /// dropped at any await.
+    pub async fn next(&mut self) -> Result<Option<PortEvent>, LocalClientError> {
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                return serde_json::from_slice(&line)
+                    .map(Some)
+                    .map_err(|error| broken(&error));
+            }
+            if self.received.len() > EVENT_BYTES_MAX {
+                return Err(LocalClientError::Broken("an event is too long".to_owned()));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.received.extend(frame.into_data().unwrap_or_default()),
+                // A daemon that is killed closes the port just as well.
+                Some(Err(_)) | None => return Ok(None),
+            }
+        }
     }
 }
 

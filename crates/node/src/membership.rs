@@ -303,6 +303,12 @@ impl Membership {
         records.filter_map(|record| paths.report(record)).collect()
     }
 
+    /// Returns why a peer is reached as it is, or is not.
+    #[must_use]
+    pub fn path_reason(&self, peer: &NodePublicKey) -> PathReason {
+        self.paths().reason(peer)
+    }
+
     fn show(&self) {
         let paths = self.paths();
         let current = self.current.borrow().clone();

@@ -32,6 +32,9 @@ pub struct Status {
     pub netmap_refused: Option<String>,
     /// The UDP address of the mesh socket.
     pub mesh_address: Option<String>,
+    /// Where the proxy into the mesh listens, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_address: Option<String>,
     /// What went through the mesh and what did not, since this start; absent before the device is a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
@@ -217,6 +220,7 @@ impl StatusBoard {
             generation: None,
             netmap_refused: None,
             mesh_address: None,
+            proxy_address: None,
             traffic: None,
             peers: Vec::new(),
             sidecar: Connection::down(now, "not linked yet"),

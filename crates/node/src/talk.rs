@@ -50,6 +50,11 @@ pub enum Talk {
         /// When it is tried again.
         retry_in: Duration,
     },
+    /// The proxy into the mesh listens.
+    Proxy {
+        /// Where, as text.
+        address: String,
+    },
     /// The dispatch session is open: runs can arrive.
     Ready,
     /// A run begins.

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agents, audit, auth_keys, invitations, keys, links, members, nodes, overview, relay, run, runs, serve,
-    sessions, status, threads, up,
+    agents, audit, auth_keys, expose, forward, invitations, keys, links, members, nodes, overview, relay,
+    run, runs, serve, sessions, status, threads, up,
 };
 use crate::failure;
 
@@ -67,6 +67,10 @@ pub(crate) enum Command {
     Relay(relay::RelayArgs),
     /// Run this device's node; links it first when it is not linked yet
     Up(up::UpArgs),
+    /// Reach a port of another node at a local port, as long as this runs
+    Forward(forward::ForwardArgs),
+    /// Offer a local port to the mesh, as long as this runs
+    Expose(expose::ExposeArgs),
     /// Show this device's node, as it sees itself
     Status(status::StatusArgs),
     /// Admit the device that shows a code

@@ -15,6 +15,7 @@ use clap::error::ErrorKind;
 use control::ServeError;
 use node::NodeError;
 use node::link::LinkError;
+use node::reach::proxy::ProxyError;
 use node::state_dir::StateDirError;
 use serde_json::json;
 
@@ -157,6 +158,12 @@ fn node_hint(error: &NodeError) -> &'static str {
         NodeError::OtherServer(_) => "leave out --server to start with the control plane it is linked to",
         NodeError::Socket { .. } => {
             "the path of the state directory may be too long for a socket: choose a shorter one"
+        }
+        NodeError::Proxy(ProxyError::Open(_)) => {
+            "choose an address of 127.0.0.1, or give a password with --proxy-password-file"
+        }
+        NodeError::Proxy(ProxyError::Listen { .. }) => {
+            "another program may have that port: choose another with --proxy"
         }
         NodeError::Mesh(_) => "another program may have that port: leave out --listen to take any free one",
     }

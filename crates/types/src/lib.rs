@@ -25,7 +25,7 @@ pub use ids::{
     RunId, SessionId, ThreadId, UserId,
 };
 pub use keys::{NodePrivateKey, NodePublicKey, Signature, SigningPrivateKey, SigningPublicKey};
-pub use names::{AgentSlug, DisplayText, NodeName, OrgName};
+pub use names::{AgentSlug, DisplayText, MeshNameError, NodeName, OrgName};
 pub use netmap::{Generation, Netmap, PeerRecord};
 pub use node::{NodeKind, NodeStatus, PathKind, PathReason};
 pub use relay::{Realm, RelayId, RelayRecord, RelayTicket, SignedRelayTicket};

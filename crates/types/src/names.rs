@@ -168,6 +168,35 @@ impl NodeName {
 /// The zone under which every org's names stand; `internal` is reserved for private use by ICANN.
 pub const MESH_ZONE: &str = "mesh.internal";
 
+/// Why a text names no node of an org.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MeshNameError {
+    /// It stands outside the zone.
+    #[error("it is neither a node's name nor one under {MESH_ZONE}")]
+    NotOfTheMesh,
+    /// It stands under another org.
+    #[error("it is a name of another org")]
+    OtherOrg,
+}
+
+/// Reads a node's name: a label by itself, or `<node>.<org>.mesh.internal` of this org. As in DNS, case does not matter and a
+/// final dot may stand there.
+pub fn node_of_mesh_name(text: &str, org: &OrgName) -> Result<NodeName, MeshNameError> {
+    let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let label = |text: &str| text.parse().map_err(|_| MeshNameError::NotOfTheMesh);
+    let Some((node, rest)) = text.split_once('.') else {
+        return label(&text);
+    };
+    match rest
+        .strip_suffix(MESH_ZONE)
+        .and_then(|rest| rest.strip_suffix('.'))
+    {
+        Some(named) if named == org.as_str() => label(node),
+        Some(named) if check_label(named).is_ok() => Err(MeshNameError::OtherOrg),
+        _ => Err(MeshNameError::NotOfTheMesh),
+    }
+}
+
 fn nearest_label(text: &str) -> Option<String> {
     let mut label = String::new();
     // A host name's first label is the machine; the rest is its network.
@@ -189,6 +218,46 @@ fn nearest_label(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_is_named_by_its_label_or_in_full() {
+        let org: OrgName = "home".parse().expect("a label");
+        for text in [
+            "laptop",
+            "Laptop",
+            "laptop.",
+            "laptop.home.mesh.internal",
+            "LAPTOP.home.Mesh.Internal.",
+        ] {
+            let node = node_of_mesh_name(text, &org).expect(text);
+            assert_eq!(node.as_str(), "laptop");
+        }
+        assert_eq!(
+            node_of_mesh_name("laptop.work.mesh.internal", &org),
+            Err(MeshNameError::OtherOrg)
+        );
+        for text in [
+            "",
+            ".",
+            "lap_top",
+            "laptop..",
+            "example.com",
+            "laptop.home",
+            "laptop.mesh.internal",
+            "mesh.internal",
+            "a.laptop.home.mesh.internal",
+            "laptop.home.mesh.internal.example.com",
+            ".home.mesh.internal",
+            "laptop..mesh.internal",
+            "laptop.homemesh.internal",
+        ] {
+            assert_eq!(
+                node_of_mesh_name(text, &org),
+                Err(MeshNameError::NotOfTheMesh),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn labels_are_strict() {

@@ -48,6 +48,12 @@ impl Paths {
         }
     }
 
+    /// Returns why a peer is reached as it is.
+    pub(super) fn reason(&self, peer: &NodePublicKey) -> PathReason {
+        let path = self.0.get(peer);
+        path.map_or(PathReason::NoCandidate, |path| path.reason)
+    }
+
     /// Returns what to tell the control plane about a peer.
     pub(super) fn report(&self, record: &PeerRecord) -> Option<FromNode> {
         self.0.get(&record.public_key).map(|path| FromNode::Path {

@@ -11,7 +11,9 @@ use crate::output::Output;
 pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod auth_keys;
+pub(crate) mod expose;
 pub(crate) mod follow;
+pub(crate) mod forward;
 pub(crate) mod invitations;
 pub(crate) mod keys;
 pub(crate) mod links;
@@ -58,6 +60,14 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
                 up::up(args, output),
             )
         }
+        Command::Forward(args) => {
+            log_to_stderr("warn");
+            to_the_end(client_runtime()?, forward::forward(args, output))
+        }
+        Command::Expose(args) => {
+            log_to_stderr("warn");
+            to_the_end(client_runtime()?, expose::expose(args, output))
+        }
         Command::Status(args) => {
             log_to_stderr("warn");
             to_the_end(client_runtime()?, status::status(args, output))
@@ -102,7 +112,12 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         Command::Cancel(args) => runs::cancel(&args, &api).await,
         Command::Threads(args) => threads::list(args, &api).await,
         Command::Thread(args) => threads::show(args, &api).await,
-        Command::Serve(_) | Command::Relay(_) | Command::Up(_) | Command::Status(_) => {
+        Command::Serve(_)
+        | Command::Relay(_)
+        | Command::Up(_)
+        | Command::Forward(_)
+        | Command::Expose(_)
+        | Command::Status(_) => {
             unreachable!("these commands do not ask the API")
         }
     }

@@ -22,7 +22,7 @@ pub(crate) struct StatusArgs {
     state_dir: Option<PathBuf>,
 }
 
-const FIELDS: [Column; 21] = [
+const FIELDS: [Column; 22] = [
     ("running", "/running"),
     ("version", "/version"),
     ("server", "/serverUrl"),
@@ -34,6 +34,7 @@ const FIELDS: [Column; 21] = [
     ("addresses", "/node/addresses"),
     ("public key", "/publicKey"),
     ("mesh socket", "/meshAddress"),
+    ("proxy", "/proxyAddress"),
     ("packets sent", "/traffic/packetsSent"),
     ("packets received", "/traffic/packetsReceived"),
     ("handshakes", "/traffic/handshakes"),

@@ -3,11 +3,12 @@
 //! What the daemon says goes to stderr as sentences, or to stdout as JSON lines.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use node::reach::proxy::ProxyConfig;
 use node::{Exit, NodeConfig, PolicySeed, Talk};
 use serde_json::{Value, json};
 
@@ -33,6 +34,12 @@ pub(crate) struct UpArgs {
     /// The UDP address of the mesh socket; any free port when left out
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Where programs on this device reach the mesh by SOCKS5 or HTTP CONNECT, such as 127.0.0.1:1080; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    proxy: Option<SocketAddr>,
+    /// The file with the password of the proxy, whose user name is runmesh; none: only this device may use it
+    #[arg(long, value_name = "FILE", requires = "proxy")]
+    proxy_password_file: Option<PathBuf>,
     /// On a first start: a folder in which runs may work; may be given several times
     #[arg(long = "allow-folder", value_name = "DIR")]
     allowed_folders: Vec<PathBuf>,
@@ -58,6 +65,7 @@ pub(crate) async fn up(args: UpArgs, output: Output) -> Result<()> {
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
+    config.proxy = proxy(args.proxy, args.proxy_password_file.as_deref())?;
     config.policy_seed = PolicySeed {
         allowed_folders: args.allowed_folders,
         runners: args.runners,
@@ -70,6 +78,25 @@ pub(crate) async fn up(args: UpArgs, output: Output) -> Result<()> {
             "to link this machine again, start with a fresh --state-dir",
         )),
     }
+}
+
+fn proxy(listen: Option<SocketAddr>, password_file: Option<&Path>) -> Result<Option<ProxyConfig>> {
+    let Some(listen) = listen else {
+        return Ok(None);
+    };
+    let password = password_file.map(|path| {
+        let text = std::fs::read_to_string(path);
+        let text = text.with_context(|| format!("read the proxy's password from {}", path.display()))?;
+        match text.trim() {
+            "" => Err(hinted(
+                format!("{} is empty", path.display()),
+                "write a password of some length into it",
+            )),
+            password => Ok(password.to_owned().into()),
+        }
+    });
+    let password = password.transpose()?;
+    Ok(Some(ProxyConfig { listen, password }))
 }
 
 /// Returns where the node keeps its state: as given, or where systems keep such things.
@@ -123,6 +150,9 @@ fn sentence(said: &Talk) -> String {
             "The control plane is away ({reason}); working on, trying again in {} s.",
             retry_in.as_secs()
         ),
+        Talk::Proxy { address } => {
+            format!("Programs on this device reach the mesh by the proxy at {address}.")
+        }
         Talk::Ready => "Ready: runs can arrive.".to_owned(),
         Talk::RunStarted { summary } => format!("Run started: {summary}"),
         Talk::RunEnded { summary } => format!("Run ended: {summary}"),
@@ -153,6 +183,7 @@ fn event(said: &Talk) -> Value {
         Talk::ControlLost { reason, retry_in } => {
             json!({"event": "control_lost", "reason": reason, "retryInMs": millis(*retry_in)})
         }
+        Talk::Proxy { address } => json!({"event": "proxy", "address": address}),
         Talk::Ready => json!({"event": "ready"}),
         Talk::RunStarted { summary } => json!({"event": "run_started", "summary": summary}),
         Talk::RunEnded { summary } => json!({"event": "run_ended", "summary": summary}),

@@ -1,0 +1,55 @@
+//! `runmesh expose`: a local port offered to the mesh. The daemon carries the bytes; this asks it to, and holds the port open.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use node::LocalClient;
+use node::local_api::{ExposeRequest, PortEvent};
+use serde_json::json;
+
+use super::forward::{explained, until_closed};
+use super::up::state_dir;
+use crate::failure::hinted;
+use crate::interrupts::stop_token;
+use crate::output::{Output, talk};
+
+/// What `expose` takes.
+#[derive(Args)]
+pub(crate) struct ExposeArgs {
+    /// The port on this device, where a program listens on 127.0.0.1 or ::1
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// The port in the mesh; the same when left out
+    #[arg(long = "as", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    offered: Option<u16>,
+    /// Where the node keeps its keys and journal
+    #[arg(long, value_name = "DIR", env = "RUNMESH_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+/// Exposes until it is told to stop.
+pub(crate) async fn expose(args: ExposeArgs, output: Output) -> Result<()> {
+    let client = LocalClient::new(&state_dir(args.state_dir)?);
+    let stop = stop_token()?;
+    let request = ExposeRequest {
+        port: args.port,
+        offered: args.offered,
+    };
+    let mut events = client.expose(&request).await.map_err(explained)?;
+    let first = events.next().await?;
+    let Some(PortEvent::Exposed { name, addresses }) = first else {
+        return Err(hinted("the daemon has ended", "start it again with `runmesh up`"));
+    };
+    let offered = args.offered.unwrap_or(args.port);
+    let said = json!({ "port": args.port, "as": offered, "name": name, "addresses": addresses });
+    output.stream(&said, &format!("{name}:{offered}\n"))?;
+    talk(&format!(
+        "port {} of this device is reached at {name}:{offered} by the nodes that may talk to it, until this ends",
+        args.port
+    ));
+    tokio::select! {
+        ended = until_closed(events) => ended,
+        () = stop.cancelled() => Ok(()),
+    }
+}
