@@ -96,6 +96,19 @@ impl AllowedIp {
         Self { address, prefix_len }
     }
 
+    /// Returns the two blocks that hold every address, of IPv4 and of IPv6.
+    #[must_use]
+    pub fn everywhere() -> [Self; 2] {
+        let block = |address: IpAddr| Self {
+            address,
+            prefix_len: 0,
+        };
+        [
+            block(Ipv4Addr::UNSPECIFIED.into()),
+            block(Ipv6Addr::UNSPECIFIED.into()),
+        ]
+    }
+
     /// Returns the first address.
     #[must_use]
     pub fn address(&self) -> IpAddr {

@@ -6,11 +6,13 @@
 pub mod address;
 pub mod control;
 pub mod event;
+pub mod filter;
 pub mod ids;
 pub mod keys;
 pub mod names;
 pub mod netmap;
 pub mod node;
+pub mod policy;
 pub mod relay;
 pub mod run;
 pub mod secret;
@@ -20,14 +22,16 @@ pub mod time;
 
 pub use address::{AllowedIp, MESH_MTU, MeshAddresses};
 pub use event::{EventDraft, EventType, LiveEvent, LiveType, ThreadEvent};
+pub use filter::{FilterRule, PacketFilter, PortRange, Ports, Protocol, Service};
 pub use ids::{
     ActivityId, AgentId, ApiKeyId, AuditId, AuthKeyId, InvitationId, NodeId, OrgId, RequestId, RolloutId,
     RunId, SessionId, ThreadId, UserId,
 };
 pub use keys::{NodePrivateKey, NodePublicKey, Signature, SigningPrivateKey, SigningPublicKey};
-pub use names::{AgentSlug, DisplayText, MeshNameError, NodeName, OrgName};
+pub use names::{AgentSlug, DisplayText, Label, MeshNameError, NodeName, OrgName};
 pub use netmap::{Generation, Netmap, PeerRecord};
 pub use node::{NodeKind, NodeStatus, PathKind, PathReason};
+pub use policy::{Decision, Evaluation, Policy, Subject};
 pub use relay::{Realm, RelayId, RelayRecord, RelayTicket, SignedRelayTicket};
 pub use run::{Attempt, ExecutionMode, Fence, RunLimits, RunOrder, RunSettings, RunStatus, RunnerSpec};
 pub use secret::SecretString;

@@ -113,6 +113,11 @@ checked_text!(
     check_label
 );
 checked_text!(
+    /// The name of a tag or of a group of people: a strict DNS label.
+    Label,
+    check_label
+);
+checked_text!(
     /// Text that people or peers chose and that is only ever shown: 1 to 128 printable characters.
     DisplayText,
     check_display_text
