@@ -19,7 +19,8 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 ///
 /// - 1 (2026-11-22): full netmaps, presence, endpoints, path reports.
 /// - 2 (2026-11-26): relays in the netmap, relay tickets.
-pub const CAPABILITY_VERSION: u32 = 2;
+/// - 3 (2026-11-26): packet filters in the netmap.
+pub const CAPABILITY_VERSION: u32 = 3;
 
 /// From the control plane to a node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

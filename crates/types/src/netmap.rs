@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{AllowedIp, MeshAddresses};
+use crate::filter::PacketFilter;
 use crate::ids::{NodeId, OrgId};
 use crate::keys::{NodePublicKey, SigningPublicKey};
 use crate::names::{NodeName, OrgName};
@@ -50,6 +51,9 @@ pub struct Netmap {
     /// The relays that carry what cannot go directly.
     #[serde(default)]
     pub relays: Vec<RelayRecord>,
+    /// What peers may open towards the node; absent from a control plane that knows no policy, and then they may everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<PacketFilter>,
     /// Where the orchestrator listens inside the mesh; absent while the org has none.
     pub orchestrator: Option<OrchestratorRecord>,
 }
@@ -125,6 +129,9 @@ pub enum NetmapError {
     /// A relay record fails the check.
     #[error("a relay: {0}")]
     BadRelay(&'static str),
+    /// The packet filter fails the check.
+    #[error("the packet filter: {0}")]
+    BadFilter(&'static str),
     /// The orchestrator is no platform peer of the map.
     #[error("the orchestrator is not among its platform peers")]
     OrchestratorMissing,
@@ -160,7 +167,10 @@ impl Netmap {
                 reason,
             })?;
         }
-        Ok(())
+        let filter = self.filter.as_ref();
+        filter
+            .map_or(Ok(()), |filter| filter.verify(&gate.blocks))
+            .map_err(NetmapError::BadFilter)
     }
 
     fn verify_relays(&self) -> Result<(), &'static str> {
@@ -265,6 +275,7 @@ fn check_endpoints(endpoints: &[String]) -> Result<(), &'static str> {
 mod tests {
     use super::*;
     use crate::address::{host_ip4, node_ip6};
+    use crate::filter::FilterRule;
     use crate::keys::{NodePrivateKey, SigningPrivateKey};
 
     fn key(seed: u8) -> NodePublicKey {
@@ -313,6 +324,12 @@ mod tests {
             },
             peers: vec![peer(2), peer(3)],
             relays: vec![relay()],
+            filter: Some(PacketFilter {
+                rules: vec![FilterRule {
+                    from: peer(2).allowed_ips,
+                    to: vec!["tcp:7420".parse().expect("ports")],
+                }],
+            }),
             orchestrator: Some(OrchestratorRecord {
                 node_id: peer(2).id,
                 port: 7420,
@@ -415,6 +432,19 @@ mod tests {
                 "its address is no WebSocket URL",
             );
         }
+    }
+
+    #[test]
+    fn a_filter_speaks_of_peers_and_may_be_missing() {
+        let mut map = netmap();
+        map.filter.as_mut().expect("a filter").rules[0].from = peer(4).allowed_ips;
+        let refused = NetmapError::BadFilter("a rule names an address of no peer");
+        assert_eq!(map.verify(&key(1), None), Err(refused));
+        map.filter = None;
+        assert_eq!(map.verify(&key(1), None), Ok(()));
+        let older = serde_json::to_string(&map).expect("serializes");
+        assert!(!older.contains("filter"));
+        assert_eq!(serde_json::from_str::<Netmap>(&older).expect("own text"), map);
     }
 
     #[test]

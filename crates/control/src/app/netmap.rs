@@ -45,6 +45,7 @@ pub(crate) async fn of_node(app: &App, conn: &mut Conn, row: &NodeRow) -> Result
         },
         peers,
         relays: app.relays.records().to_vec(),
+        filter: None,
         orchestrator: platform.map(|row| OrchestratorRecord {
             node_id: row.node.id,
             port: ORCHESTRATOR_PORT,
