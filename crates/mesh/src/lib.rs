@@ -8,6 +8,7 @@
 pub mod control_stream;
 mod crypto;
 mod endpoint;
+pub mod filter;
 pub mod frame;
 pub mod load;
 mod mesh;

@@ -3,11 +3,12 @@
 //! # Kinds of methods
 //!
 //! - *Configuration*: [`upsert_peer`](Mesh::upsert_peer), [`remove_peer`](Mesh::remove_peer),
-//!   [`set_relays`](Mesh::set_relays), [`set_ticket`](Mesh::set_ticket), [`set_local`](Mesh::set_local).
+//!   [`set_relays`](Mesh::set_relays), [`set_ticket`](Mesh::set_ticket), [`set_local`](Mesh::set_local),
+//!   [`set_filter`](Mesh::set_filter).
 //! - *Inputs*: [`send_packets`](Mesh::send_packets), [`handle_datagrams`](Mesh::handle_datagrams),
 //!   [`handle_stream`](Mesh::handle_stream), [`stream_opened`](Mesh::stream_opened),
 //!   [`stream_closed`](Mesh::stream_closed), [`network_changed`](Mesh::network_changed),
-//!   [`handle_timeout`](Mesh::handle_timeout). Decrypted packets leave through the sink handed in.
+//!   [`handle_timeout`](Mesh::handle_timeout). Decrypted packets that the filter lets pass leave through the sink handed in.
 //! - *Outputs*: [`poll_output`](Mesh::poll_output), [`poll_event`](Mesh::poll_event), each until `None`, then
 //!   [`poll_timeout`](Mesh::poll_timeout), which names the timer that is due first.
 //!
@@ -25,13 +26,14 @@ use std::sync::Arc;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
-use types::{Monotonic, NodePrivateKey, NodePublicKey, Now, RelayId, SignedRelayTicket};
+use types::{Monotonic, NodePrivateKey, NodePublicKey, Now, PacketFilter, RelayId, SignedRelayTicket};
 
 use self::peers::Peers;
 use self::relays::Relays;
 pub use self::relays::{RelayConfig, RelayView};
 pub use self::seam::{Datagrams, MeshEvent, MeshPeer, MeshTimer, Output, StreamFrames};
 use crate::endpoint::{Endpoint, SocketNumber};
+use crate::filter::{Filter, FilterCounters};
 use crate::paths::{Liveness, OwnCandidates, PathAction, PathView, PeerPaths};
 use crate::probe::Probe;
 use crate::relay::client::ClientEvent;
@@ -49,6 +51,7 @@ pub struct Mesh {
     peers: Peers,
     relays: Relays,
     own: Arc<OwnCandidates>,
+    filter: Filter,
     rng: ChaCha20Rng,
     events: VecDeque<MeshEvent>,
 }
@@ -64,6 +67,7 @@ impl Mesh {
             peers: Peers::default(),
             relays: Relays::new(private_key, draw(&mut rng)),
             own: Arc::default(),
+            filter: Filter::default(),
             rng,
             events: VecDeque::new(),
         }
@@ -79,6 +83,18 @@ impl Mesh {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         self.tunnel.counters()
+    }
+
+    /// Returns what the packet filter did.
+    #[must_use]
+    pub fn filter_counters(&self) -> &FilterCounters {
+        self.filter.counters()
+    }
+
+    /// Says whether a TCP connection between an address of ours and a peer's may go on by the rules of now.
+    #[must_use]
+    pub fn admits_tcp(&self, local: SocketAddr, remote: SocketAddr, now: Now) -> bool {
+        self.filter.admits_tcp(local, remote, now.mono)
     }
 
     /// Returns what is known of a peer's session.
@@ -159,6 +175,11 @@ impl Mesh {
         self.after_relays(now);
     }
 
+    /// Takes what peers may open towards us from now on; with `None`, which is so at first, they may everything.
+    pub fn set_filter(&mut self, filter: Option<&PacketFilter>) {
+        self.filter.set(filter);
+    }
+
     /// Takes the addresses of our interfaces, each with the port of our main socket.
     pub fn set_local(&mut self, addresses: Vec<SocketAddr>, now: Now) {
         if Arc::make_mut(&mut self.own).set_local(addresses) {
@@ -190,6 +211,9 @@ impl Mesh {
         if self.peers.get(to).is_some_and(PeerPaths::is_resting) {
             self.with_paths(to, now, PeerPaths::wanted);
         }
+        for packet in packets {
+            self.filter.outgoing(packet, now.mono);
+        }
         let sent = self.tunnel.send_packets(to, packets, now);
         self.drain_tunnel_events(now);
         sent
@@ -218,7 +242,7 @@ impl Mesh {
     ) {
         let mut probes = Vec::new();
         if let Some(relay) = self.relays.whose(source, bytes) {
-            self.take_frames(relay, bytes, segment_len, &mut Inbound(sink, &mut probes), now);
+            self.take_frames(relay, (bytes, segment_len), (sink, &mut probes), now);
         } else {
             let received = Received {
                 source: Endpoint::Direct {
@@ -228,8 +252,13 @@ impl Mesh {
                 bytes,
                 segment_len,
             };
-            self.tunnel
-                .handle_received(received, &mut Inbound(sink, &mut probes), now);
+            let mut inbound = Inbound {
+                sink,
+                probes: &mut probes,
+                filter: &mut self.filter,
+                now: now.mono,
+            };
+            self.tunnel.handle_received(received, &mut inbound, now);
         }
         self.after_input(probes, now);
     }
@@ -238,7 +267,7 @@ impl Mesh {
     pub fn handle_stream(&mut self, relay: RelayId, bytes: &mut [u8], sink: &mut impl PacketSink, now: Now) {
         let mut probes = Vec::new();
         let len = bytes.len();
-        self.take_frames(relay, bytes, len, &mut Inbound(sink, &mut probes), now);
+        self.take_frames(relay, (bytes, len), (sink, &mut probes), now);
         self.after_input(probes, now);
     }
 
@@ -323,9 +352,8 @@ impl Mesh {
     fn take_frames(
         &mut self,
         relay: RelayId,
-        bytes: &mut [u8],
-        frame_len: usize,
-        sink: &mut impl PacketSink,
+        (bytes, frame_len): (&mut [u8], usize),
+        (sink, probes): (&mut impl PacketSink, &mut Vec<ReceivedProbe>),
         now: Now,
     ) {
         let frame_len = if frame_len == 0 {
@@ -334,6 +362,12 @@ impl Mesh {
             frame_len
         };
         let (peers, tunnel) = (&self.peers, &mut self.tunnel);
+        let mut inbound = Inbound {
+            sink,
+            probes,
+            filter: &mut self.filter,
+            now: now.mono,
+        };
         for frame in bytes.chunks_mut(frame_len) {
             let known = |key: &[u8; 32]| peers.whose_bytes(key);
             let Some(delivered) = self.relays.handle_frame(relay, frame, known, now.mono) else {
@@ -348,11 +382,11 @@ impl Mesh {
                 bytes: delivered.datagram,
                 segment_len: 0,
             };
-            tunnel.handle_received(received, sink, now);
+            tunnel.handle_received(received, &mut inbound, now);
         }
     }
 
-    fn after_input(&mut self, probes: Vec<(NodePublicKey, Endpoint, Vec<u8>)>, now: Now) {
+    fn after_input(&mut self, probes: Vec<ReceivedProbe>, now: Now) {
         self.drain_tunnel_events(now);
         for (key, source, bytes) in probes {
             if let Some(probe) = Probe::decode(&bytes) {
@@ -507,16 +541,26 @@ impl std::fmt::Debug for Mesh {
     }
 }
 
-/// Hands packets on and keeps probes.
-struct Inbound<'a, S>(&'a mut S, &'a mut Vec<(NodePublicKey, Endpoint, Vec<u8>)>);
+/// Whose probe it is, where it came from, and its bytes.
+type ReceivedProbe = (NodePublicKey, Endpoint, Vec<u8>);
+
+/// Hands on the packets that the filter lets pass, and keeps probes.
+struct Inbound<'a, S> {
+    sink: &'a mut S,
+    probes: &'a mut Vec<ReceivedProbe>,
+    filter: &'a mut Filter,
+    now: Monotonic,
+}
 
 impl<S: PacketSink> PacketSink for Inbound<'_, S> {
     fn packet(&mut self, from: &NodePublicKey, packet: &[u8]) {
-        self.0.packet(from, packet);
+        if self.filter.incoming(packet, self.now).is_ok() {
+            self.sink.packet(from, packet);
+        }
     }
 
     fn probe(&mut self, from: &NodePublicKey, source: Endpoint, probe: &[u8]) {
-        self.1.push((*from, source, probe.to_vec()));
+        self.probes.push((*from, source, probe.to_vec()));
     }
 }
 

@@ -62,3 +62,13 @@ fn every_socks5_input_of_the_corpus_is_handled() {
 fn every_http_connect_input_of_the_corpus_is_handled() {
     replay("http_connect", targets::http_connect);
 }
+
+#[test]
+fn every_packet_of_the_corpus_is_filtered() {
+    replay("filter", targets::filter);
+}
+
+#[test]
+fn every_policy_of_the_corpus_is_read() {
+    replay("policy", targets::policy);
+}

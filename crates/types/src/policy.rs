@@ -10,6 +10,7 @@ mod selector;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::filter::{PortRange, Ports};
 use crate::names::DisplayText;
@@ -98,17 +99,29 @@ impl PolicyError {
 impl Policy {
     /// Reads a document and checks it, all but the tests inside it, which need the org's nodes.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        if text.len() > DOCUMENT_BYTES_MAX {
-            let reason = format!("it is larger than {DOCUMENT_BYTES_MAX} bytes");
-            return Err(PolicyError::new(".", reason));
+        at_most_bytes(text.len())?;
+        let value = serde_json::from_str(text);
+        Self::from_value(value.map_err(|error| PolicyError::new(".", error.to_string()))?)
+    }
+
+    /// The same, of a document that was read as JSON.
+    pub fn from_value(value: Value) -> Result<Self, PolicyError> {
+        at_most_bytes(value.to_string().len())?;
+        // Serde takes a list for an object, its fields in their order.
+        let is_list = |value: &Value| value.is_array();
+        let of = |field| value.get(field).and_then(Value::as_array).into_iter().flatten();
+        if is_list(&value) {
+            return Err(PolicyError::new(".", "must be an object"));
         }
-        let mut json = serde_json::Deserializer::from_str(text);
-        let policy: Self = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        for field in ["grants", "tests"] {
+            if let Some(at) = of(field).position(is_list) {
+                return Err(PolicyError::new(format!("{field}[{at}]"), "must be an object"));
+            }
+        }
+        let policy: Self = serde_path_to_error::deserialize(value).map_err(|error| {
             let path = error.path().to_string();
             PolicyError::new(path, error.into_inner().to_string())
         })?;
-        json.end()
-            .map_err(|error| PolicyError::new(".", error.to_string()))?;
         policy.check()?;
         Ok(policy)
     }
@@ -219,6 +232,14 @@ impl Policy {
         }
         Ok(())
     }
+}
+
+fn at_most_bytes(len: usize) -> Result<(), PolicyError> {
+    if len > DOCUMENT_BYTES_MAX {
+        let reason = format!("it is larger than {DOCUMENT_BYTES_MAX} bytes");
+        return Err(PolicyError::new(".", reason));
+    }
+    Ok(())
 }
 
 fn at_most(path: &str, count: usize, limit: usize) -> Result<(), PolicyError> {

@@ -30,7 +30,7 @@ fn grants(grants: &str) -> String {
 fn the_standard_policy_is_a_document_like_any_other() {
     let standard = Policy::standard();
     assert_eq!(parse(&standard.to_text()).as_ref(), Ok(&standard));
-    let value: serde_json::Value = serde_json::from_str(&standard.to_text()).expect("JSON");
+    let value: Value = serde_json::from_str(&standard.to_text()).expect("JSON");
     assert_eq!(value["grants"][0]["ports"][0], "tcp:7420");
     assert_eq!(value["grants"][1]["dst"][0], "owner:self");
 }
@@ -75,6 +75,12 @@ fn errors_say_where_and_what() {
     check_refused(&at("src", "[]"), "grants[1].src", "empty");
     check_refused(&at("src", "7"), "grants[1].src", "expected a sequence");
     check_refused(r#"{"grants":[],"acls":[]}"#, "acls", "unknown field");
+    check_refused(r#"[{},{},[],[]]"#, ".", "an object");
+    check_refused(
+        r#"{"grants":[[["*"],["*"],["*"],null]]}"#,
+        "grants[0]",
+        "an object",
+    );
     check_refused(r"{}", ".", "missing field `grants`");
     check_refused(r#"{"grants":[]} x"#, ".", "trailing");
     check_refused(r#"{"grants":[],"groups":{"eng":[]}}"#, "groups.eng", "must be *");
