@@ -8,7 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use net::RelayPoint;
 use net::mesh_net::{MeshListener, MeshNet, MeshNetConfig};
 use net::netstack::StackConfig;
-use types::{AllowedIp, NodePrivateKey, NodePublicKey, SignedRelayTicket};
+use types::policy::DISPATCH_PORT;
+use types::{AllowedIp, NodePrivateKey, NodePublicKey, PacketFilter, PortRange, Ports, SignedRelayTicket};
 use url::Url;
 
 use mesh::MeshPeer;
@@ -45,6 +46,13 @@ impl Platform {
     /// Where its socket is.
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.net.local_addr()
+    }
+
+    /// Closes everything but the dispatch port: what a policy says of other nodes, holds of this one in every org.
+    pub(crate) async fn guard(&self) {
+        let dispatch = PortRange::new(DISPATCH_PORT, DISPATCH_PORT).expect("a port");
+        let filter = PacketFilter::everybody(Ports::Tcp(dispatch));
+        self.net.set_filter(Some(filter)).await;
     }
 
     /// Lets a node in: it may speak from `node`, to the platform's address `own` in its org.

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use mesh::filter::FilterCounters;
 use mesh::paths::PathView;
 use mesh::tunnel::{Counters, PeerStatus};
 use mesh::{Mesh, MeshEvent, MeshPeer, RelayView};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use types::{NodePrivateKey, NodePublicKey, SignedRelayTicket};
+use types::{NodePrivateKey, NodePublicKey, PacketFilter, SignedRelayTicket};
 
 use crate::alarm::Alarm;
 use crate::engine::command::Command;
@@ -140,11 +141,13 @@ impl NetCounters {
     }
 }
 
-/// The counters of the tunnel and of the shell around it.
+/// The counters of the tunnel, of the packet filter behind it, and of the shell around both.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MeshCounters {
     /// What the tunnel counts.
     pub tunnel: Counters,
+    /// What the packet filter counts.
+    pub filter: FilterCounters,
     /// What the shell counts.
     pub net: NetCounters,
 }
@@ -274,6 +277,15 @@ impl MeshNet {
     /// Takes the ticket that lets us use the relays.
     pub async fn set_ticket(&self, ticket: SignedRelayTicket) {
         self.tell(Command::Ticket { ticket }).await;
+    }
+
+    /// Takes what peers may open towards us; with `None`, which is so at first, they may everything.
+    ///
+    /// When this returns the rules are in force, and streams that peers opened and may open no longer are reset.
+    pub async fn set_filter(&self, filter: Option<PacketFilter>) {
+        let command = |reply| Command::Filter { filter, reply };
+        // After a stop nothing comes in.
+        let _ = self.ask(command).await;
     }
 
     /// Takes the addresses at which our socket is reached from our own networks.

@@ -195,6 +195,10 @@ impl Membership {
     }
 
     async fn apply(&self, netmap: &Netmap, before: Option<&Netmap>) {
+        // Before any peer comes: none is ever heard by the rules of another netmap.
+        if before.is_none_or(|map| map.filter != netmap.filter) {
+            self.mesh.set_filter(netmap.filter.clone()).await;
+        }
         let stays = |gone: &PeerRecord| netmap.peers.iter().any(|peer| peer.public_key == gone.public_key);
         for gone in before
             .iter()

@@ -116,6 +116,10 @@ impl From<&MeshCounters> for Traffic {
     fn from(counters: &MeshCounters) -> Self {
         let tunnel = &counters.tunnel;
         let in_tunnel = tunnel.drops().map(|(reason, count)| (reason.as_str(), count));
+        let in_filter = counters
+            .filter
+            .drops()
+            .map(|(reason, count)| (reason.as_str(), count));
         let in_shell = counters.net.drops().into_iter().filter(|(_, count)| *count > 0);
         Self {
             packets_sent: tunnel.packets_sent,
@@ -125,6 +129,7 @@ impl From<&MeshCounters> for Traffic {
             handshakes: tunnel.handshakes,
             cookies_sent: tunnel.cookies_sent,
             dropped: in_tunnel
+                .chain(in_filter)
                 .chain(in_shell)
                 .map(|(reason, count)| (reason.to_owned(), count))
                 .collect(),
@@ -272,8 +277,12 @@ mod tests {
     #[test]
     fn no_two_reasons_share_a_word() {
         let tunnel = mesh::tunnel::DropReason::ALL.iter().map(|reason| reason.as_str());
+        let filter = mesh::filter::FilterDrop::ALL.iter().map(|reason| reason.as_str());
         let shell = NetCounters::default().drops();
-        let words: Vec<_> = tunnel.chain(shell.iter().map(|(word, _)| *word)).collect();
+        let words: Vec<_> = tunnel
+            .chain(filter)
+            .chain(shell.iter().map(|(word, _)| *word))
+            .collect();
         let distinct: std::collections::BTreeSet<_> = words.iter().collect();
         assert_eq!(distinct.len(), words.len(), "{words:?}");
     }

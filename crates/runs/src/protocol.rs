@@ -21,7 +21,7 @@ use types::{
 };
 
 /// The TCP port of the orchestrator on the platform node's mesh address.
-pub const ORCHESTRATOR_PORT: u16 = 7420;
+pub const ORCHESTRATOR_PORT: u16 = types::policy::DISPATCH_PORT;
 
 /// The largest frame either side accepts: a full append and room for its envelope.
 pub const FRAME_BYTES_MAX: usize = APPEND_BYTES_MAX + 64 * 1024;

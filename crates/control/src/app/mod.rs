@@ -74,6 +74,7 @@ pub(crate) struct App {
 impl App {
     /// Takes up the work where the last process left it: nobody is connected yet, and every admitted node is a peer.
     pub(crate) async fn open(&self) -> Result<(), AppError> {
+        self.platform.guard().await;
         let mut tx = self.store.write().await?;
         store::nodes::all_offline(&mut tx).await?;
         self.move_platform(&mut tx).await?;

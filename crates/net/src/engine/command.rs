@@ -7,7 +7,7 @@ use mesh::paths::PathView;
 use mesh::tunnel::PeerStatus;
 use mesh::{MeshPeer, RelayView};
 use tokio::sync::{mpsc, oneshot};
-use types::{NodePublicKey, Now, RelayId, SignedRelayTicket};
+use types::{NodePublicKey, Now, PacketFilter, RelayId, SignedRelayTicket};
 
 use super::peer::Flow;
 use super::{Engine, Stopping};
@@ -53,6 +53,10 @@ pub(crate) enum Command {
     },
     Ticket {
         ticket: SignedRelayTicket,
+    },
+    Filter {
+        filter: Option<PacketFilter>,
+        reply: oneshot::Sender<()>,
     },
     Local {
         addresses: Vec<SocketAddr>,
@@ -119,6 +123,7 @@ impl Engine {
             Command::Counters { reply } => {
                 let _ = reply.send(MeshCounters {
                     tunnel: self.mesh.counters().clone(),
+                    filter: *self.mesh.filter_counters(),
                     net: self.peers.counters,
                 });
             }
@@ -128,6 +133,10 @@ impl Engine {
                 self.mesh.set_relays(configs.collect(), now);
             }
             Command::Ticket { ticket } => self.mesh.set_ticket(ticket, now),
+            Command::Filter { filter, reply } => {
+                self.set_filter(filter.as_ref(), now);
+                let _ = reply.send(());
+            }
             Command::Local { addresses } => self.mesh.set_local(addresses, now),
             Command::NetworkChanged => self.mesh.network_changed(now),
             Command::RelayViews { reply } => {
@@ -159,6 +168,21 @@ impl Engine {
         let key = config.public_key;
         self.peers.upsert(key, locals, &config.allowed_ips);
         self.mesh.upsert_peer(config, now);
+    }
+
+    /// Streams that the new rules do not let go on are cut at both ends, rather than left to fall silent.
+    fn set_filter(&mut self, filter: Option<&PacketFilter>, now: Now) {
+        self.mesh.set_filter(filter);
+        for key in self.peers.keys() {
+            let mesh = &self.mesh;
+            let cut = self.peers.map.get_mut(&key).map_or(0, |peer| {
+                peer.cut_unless(|local, remote| mesh.admits_tcp(local, remote, now))
+            });
+            if cut > 0 {
+                tracing::debug!(peer = %key, cut, "the policy lets streams go on no longer");
+                self.peers.mark_dirty(&key);
+            }
+        }
     }
 
     fn remove(&mut self, key: &NodePublicKey, now: Now) -> bool {

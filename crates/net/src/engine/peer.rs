@@ -107,6 +107,22 @@ impl Peer {
         }
     }
 
+    /// Cuts every open stream that `may_stay` does not admit by its local and its remote address; returns how many.
+    pub(crate) fn cut_unless(&mut self, may_stay: impl Fn(SocketAddr, SocketAddr) -> bool) -> usize {
+        let is_open = |(conn, flow): (&ConnId, &Flow)| matches!(flow, Flow::Open(_)).then_some(*conn);
+        let open: Vec<ConnId> = self.flows.iter().filter_map(is_open).collect();
+        let mut cut = 0;
+        for conn in open {
+            let ends = self.guarded(|stack| stack.addresses(conn));
+            if ends.is_some_and(|(local, remote)| !may_stay(local, remote)) {
+                self.abort(conn);
+                self.close_flow(conn, ConnectError::NotThePeers, true);
+                cut += 1;
+            }
+        }
+        cut
+    }
+
     /// Ends every stream and cuts every connection.
     pub(crate) fn fail_all(&mut self, error: ConnectError, forget: bool) {
         for conn in self.flows.keys().copied().collect::<Vec<_>>() {

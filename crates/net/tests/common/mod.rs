@@ -1,5 +1,7 @@
 //! What the tests of whole meshes share.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
