@@ -63,11 +63,11 @@ fn asked() -> [ObjectBuilder; 2] {
     [form("prompt", "messages"), form("messages", "prompt")]
 }
 
-/// The body of a rename as the OpenAPI document states it: a name under one of its names.
+/// The body of a change of a node as the OpenAPI document states it: a name under one of its names, tags, or both.
 #[derive(Clone, Copy, Debug)]
-pub struct RenameNode;
+pub struct PatchNodeForms;
 
-impl PartialSchema for RenameNode {
+impl PartialSchema for PatchNodeForms {
     fn schema() -> RefOr<Schema> {
         let form = |name: &str| {
             ObjectBuilder::new()
@@ -76,11 +76,17 @@ impl PartialSchema for RenameNode {
                 .required(name)
         };
         let other = form("deviceLabel").property("name", nothing());
-        with_forms::<PatchNode>([form("name"), other])
+        let tags = ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .property("name", nothing())
+            .property("deviceLabel", nothing())
+            .property("tags", ObjectBuilder::new().schema_type(Type::Array))
+            .required("tags");
+        with_forms::<PatchNode>([form("name"), other, tags])
     }
 }
 
-impl ToSchema for RenameNode {
+impl ToSchema for PatchNodeForms {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         component::<PatchNode>(schemas);
     }

@@ -21,6 +21,7 @@ pub mod nodes;
 pub mod orgs;
 pub mod overview;
 pub mod page;
+pub mod policy;
 pub mod relays;
 pub mod runs;
 pub mod schema;

@@ -127,7 +127,7 @@ impl NodesQuery {
     }
 }
 
-/// Renames a node.
+/// Renames a node, gives it other tags, or both.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PatchNode {
@@ -139,6 +139,10 @@ pub struct PatchNode {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Label>)]
     pub device_label: Option<String>,
+    /// Its tags from now on, at most 16: what is not among them is taken away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<schema::Label>>, max_items = 16)]
+    pub tags: Option<Vec<String>>,
 }
 
 /// How a configuration is written.

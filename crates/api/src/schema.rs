@@ -9,9 +9,10 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use types::names::{DISPLAY_TEXT_CHARS_MAX, LABEL_LEN_MAX, is_unprintable};
+use types::policy;
 use types::thread::TITLE_CHARS_MAX;
 use utoipa::openapi::schema::{AdditionalProperties, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
-use utoipa::openapi::{OneOfBuilder, RefOr};
+use utoipa::openapi::{ArrayBuilder, OneOfBuilder, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
 /// Any text without the NUL character, which PostgreSQL cannot store.
@@ -132,6 +133,8 @@ enums! {
     ExecutionMode { InSandbox, Managed, LocalMac }
     /// The state of a run.
     RunStatus { Registered, Queued, Dispatched, Running, Completed, Failed, Cancelled, Expired, Lost }
+    /// What is carried inside IP.
+    Protocol { Tcp, Udp, Icmp }
     /// What happened in a thread.
     EventType {
         RunStarted, RunCompleted, UserMessage, AssistantMessage, ToolCall, ToolResult, CompactionStarted,
@@ -207,6 +210,76 @@ impl PartialSchema for RunnerSpec {
 }
 
 impl ToSchema for RunnerSpec {}
+
+/// A policy document, as far as JSON Schema can say what one is.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyDocument;
+
+/// How a policy names people, and tags.
+const PERSON: &str =
+    "^(user:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|group:[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)$";
+const NAME: &str = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?";
+
+impl PartialSchema for PolicyDocument {
+    fn schema() -> RefOr<Schema> {
+        let list = |item: RefOr<Schema>, most: usize| ArrayBuilder::new().items(item).max_items(Some(most));
+        let some = |item: RefOr<Schema>, most: usize| list(item, most).min_items(Some(1));
+        let nodes = |more: &str| {
+            RefOr::from(text(format!(
+                "^(\\*|kind:(device|sandbox{more}|(tag|group|node):{NAME}|user:[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})$"
+            )))
+        };
+        let port = "[1-9][0-9]{0,4}";
+        let ports = text(format!("^(\\*|icmp|(tcp|udp):(\\*|{port}(-{port})?))$"));
+        let people = |prefix: &str, most: usize| {
+            ObjectBuilder::new()
+                .schema_type(Type::Object)
+                .max_properties(Some(policy::NAMES_MAX))
+                .property_names(Some(text(format!("^{prefix}:{NAME}$")).build()))
+                .additional_properties(Some(AdditionalProperties::from(RefOr::from(Schema::from(list(
+                    text(PERSON).into(),
+                    most,
+                ))))))
+        };
+        let closed = || {
+            ObjectBuilder::new()
+                .schema_type(Type::Object)
+                .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        };
+        let grant = closed()
+            .property("src", some(nodes("|platform)"), policy::SELECTORS_MAX))
+            .property("dst", some(nodes(")|owner:self"), policy::SELECTORS_MAX))
+            .property("ports", some(ports.into(), policy::PORTS_MAX))
+            .property("comment", DisplayText::schema())
+            .required("src")
+            .required("dst")
+            .required("ports");
+        let test = closed()
+            .property("src", nodes("|platform)"))
+            .property("dst", nodes("|platform)"))
+            .property("proto", Protocol::schema())
+            .property("port", integer(1).maximum(Some(65_535_usize)))
+            .property(
+                "expect",
+                names([json!("accept"), json!("deny")], "What must come of it."),
+            )
+            .required("src")
+            .required("dst")
+            .required("expect");
+        closed()
+            .property("groups", people("group", policy::MEMBERS_MAX))
+            .property("tagOwners", people("tag", policy::SELECTORS_MAX))
+            .property("grants", list(grant.into(), policy::GRANTS_MAX))
+            .property("tests", list(test.into(), policy::TESTS_MAX))
+            .required("grants")
+            .description(Some(
+                "Who may reach what; what no grant says is denied. How it is read is described in docs/concepts/policy.md.",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for PolicyDocument {}
 
 /// An error code of the contract.
 #[derive(Clone, Copy, Debug)]

@@ -1,13 +1,13 @@
 //! Who is connected: wakes control streams when their netmap may have changed, and closes those of revoked nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::nodes::Node;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use types::{NodeId, OrgId, UserId};
+use types::{NodeId, OrgId};
 
 /// How long a revocation waits for the node's control stream to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -21,8 +21,6 @@ pub(crate) struct Hub(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// By org and owner: who sees the same nodes.
-    circles: BTreeMap<(OrgId, Option<UserId>), watch::Sender<u64>>,
     streams: BTreeMap<NodeId, Ends>,
     next: u64,
 }
@@ -30,6 +28,8 @@ struct Inner {
 #[derive(Clone, Debug)]
 struct Ends {
     number: u64,
+    org: OrgId,
+    changes: watch::Sender<u64>,
     replaced: CancellationToken,
     revoked: CancellationToken,
     closed: CancellationToken,
@@ -46,27 +46,32 @@ pub(crate) struct Attendance {
 }
 
 impl Hub {
-    /// Says that a node has changed: the netmaps of those that see it may have, which by the default policy are the nodes
-    /// of its owner. In an org of thousands all others are left alone.
-    pub(crate) fn changed(&self, node: &Node) {
-        let circle = (node.org_id, node.owner_user_id);
-        let mut inner = self.lock();
-        if let Some(sender) = inner.circles.get(&circle) {
-            sender.send_modify(|n| *n = n.wrapping_add(1));
-            if sender.receiver_count() == 0 {
-                inner.circles.remove(&circle);
-            }
+    /// Says that the netmaps of these nodes may have changed. In an org of thousands all others are left alone.
+    pub(crate) fn changed(&self, nodes: &BTreeSet<NodeId>) {
+        let inner = self.lock();
+        for ends in nodes.iter().filter_map(|node| inner.streams.get(node)) {
+            ends.changes.send_modify(|n| *n = n.wrapping_add(1));
+        }
+    }
+
+    /// Says that every netmap of an org may have changed.
+    pub(crate) fn changed_org(&self, org: OrgId) {
+        let inner = self.lock();
+        for ends in inner.streams.values().filter(|ends| ends.org == org) {
+            ends.changes.send_modify(|n| *n = n.wrapping_add(1));
         }
     }
 
     /// Takes a node's stream in; an older one of the same node is told to end.
     pub(crate) fn attend(&self, node: &Node) -> Attendance {
-        let circle = (node.org_id, node.owner_user_id);
+        let org = node.org_id;
         let node = node.id;
         let mut inner = self.lock();
         inner.next += 1;
         let ends = Ends {
             number: inner.next,
+            org,
+            changes: watch::Sender::new(0),
             replaced: CancellationToken::new(),
             revoked: CancellationToken::new(),
             closed: CancellationToken::new(),
@@ -74,12 +79,12 @@ impl Hub {
         if let Some(older) = inner.streams.insert(node, ends.clone()) {
             older.replaced.cancel();
         }
-        let changes = inner.circles.entry(circle).or_insert_with(|| watch::channel(0).0);
+        let changes = ends.changes.subscribe();
         Attendance {
             hub: self.clone(),
             node,
             ends,
-            changes: changes.subscribe(),
+            changes,
         }
     }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use types::{AllowedIp, OrgName, RelayRecord, SecretString};
 use url::Url;
 
-use crate::app::{self, App, AppConfig, Limits, Revocations};
+use crate::app::{self, App, AppConfig, Limits, Reaches, Revocations};
 use crate::clock::Clock;
 use crate::door::Door;
 use crate::http;
@@ -180,6 +180,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         },
         keys,
         hub: Hub::default(),
+        reaches: Reaches::default(),
         revocations: Revocations::default(),
         limits: Limits::default(),
         platform,

@@ -109,6 +109,15 @@ const ROUTES: &[(&str, &str, &str, Sees)] = &[
     ("GET", "/v1/runmesh/nodes/{id}/config", "runmesh:read", Owner),
     ("POST", "/v1/runmesh/nodes/{id}/revoke", "runmesh:write", Owner),
     ("GET", "/v1/runmesh/overview", "runmesh:read", NoThing),
+    ("GET", "/v1/runmesh/policy", "runmesh:read (admin)", NoThing),
+    ("PUT", "/v1/runmesh/policy", "runmesh:write (admin)", NoThing),
+    (
+        "POST",
+        "/v1/runmesh/policy/explain",
+        "runmesh:read (admin)",
+        NoThing,
+    ),
+    ("POST", "/v1/runmesh/policy/test", "runmesh:read (admin)", NoThing),
     ("GET", "/v1/runmesh/relays", "runmesh:read", NoThing),
     ("GET", "/v1/runs", "agent:read", NoThing),
     ("GET", "/v1/runs/{id}", "agent:read", Owner),
@@ -129,6 +138,7 @@ const ROUTES: &[(&str, &str, &str, Sees)] = &[
 /// A body that every route can read, so that what is refused is the caller and not the body.
 fn body() -> Value {
     json!({"name": "other", "role": "member", "title": "other", "scopes": ["org:write"], "prompt": "hello", "agent": "robot",
+        "document": {"grants": []}, "src": "a", "dst": "b", "port": 22,
         "events": [{"type": "user_message", "payload": {"text": "hello"}}]})
 }
 

@@ -5,166 +5,17 @@ mod support;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::SinkExt as _;
 use mesh::MeshPeer;
-use mesh::control_stream::{Channel, Initiator};
 use mesh::tunnel::Mobility;
 use net::mesh_net::{MeshNet, MeshNetConfig};
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::Fixture;
-use tokio::net::TcpStream;
+use support::device::{hello, link, link_as, private_key, second_member};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
-use types::control::{CAPABILITY_VERSION, FromNode, Hello, ToNode};
-use types::{Generation, Netmap, NodePrivateKey, NodePublicKey, PathKind, PathReason, SigningPrivateKey};
-
-/// A linked device.
-struct Device {
-    key: NodePrivateKey,
-    id: String,
-    config: Value,
-}
-
-/// Its control stream.
-struct Stream {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    channel: Channel,
-}
-
-fn private_key(seed: u8) -> NodePrivateKey {
-    NodePrivateKey::from_random([seed; 32])
-}
-
-async fn link_as(fixture: &Fixture, approver: &str, seed: u8) -> Device {
-    let key = private_key(seed);
-    let public = key.public().to_string();
-    let body = Some(json!({"publicKey": public, "hostname": format!("host{seed}")}));
-    let started = fixture
-        .call(None, Method::POST, "/v1/runmesh/devices/link/start", body)
-        .await;
-    let code = started.data(201)["code"].clone();
-    let body = Some(json!({"code": code}));
-    let path = "/v1/runmesh/devices/link/approve";
-    fixture
-        .call(Some(approver), Method::POST, path, body)
-        .await
-        .data(200);
-    let body = Some(json!({"code": code, "publicKey": public}));
-    let polled = fixture
-        .call(None, Method::POST, "/v1/runmesh/devices/link/poll", body)
-        .await;
-    let polled = polled.data(200);
-    Device {
-        key,
-        id: polled["node"]["id"].as_str().expect("id").to_owned(),
-        config: polled["config"].clone(),
-    }
-}
-
-async fn link(fixture: &Fixture, seed: u8) -> Device {
-    let admin = fixture.admin.clone();
-    link_as(fixture, &admin, seed).await
-}
-
-async fn second_member(fixture: &Fixture) -> String {
-    let org = fixture.get("/v1/organizations/current").await.data(200)["id"].clone();
-    let path = format!("/v1/organizations/{}/members", org.as_str().expect("id"));
-    let made = fixture
-        .post(&path, json!({"name": "Bob", "role": "member"}))
-        .await;
-    made.data(201)["apiKey"]["key"].as_str().expect("key").to_owned()
-}
-
-fn hello(seed: u8, generation: Option<Generation>) -> FromNode {
-    FromNode::Hello(Box::new(Hello {
-        capability_version: CAPABILITY_VERSION,
-        app_version: "0.1.0".parse().ok(),
-        os: "linux".parse().ok(),
-        hostname: None,
-        signing_key: SigningPrivateKey::from_random([seed; 32]).public(),
-        generation,
-        endpoints: vec![
-            "192.0.2.1:4000".to_owned(),
-            "0.0.0.0:1".to_owned(),
-            "rubbish".to_owned(),
-        ],
-    }))
-}
-
-impl Device {
-    /// Opens the stream without a hello.
-    async fn handshake(&self, seed: u8) -> Option<Stream> {
-        let url = self.config["control"]["url"].as_str().expect("url");
-        let control: NodePublicKey = self.config["control"]["publicKey"]
-            .as_str()
-            .expect("key")
-            .parse()
-            .expect("a key");
-        let (mut socket, _) = connect_async(url).await.expect("a WebSocket");
-        let initiator = Initiator::new(&self.key, &control, [seed; 32]);
-        socket
-            .send(Message::Binary(initiator.message().into()))
-            .await
-            .expect("sent");
-        let second = match socket.next().await {
-            Some(Ok(Message::Binary(bytes))) => bytes,
-            _ => return None,
-        };
-        let channel = initiator.finish(&second).expect("the pinned server");
-        Some(Stream { socket, channel })
-    }
-
-    async fn open(&self, generation: Option<Generation>) -> Stream {
-        let mut stream = self.handshake(7).await.expect("an answer");
-        stream.send(&hello(1, generation)).await;
-        stream
-    }
-}
-
-impl Stream {
-    async fn send(&mut self, message: &FromNode) {
-        let json = serde_json::to_vec(message).expect("serializes");
-        for sealed in self.channel.seal(&json).expect("seals") {
-            self.socket
-                .send(Message::Binary(sealed.into()))
-                .await
-                .expect("sent");
-        }
-    }
-
-    /// The next message, `None` when the stream was closed; fails after five seconds.
-    async fn next(&mut self) -> Option<ToNode> {
-        let wait = Duration::from_secs(5);
-        loop {
-            let frame = tokio::time::timeout(wait, self.socket.next())
-                .await
-                .expect("in time");
-            match frame {
-                Some(Ok(Message::Binary(bytes))) => {
-                    if let Some(json) = self.channel.open(&bytes).expect("authentic") {
-                        return Some(serde_json::from_slice(&json).expect("a message"));
-                    }
-                }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                _ => return None,
-            }
-        }
-    }
-
-    async fn netmap(&mut self) -> Netmap {
-        match self.next().await {
-            Some(ToNode::Netmap(map)) => *map,
-            other => panic!("expected a netmap, got {other:?}"),
-        }
-    }
-
-    /// Proves that everything sent before was taken and nothing else was answered.
-    async fn ping(&mut self) {
-        self.send(&FromNode::Ping).await;
-        assert_eq!(self.next().await, Some(ToNode::Pong));
-    }
-}
+use types::control::{FromNode, ToNode};
+use types::{Netmap, NodePrivateKey, PathKind, PathReason};
 
 async fn node(fixture: &Fixture, id: &str) -> Value {
     fixture
@@ -370,10 +221,18 @@ async fn the_platform_is_reached_over_the_mesh_until_the_node_is_revoked() {
     let remote = (platform, port).into();
     let reached = net.connect(map.peers[0].public_key, remote).await;
     assert!(reached.is_ok(), "{reached:?}");
+    let wait = Duration::from_secs(2);
+    let other = net
+        .connect_within(map.peers[0].public_key, (platform, port + 1).into(), wait)
+        .await;
+    assert_eq!(
+        other.expect_err("closed"),
+        net::ConnectError::TimedOut,
+        "not even refused"
+    );
 
     let path = format!("/v1/runmesh/nodes/{}/revoke", device.id);
     fixture.post(&path, json!({})).await.data(200);
-    let wait = Duration::from_secs(2);
     let again = net.connect_within(map.peers[0].public_key, remote, wait).await;
     assert!(again.is_err());
 }

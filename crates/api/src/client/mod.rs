@@ -10,6 +10,7 @@ mod invitations;
 mod links;
 mod nodes;
 mod orgs;
+mod policy;
 mod relays;
 mod runs;
 mod sessions;

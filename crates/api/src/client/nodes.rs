@@ -47,7 +47,7 @@ impl Client {
     pub async fn rename_node(&self, id: NodeId, name: &str) -> Result<Node, ClientError> {
         let patch = PatchNode {
             name: Some(name.to_owned()),
-            device_label: None,
+            ..PatchNode::default()
         };
         self.send(Method::PATCH, &format!("v1/runmesh/nodes/{id}"), &patch)
             .await

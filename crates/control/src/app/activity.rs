@@ -79,7 +79,7 @@ pub(crate) async fn of_device(
     mut query: ActivityQuery,
 ) -> Result<Page<Activity>, AppError> {
     let mut conn = app.store.read().await?;
-    super::nodes::visible(&mut conn, caller, id).await?;
+    super::nodes::visible(app, &mut conn, caller, id).await?;
     drop(conn);
     query.runmesh_node_id = Some(id);
     query.all = Some(caller.is_admin());

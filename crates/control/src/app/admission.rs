@@ -166,8 +166,7 @@ fn is_blank(text: &str) -> bool {
 }
 
 /// Reads tags: each a label, at most 16, sorted, none twice.
-pub(crate) fn read_tags(tags: Option<Vec<String>>) -> Result<Vec<String>, AppError> {
-    let tags = tags.unwrap_or_default();
+pub(crate) fn read_tags(tags: Vec<String>) -> Result<Vec<String>, AppError> {
     if tags.len() > TAGS_MAX {
         return Err(AppError::bad_request(format!("tags must be at most {TAGS_MAX}")));
     }

@@ -17,7 +17,7 @@ use super::admission::{self, Claims, Newcomer, read_label, read_tags};
 use super::api_keys::end_of;
 use super::audit::Deed;
 use super::nodes::{Change, revoked};
-use super::{Actor, App, AppError, Caller, Page, Window, audit, display_text, netmap, nodes, users};
+use super::{Actor, App, AppError, Caller, Page, Window, audit, display_text, netmap, nodes, policy, users};
 use crate::door::origin;
 use crate::secrets;
 use crate::store::{self, Conn, Tx};
@@ -35,7 +35,7 @@ pub(crate) async fn create(
     request: CreateAuthKey,
 ) -> Result<CreatedAuthKey, AppError> {
     let name = display_text("name", &request.name)?;
-    let tags = read_tags(request.tags)?;
+    let tags = read_tags(request.tags.unwrap_or_default())?;
     let seconds = request.expires_in_seconds.unwrap_or(LIFETIME_SECONDS_DEFAULT);
     if !(1..=LIFETIME_SECONDS_MAX).contains(&seconds) {
         let message = format!("expiresInSeconds must be from 1 to {LIFETIME_SECONDS_MAX}");
@@ -64,6 +64,7 @@ pub(crate) async fn create(
     };
     let mut tx = app.store.write().await?;
     users::demand_member(&mut tx, caller).await?;
+    policy::demand_tags(&mut tx, caller, &record.tags).await?;
     if store::auth_keys::open(&mut tx, caller.org, now).await? >= OPEN_MAX {
         return Err(AppError::conflict(format!(
             "{OPEN_MAX} auth keys are open already"
@@ -162,14 +163,14 @@ pub(crate) async fn join(app: &App, ip: IpAddr, request: Join) -> Result<Joined,
         change,
     )
     .await?;
-    store::orgs::raise_generation(&mut tx, org).await?;
+    store::orgs::raise_topology(&mut tx, org).await?;
     app.admit_to_platform(&mut tx, &node).await?;
     let joined = joined(app, &mut tx, org, &node).await?;
     if let Err(error) = tx.commit().await {
         app.platform.expel(node.public_key).await;
         return Err(error.into());
     }
-    app.hub.changed(&node);
+    app.tell_circle(org, node.id).await;
     Ok(joined)
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::activity::Severity;
-use api::nodes::Node;
 use serde_json::Map;
 use tokio_util::sync::CancellationToken;
 
-use super::nodes::{self, Change};
+use super::departure::Departure;
+use super::nodes::Change;
 use super::{Actor, App, AppError};
 use crate::store;
 
@@ -40,12 +40,9 @@ pub(crate) async fn sweep(app: &App) -> Result<usize, AppError> {
     let before = app.clock.wall() - GONE_AFTER;
     let mut tx = app.store.write().await?;
     let rows = store::nodes::gone(&mut tx, before, BATCH_MAX).await?;
-    let mut gone: Vec<Node> = Vec::new();
+    let mut departures = Vec::new();
     for row in rows {
         let node = row.node;
-        if !store::nodes::revoke(&mut tx, node.org_id, node.id, app.clock.wall()).await? {
-            continue;
-        }
         let change = Change {
             action: "node.vanished",
             event: "runmesh.device.vanished",
@@ -53,13 +50,11 @@ pub(crate) async fn sweep(app: &App) -> Result<usize, AppError> {
             title: format!("{} went away", node.name),
             attributes: Map::new(),
         };
-        nodes::record(app, &mut tx, Actor::system(), &node, change).await?;
-        store::orgs::raise_generation(&mut tx, node.org_id).await?;
-        gone.push(node);
+        departures.extend(Departure::write(app, &mut tx, Actor::system(), (&node, change)).await?);
     }
     tx.commit().await?;
-    for node in &gone {
-        nodes::shut_out(app, node).await;
+    for departure in &departures {
+        departure.carry_out(app).await;
     }
-    Ok(gone.len())
+    Ok(departures.len())
 }

@@ -14,7 +14,7 @@ use types::{NodeId, NodePublicKey, NodeStatus, OrgId, Timestamp};
 use super::admission::{self, Claims, Newcomer, read_label, read_tags};
 use super::audit::Deed;
 use super::nodes::{Change, name_taken, revoked};
-use super::{Actor, App, AppError, Caller, RateLimit, audit, netmap, nodes, users};
+use super::{Actor, App, AppError, Caller, RateLimit, audit, netmap, nodes, policy, users};
 use crate::door::origin;
 use crate::secrets;
 use crate::store::links::LinkRow;
@@ -140,10 +140,11 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
         .as_deref()
         .map(|text| read_label("name", text))
         .transpose()?;
-    let tags = read_tags(request.tags)?;
+    let tags = read_tags(request.tags.unwrap_or_default())?;
     let mut tx = app.store.write().await?;
     users::demand_member(&mut tx, caller).await?;
     let row = undecided(app, &mut tx, caller, &request.code).await?;
+    policy::demand_tags(&mut tx, caller, &tags).await?;
     let newcomer = Newcomer {
         claims: claims(&row),
         name,
@@ -163,7 +164,7 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
     let decision = Some((caller.org, node.id));
     decide(app, &mut tx, &row, LinkStatus::Approved, decision).await?;
     record_approval(app, &mut tx, caller, (&row, &node)).await?;
-    store::orgs::raise_generation(&mut tx, caller.org).await?;
+    store::orgs::raise_topology(&mut tx, caller.org).await?;
     // Within the write: a revocation waits for it and so cannot be overtaken by the admission.
     app.admit_to_platform(&mut tx, &node).await?;
     if let Err(error) = tx.commit().await {
@@ -172,7 +173,7 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
         }
         return Err(error.into());
     }
-    app.hub.changed(&node);
+    app.tell_circle(caller.org, node.id).await;
     Ok(node)
 }
 

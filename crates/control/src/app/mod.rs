@@ -10,6 +10,7 @@ pub(crate) mod agents;
 pub(crate) mod api_keys;
 pub(crate) mod audit;
 pub(crate) mod auth_keys;
+mod departure;
 pub(crate) mod ephemeral;
 mod error;
 pub(crate) mod events;
@@ -20,7 +21,9 @@ pub(crate) mod nodes;
 pub(crate) mod orgs;
 pub(crate) mod overview;
 pub(crate) mod page;
+pub(crate) mod policy;
 pub(crate) mod presence;
+pub(crate) mod reach;
 pub(crate) mod relays;
 pub(crate) mod runs;
 pub(crate) mod sessions;
@@ -34,12 +37,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::nodes::Node;
-use types::{DisplayText, Monotonic, UserId};
+use types::{DisplayText, Monotonic, NodeId, OrgId, UserId};
 use url::Url;
 
 pub(crate) use access::{Access, Actor, Caller, Revocations};
 pub(crate) use error::{AppError, RateLimit};
 pub(crate) use page::{Page, Window};
+pub(crate) use reach::Reaches;
 
 use crate::clock::Clock;
 use crate::door::origin;
@@ -51,7 +55,7 @@ use crate::orchestrator::Orchestrator;
 use crate::platform::Platform;
 use crate::provider::Provider;
 use crate::relays::Relays;
-use crate::store::{self, Conn, Store, Tx};
+use crate::store::{self, Conn, Store, StoreError, Tx};
 
 /// Everything a request needs, shared by all of them.
 #[derive(Debug)]
@@ -63,6 +67,7 @@ pub(crate) struct App {
     pub(crate) orchestrator: Arc<Orchestrator>,
     pub(crate) keys: ControlKeys,
     pub(crate) hub: Hub,
+    pub(crate) reaches: Reaches,
     pub(crate) revocations: Revocations,
     pub(crate) limits: Limits,
     pub(crate) platform: Platform,
@@ -97,6 +102,22 @@ impl App {
             }
         }
         Ok(())
+    }
+
+    /// Tells who sees a node, and the node itself, that its netmap may have changed. To be called after the commit.
+    pub(crate) async fn tell_circle(&self, org: OrgId, node: NodeId) {
+        let circle = async {
+            let mut conn = self.store.read().await?;
+            let reach = self.reaches.of(&mut conn, org).await?;
+            Ok::<_, StoreError>(reach.circle(node))
+        };
+        match circle.await {
+            Ok(circle) => self.hub.changed(&circle),
+            Err(error) => {
+                tracing::warn!(%error, "who sees a node is not known; all of the org are told");
+                self.hub.changed_org(org);
+            }
+        }
     }
 
     /// Makes a node a peer of the platform's node. Within a write, so that no revocation comes in between.

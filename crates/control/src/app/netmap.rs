@@ -1,15 +1,21 @@
-//! What each node may know: its netmap, computed from the store by the default policy.
-//!
-//! Default policy: a device sees the platform's node of its org, and the other devices of its owner; nothing else.
+//! What each node may know: its netmap, computed from the store by the org's policy.
+
+use std::collections::BTreeSet;
 
 use api::nodes::{ControlConfig, InterfaceConfig, NodeConfig, PeerConfig};
 use runs::protocol::ORCHESTRATOR_PORT;
 use types::netmap::{OrchestratorRecord, SelfRecord};
-use types::{AllowedIp, MESH_MTU, MeshAddresses, Netmap, NodeKind, PeerRecord};
+use types::{
+    AllowedIp, MESH_MTU, MeshAddresses, Netmap, NodeId, NodeKind, NodeStatus, PacketFilter, PeerRecord,
+};
 
+use super::reach::{Reach, blocks};
 use super::{App, relays};
 use crate::store::nodes::NodeRow;
 use crate::store::{self, Conn, StoreError};
+
+/// How many peers are looked up one by one before it is cheaper to read the org's nodes at once.
+const FINDS_MAX: usize = 64;
 
 /// Computes the netmap of a node that may take part; `None` when its org is gone.
 pub(crate) async fn of_node(app: &App, conn: &mut Conn, row: &NodeRow) -> Result<Option<Netmap>, StoreError> {
@@ -18,17 +24,11 @@ pub(crate) async fn of_node(app: &App, conn: &mut Conn, row: &NodeRow) -> Result
     let Some(org) = store::orgs::find(conn, row.node.org_id).await? else {
         return Ok(None);
     };
-    let platform = store::nodes::platform(conn, org.id).await?;
-    let mut peers: Vec<PeerRecord> = platform.iter().map(|row| platform_peer(app, row)).collect();
-    if let Some(owner) = row.node.owner_user_id {
-        let siblings = store::nodes::owned(conn, org.id, owner).await?;
-        peers.extend(
-            siblings
-                .iter()
-                .filter(|peer| peer.node.id != row.node.id)
-                .map(device_peer),
-        );
-    }
+    let reach = app.reaches.of(conn, org.id).await?;
+    let rows = seen(conn, &reach, row).await?;
+    let peers: Vec<PeerRecord> = rows.iter().map(|peer| peer_record(app, peer)).collect();
+    let filter = filter_among(&peers, reach.evaluation.filter(row.node.id));
+    let platform = rows.iter().find(|peer| peer.node.kind == NodeKind::Platform);
     Ok(Some(Netmap {
         generation,
         org_id: org.id,
@@ -45,7 +45,7 @@ pub(crate) async fn of_node(app: &App, conn: &mut Conn, row: &NodeRow) -> Result
         },
         peers,
         relays: app.relays.records().to_vec(),
-        filter: None,
+        filter: Some(filter),
         orchestrator: platform.map(|row| OrchestratorRecord {
             node_id: row.node.id,
             port: ORCHESTRATOR_PORT,
@@ -122,28 +122,52 @@ pub(crate) fn wg_quick(config: &NodeConfig) -> String {
     text
 }
 
-/// IPv4 addresses repeat between orgs, so that the platform, which is in all of them, has IPv6 only.
-fn platform_peer(app: &App, row: &NodeRow) -> PeerRecord {
-    PeerRecord {
-        id: row.node.id,
-        name: row.name.clone(),
-        kind: NodeKind::Platform,
-        public_key: row.node.public_key,
-        allowed_ips: vec![AllowedIp::host(row.node.mesh_ip6.into())],
-        endpoints: app.platform.endpoints(),
+/// The rows of those that a node sees.
+async fn seen(conn: &mut Conn, reach: &Reach, row: &NodeRow) -> Result<Vec<NodeRow>, StoreError> {
+    let nodes = reach.evaluation.nodes();
+    let ids: Vec<NodeId> = reach
+        .evaluation
+        .peers(row.node.id)
+        .map(|number| nodes[number].id)
+        .collect();
+    let org = row.node.org_id;
+    if ids.len() > FINDS_MAX {
+        let ids: BTreeSet<NodeId> = ids.into_iter().collect();
+        let mut rows = store::nodes::in_org(conn, org).await?;
+        rows.retain(|peer| ids.contains(&peer.node.id));
+        return Ok(rows);
     }
+    let mut rows = Vec::new();
+    for id in ids {
+        let found = store::nodes::find(conn, org, id).await?;
+        rows.extend(found.filter(|peer| peer.node.status != NodeStatus::Revoked));
+    }
+    Ok(rows)
 }
 
-fn device_peer(row: &NodeRow) -> PeerRecord {
+/// Leaves out of a filter who has gone since it was worked out: a netmap names addresses of its peers only.
+fn filter_among(peers: &[PeerRecord], mut filter: PacketFilter) -> PacketFilter {
+    let known: BTreeSet<AllowedIp> = peers.iter().flat_map(|peer| &peer.allowed_ips).copied().collect();
+    for rule in &mut filter.rules {
+        rule.from
+            .retain(|block| block.prefix_len() == 0 || known.contains(block));
+    }
+    filter.rules.retain(|rule| !rule.from.is_empty());
+    filter
+}
+
+fn peer_record(app: &App, row: &NodeRow) -> PeerRecord {
+    let is_platform = row.node.kind == NodeKind::Platform;
     PeerRecord {
         id: row.node.id,
         name: row.name.clone(),
         kind: row.node.kind,
         public_key: row.node.public_key,
-        allowed_ips: vec![
-            AllowedIp::host(row.node.mesh_ip4.into()),
-            AllowedIp::host(row.node.mesh_ip6.into()),
-        ],
-        endpoints: row.endpoints.clone(),
+        allowed_ips: blocks(row),
+        endpoints: if is_platform {
+            app.platform.endpoints()
+        } else {
+            row.endpoints.clone()
+        },
     }
 }

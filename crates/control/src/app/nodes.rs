@@ -6,8 +6,10 @@ use serde_json::{Map, Value, json};
 use types::{NodeId, NodeKind, NodeName, NodeStatus};
 
 use super::activity::Happening;
+use super::admission::read_tags;
 use super::audit::Deed;
-use super::{Actor, App, AppError, Caller, Page, Window, activity, audit, netmap};
+use super::departure::Departure;
+use super::{Actor, App, AppError, Caller, Page, Window, activity, audit, netmap, policy, reach};
 use crate::store::nodes::NodeRow;
 use crate::store::{self, Conn, StoreError};
 
@@ -33,10 +35,14 @@ pub(crate) async fn list(app: &App, caller: &Caller, mut query: NodesQuery) -> R
         return Err(AppError::bad_request(message));
     }
     let window = Window::oldest_first(&query.page())?;
-    let visible_to = (!everyone).then_some(caller.user);
     let mut conn = app.store.read().await?;
+    let sight = if everyone {
+        None
+    } else {
+        Some(reach::sight(app, &mut conn, caller).await?)
+    };
     let bounds = (window.key(), window.fetch());
-    let rows = store::nodes::list(&mut conn, caller.org, visible_to, &query, bounds).await?;
+    let rows = store::nodes::list(&mut conn, caller.org, sight.as_ref(), &query, bounds).await?;
     let rows = rows.into_iter().map(|row| row.node).collect();
     Ok(window.cut(rows, |node: &Node| {
         (node.created_at.unix_ms(), node.id.to_string())
@@ -46,18 +52,13 @@ pub(crate) async fn list(app: &App, caller: &Caller, mut query: NodesQuery) -> R
 /// Returns one node.
 pub(crate) async fn find(app: &App, caller: &Caller, id: NodeId) -> Result<Node, AppError> {
     let mut conn = app.store.read().await?;
-    Ok(visible(&mut conn, caller, id).await?.node)
+    Ok(visible(app, &mut conn, caller, id).await?.node)
 }
 
 /// Computes a node's configuration.
 pub(crate) async fn config(app: &App, caller: &Caller, id: NodeId) -> Result<NodeConfig, AppError> {
     let mut conn = app.store.read().await?;
-    let row = visible(&mut conn, caller, id).await?;
-    if row.node.kind == NodeKind::Platform {
-        return Err(AppError::forbidden(
-            "the platform's own configuration is not shown",
-        ));
-    }
+    let row = own(app, &mut conn, caller, id).await?;
     // Nothing answers to it any more: a configuration would only look as if.
     if row.node.status == NodeStatus::Revoked {
         return Err(revoked());
@@ -66,8 +67,8 @@ pub(crate) async fn config(app: &App, caller: &Caller, id: NodeId) -> Result<Nod
     config.ok_or_else(|| AppError::not_found("node"))
 }
 
-/// Renames a node.
-pub(crate) async fn rename(
+/// Renames a node, gives it other tags, or both.
+pub(crate) async fn patch(
     app: &App,
     caller: &Caller,
     id: NodeId,
@@ -79,20 +80,46 @@ pub(crate) async fn rename(
     };
     let name = read("name", patch.name)?;
     let name = name.or(read("deviceLabel", patch.device_label)?);
-    let name = name.ok_or_else(|| AppError::bad_request("name is missing"))?;
+    let tags = patch.tags.map(read_tags).transpose()?;
+    if name.is_none() && tags.is_none() {
+        return Err(AppError::bad_request("name or tags are missing"));
+    }
     let mut tx = app.store.write().await?;
-    let before = own(&mut tx, caller, id).await?;
+    let before = own(app, &mut tx, caller, id).await?;
     if before.node.status == NodeStatus::Revoked {
         return Err(revoked());
     }
-    if before.name == name {
+    let circle = app.reaches.of(&mut tx, caller.org).await?.circle(id);
+    let name = name.filter(|name| *name != before.name);
+    let tags = tags.filter(|tags| *tags != before.node.tags);
+    if name.is_none() && tags.is_none() {
         return Ok(before.node);
     }
-    match store::nodes::rename(&mut tx, id, &name).await {
-        Err(StoreError::Taken) => return Err(name_taken(&name)),
+    if let Some(name) = &name {
+        rename(app, &mut tx, caller, (&before, name)).await?;
+    }
+    if let Some(tags) = &tags {
+        retag(app, &mut tx, caller, (&before, tags)).await?;
+    }
+    store::orgs::raise_topology(&mut tx, caller.org).await?;
+    let after = found(&mut tx, caller, id).await?.node;
+    tx.commit().await?;
+    // A policy may name it by its name or its tags, so that others see it now than did before.
+    app.hub.changed(&circle);
+    app.tell_circle(caller.org, id).await;
+    Ok(after)
+}
+
+async fn rename(
+    app: &App,
+    tx: &mut Conn,
+    caller: &Caller,
+    (before, name): (&NodeRow, &NodeName),
+) -> Result<(), AppError> {
+    match store::nodes::rename(tx, before.node.id, name).await {
+        Err(StoreError::Taken) => return Err(name_taken(name)),
         other => other?,
     }
-    let after = visible(&mut tx, caller, id).await?.node;
     let change = Change {
         action: "node.renamed",
         event: "runmesh.device.renamed",
@@ -103,57 +130,62 @@ pub(crate) async fn rename(
             ("to".to_owned(), json!(name)),
         ]),
     };
-    record(app, &mut tx, caller.actor(), &after, change).await?;
-    store::orgs::raise_generation(&mut tx, caller.org).await?;
-    tx.commit().await?;
-    app.hub.changed(&after);
-    Ok(after)
+    Ok(record(app, tx, caller.actor(), &before.node, change).await?)
+}
+
+async fn retag(
+    app: &App,
+    tx: &mut Conn,
+    caller: &Caller,
+    (before, tags): (&NodeRow, &[String]),
+) -> Result<(), AppError> {
+    let had = &before.node.tags;
+    let added = tags.iter().filter(|tag| !had.contains(tag));
+    let taken = had.iter().filter(|tag| !tags.contains(tag));
+    let changed: Vec<String> = added.chain(taken).cloned().collect();
+    policy::demand_tags(tx, caller, &changed).await?;
+    store::nodes::set_tags(tx, before.node.id, tags).await?;
+    let change = Change {
+        action: "node.tagged",
+        event: "runmesh.device.tagged",
+        severity: Severity::Info,
+        title: format!("{} has other tags now", before.name),
+        attributes: Map::from_iter([("from".to_owned(), json!(had)), ("to".to_owned(), json!(tags))]),
+    };
+    Ok(record(app, tx, caller.actor(), &before.node, change).await?)
 }
 
 /// Shuts a node out for ever: when this returns, its sessions with the platform are cut and its control stream is
 /// closed. A second time answers the same node.
 pub(crate) async fn revoke(app: &App, caller: &Caller, id: NodeId) -> Result<Node, AppError> {
     let mut tx = app.store.write().await?;
-    let before = own(&mut tx, caller, id).await?;
-    let Some(after) = revoke_within(app, &mut tx, caller, id).await? else {
+    let before = own(app, &mut tx, caller, id).await?.node;
+    let Some(departure) = revoke_within(app, &mut tx, caller, &before).await? else {
         drop(tx);
-        shut_out(app, &before.node).await;
-        return Ok(before.node);
+        Departure::again(before.clone()).carry_out(app).await;
+        return Ok(before);
     };
+    let after = found(&mut tx, caller, id).await?.node;
     tx.commit().await?;
-    shut_out(app, &after).await;
+    departure.carry_out(app).await;
     Ok(after)
 }
 
-/// Shuts a node out within a write; `None` when it was out before. After the commit it must be [`shut_out`].
+/// Shuts a node out within a write; `None` when it was out before.
 pub(super) async fn revoke_within(
     app: &App,
     conn: &mut Conn,
     caller: &Caller,
-    id: NodeId,
-) -> Result<Option<Node>, AppError> {
-    if !store::nodes::revoke(conn, caller.org, id, app.clock.wall()).await? {
-        return Ok(None);
-    }
-    let after = visible(conn, caller, id).await?.node;
+    node: &Node,
+) -> Result<Option<Departure>, AppError> {
     let change = Change {
         action: "node.revoked",
         event: "runmesh.device.revoked",
         severity: Severity::Warning,
-        title: format!("{} was revoked", after.name),
-        attributes: Map::from_iter([("publicKey".to_owned(), json!(after.public_key))]),
+        title: format!("{} was revoked", node.name),
+        attributes: Map::from_iter([("publicKey".to_owned(), json!(node.public_key))]),
     };
-    record(app, conn, caller.actor(), &after, change).await?;
-    store::orgs::raise_generation(conn, caller.org).await?;
-    Ok(Some(after))
-}
-
-/// Cuts what a revoked node still has open, and tells those that see it; nothing happens when it has nothing.
-pub(super) async fn shut_out(app: &App, node: &Node) {
-    app.platform.expel(node.public_key).await;
-    app.relays.expel(node.public_key).await;
-    app.hub.revoke(node.id).await;
-    app.hub.changed(node);
+    Departure::write(app, conn, caller.actor(), (node, change)).await
 }
 
 /// What a change of a node is called in the audit log and the activity list.
@@ -195,22 +227,37 @@ pub(crate) async fn record(
     activity::record(app, conn, node.org_id, happening).await
 }
 
-/// A member sees their own nodes and the platform's, an admin all of the org; what is not seen is not there.
-pub(crate) async fn visible(conn: &mut Conn, caller: &Caller, id: NodeId) -> Result<NodeRow, AppError> {
-    store::nodes::find(conn, caller.org, id)
-        .await?
-        .filter(|row| {
-            let own = row.node.owner_user_id == Some(caller.user);
-            caller.is_admin() || own || row.node.kind == NodeKind::Platform
-        })
-        .ok_or_else(|| AppError::not_found("node"))
+/// A member sees their own nodes, the platform's, and those that theirs may reach; an admin all of the org. What is not
+/// seen is not there.
+pub(crate) async fn visible(
+    app: &App,
+    conn: &mut Conn,
+    caller: &Caller,
+    id: NodeId,
+) -> Result<NodeRow, AppError> {
+    let row = found(conn, caller, id).await?;
+    let own = row.node.owner_user_id == Some(caller.user);
+    if caller.is_admin() || own || row.node.kind == NodeKind::Platform {
+        return Ok(row);
+    }
+    let sight = reach::sight(app, conn, caller).await?;
+    let seen = sight.reached.contains(&id).then_some(row);
+    seen.ok_or_else(|| AppError::not_found("node"))
 }
 
-/// Finds a node that the caller may change.
-async fn own(conn: &mut Conn, caller: &Caller, id: NodeId) -> Result<NodeRow, AppError> {
-    let row = visible(conn, caller, id).await?;
+async fn found(conn: &mut Conn, caller: &Caller, id: NodeId) -> Result<NodeRow, AppError> {
+    let row = store::nodes::find(conn, caller.org, id).await?;
+    row.ok_or_else(|| AppError::not_found("node"))
+}
+
+/// Finds a node that the caller may change, and of which they may know everything.
+async fn own(app: &App, conn: &mut Conn, caller: &Caller, id: NodeId) -> Result<NodeRow, AppError> {
+    let row = visible(app, conn, caller, id).await?;
     if row.node.kind == NodeKind::Platform {
-        return Err(AppError::forbidden("the platform's own node cannot be changed"));
+        return Err(AppError::forbidden("the platform's own node is the server's"));
+    }
+    if !caller.is_admin() && row.node.owner_user_id != Some(caller.user) {
+        return Err(AppError::forbidden("the node is somebody else's"));
     }
     Ok(row)
 }

@@ -3,7 +3,7 @@
 use api::overview::{Overview, OverviewQuery};
 use types::{NodeKind, NodeStatus};
 
-use super::{App, AppError, Caller};
+use super::{App, AppError, Caller, reach};
 use crate::store;
 
 /// Counts the nodes that the same list shows: the caller's own and the platform's, or with `all` (admins) every node.
@@ -12,9 +12,13 @@ pub(crate) async fn show(app: &App, caller: &Caller, query: &OverviewQuery) -> R
     if everyone {
         caller.demand_admin()?;
     }
-    let visible_to = (!everyone).then_some(caller.user);
     let mut conn = app.store.read().await?;
-    let counts = store::nodes::counts(&mut conn, caller.org, visible_to).await?;
+    let sight = if everyone {
+        None
+    } else {
+        Some(reach::sight(app, &mut conn, caller).await?)
+    };
+    let counts = store::nodes::counts(&mut conn, caller.org, sight.as_ref()).await?;
     let mut overview = Overview::default();
     for (kind, status, count) in counts {
         overview.total += count;

@@ -52,7 +52,7 @@ pub(crate) async fn arrive(app: &App, before: &NodeRow, hello: &Hello) -> Result
     }
     tx.commit().await?;
     if changed {
-        app.hub.changed(&before.node);
+        app.tell_circle(org, id).await;
     }
     Ok(true)
 }
@@ -80,13 +80,13 @@ pub(crate) async fn moved(app: &App, org: OrgId, id: NodeId, endpoints: &[String
     let endpoints = usable(endpoints);
     let mut tx = app.store.write().await?;
     let before = store::nodes::find(&mut tx, org, id).await?;
-    let Some(before) = before.filter(|row| row.endpoints != endpoints) else {
+    if before.is_none_or(|row| row.endpoints == endpoints) {
         return Ok(());
-    };
+    }
     store::nodes::set_endpoints(&mut tx, id, &endpoints).await?;
     store::orgs::raise_generation(&mut tx, org).await?;
     tx.commit().await?;
-    app.hub.changed(&before.node);
+    app.tell_circle(org, id).await;
     Ok(())
 }
 

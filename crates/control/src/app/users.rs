@@ -9,7 +9,7 @@ use types::{OrgId, UserId};
 
 use super::api_keys::{NewKey, issue};
 use super::audit::Deed;
-use super::nodes::{revoke_within, shut_out};
+use super::nodes::revoke_within;
 use super::orgs::first_key_name;
 use super::{App, AppError, Caller, Page, Window, audit, display_text, orgs};
 use crate::orchestrator::dispatch::DispatchTx;
@@ -110,9 +110,9 @@ pub(crate) async fn remove_member(
             "the organization would be left without an admin",
         ));
     }
-    let mut nodes = Vec::new();
+    let mut departures = Vec::new();
     for row in store::nodes::owned(&mut dispatch.tx, org, user).await? {
-        nodes.extend(revoke_within(app, &mut dispatch.tx, caller, row.node.id).await?);
+        departures.extend(revoke_within(app, &mut dispatch.tx, caller, &row.node).await?);
     }
     for mut run in store::runs::open_of_owner(&mut dispatch.tx, org, user).await? {
         dispatch.advance(&mut run, Input::Cancel).await?;
@@ -126,14 +126,14 @@ pub(crate) async fn remove_member(
         attributes: Map::from_iter([
             ("name".to_owned(), json!(member.name)),
             ("role".to_owned(), json!(member.role)),
-            ("nodes".to_owned(), json!(nodes.len())),
+            ("nodes".to_owned(), json!(departures.len())),
         ]),
     };
     audit::record(app, &mut dispatch.tx, org, deed).await?;
     dispatch.commit().await?;
     app.revocations.announce();
-    for node in &nodes {
-        shut_out(app, node).await;
+    for departure in &departures {
+        departure.carry_out(app).await;
     }
     app.orchestrator.poke();
     Ok(member)

@@ -19,6 +19,7 @@ mod links;
 mod nodes;
 mod orgs;
 mod pages;
+mod policy;
 mod relays;
 mod respond;
 mod routes;
@@ -56,6 +57,7 @@ pub(crate) fn routes() -> Routes {
     let routes = activity::register(routes);
     let routes = links::register(routes);
     let routes = auth_keys::register(routes);
+    let routes = policy::register(routes);
     let routes = relays::register(routes);
     let routes = control::register(routes);
     let routes = documents::register(routes);

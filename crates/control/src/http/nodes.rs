@@ -1,7 +1,7 @@
 //! Routes of nodes, the overview and a device's activity.
 
 use api::activity::{Activity, ActivityQuery};
-use api::forms::RenameNode;
+use api::forms::PatchNodeForms;
 use api::nodes::{ConfigFormat, ConfigQuery, Node, NodeConfig, NodesQuery, PatchNode};
 use api::overview::{Overview, OverviewQuery};
 use api::{ErrorEnvelope, Scope, Success, schema};
@@ -22,7 +22,7 @@ pub(super) fn register(routes: Routes) -> Routes {
         .add(Access::Scope(Scope::RunmeshRead), routes!(list))
         .add(Access::Scope(Scope::RunmeshRead), routes!(find))
         .add(Access::Scope(Scope::RunmeshRead), routes!(config))
-        .add(Access::Scope(Scope::RunmeshWrite), routes!(rename))
+        .add(Access::Scope(Scope::RunmeshWrite), routes!(patch))
         .add(Access::Scope(Scope::RunmeshWrite), routes!(delete))
         .add(Access::Scope(Scope::RunmeshWrite), routes!(revoke))
         .add(Access::Scope(Scope::ActivityRead), routes!(device_activity))
@@ -83,18 +83,18 @@ async fn config(
     })
 }
 
-/// Rename a node.
-#[utoipa::path(patch, path = "/v1/runmesh/nodes/{id}", tag = "nodes", operation_id = "renameNode",
-    params(("id" = inline(schema::Id), Path)), request_body = RenameNode,
+/// Rename a node, give it other tags, or both. Tags are given by admins, and by whom the policy names.
+#[utoipa::path(patch, path = "/v1/runmesh/nodes/{id}", tag = "nodes", operation_id = "patchNode",
+    params(("id" = inline(schema::Id), Path)), request_body = PatchNodeForms,
     responses((status = 200, body = Success<Node>),
     (status = 409, description = "The name is taken, or the node is revoked.", body = ErrorEnvelope)))]
-async fn rename(
+async fn patch(
     State(app): State<Shared>,
     caller: Caller,
     Id(id): Id<NodeId>,
     Body(patch): Body<PatchNode>,
 ) -> Result<Reply<Node>, AppError> {
-    nodes::rename(&app, &caller, id, patch).await.map(Reply::ok)
+    nodes::patch(&app, &caller, id, patch).await.map(Reply::ok)
 }
 
 /// Revoke a node for ever; a second time answers the same node.

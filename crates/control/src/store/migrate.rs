@@ -9,6 +9,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (3, include_str!("migrations/0003_sign_in.sql")),
     (4, include_str!("migrations/0004_titles.sql")),
     (5, include_str!("migrations/0005_history.sql")),
+    (6, include_str!("migrations/0006_policies.sql")),
     (7, include_str!("migrations/0007_auth_keys.sql")),
 ];
 

@@ -17,6 +17,7 @@ pub(crate) mod links;
 mod migrate;
 pub(crate) mod nodes;
 pub(crate) mod orgs;
+pub(crate) mod policies;
 mod query;
 mod row;
 pub(crate) mod runs;

@@ -1,5 +1,7 @@
 //! Nodes.
 
+use std::collections::BTreeSet;
+
 use api::nodes::{Node, NodesQuery};
 use sqlx::any::AnyRow;
 use types::{
@@ -87,12 +89,27 @@ pub(crate) async fn platform(conn: &mut Conn, org: OrgId) -> Result<Option<NodeR
         .await
 }
 
-/// Lists nodes of an org that pass the filters and come after `after` (time, id), oldest first. With `visible_to`, only
-/// that person's own and the platform's.
+/// Whose sight a list is limited to: a person's own nodes, the platform's, and those that policy lets their nodes reach.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Sight {
+    pub(crate) person: UserId,
+    pub(crate) reached: BTreeSet<NodeId>,
+}
+
+impl Sight {
+    /// One text with every id that is reached: a row is asked whether its own is in it.
+    fn reached_text(sight: Option<&Self>) -> String {
+        let ids = sight.into_iter().flat_map(|sight| &sight.reached);
+        ids.map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Lists nodes of an org that pass the filters and come after `after` (time, id), oldest first. With `sight`, only those
+/// within it.
 pub(crate) async fn list(
     conn: &mut Conn,
     org: OrgId,
-    visible_to: Option<UserId>,
+    sight: Option<&Sight>,
     query: &NodesQuery,
     (after, limit): ((i64, &str), i64),
 ) -> Result<Vec<NodeRow>, StoreError> {
@@ -102,7 +119,8 @@ pub(crate) async fn list(
         .replace('%', "\\%")
         .replace('_', "\\_");
     sqlx::query(select!(
-        "WHERE n.org_id = $1 AND ($2 = '' OR n.owner_user_id = $2 OR n.kind = 'platform') \
+        "WHERE n.org_id = $1 AND ($2 = '' OR n.owner_user_id = $2 OR n.kind = 'platform' \
+              OR $10 LIKE '%' || n.id || '%') \
          AND ($3 = '' OR n.kind = $3) \
          AND ($4 = '' OR ($4 = 'revoked' AND n.revoked_at IS NOT NULL) \
               OR ($4 = 'online' AND n.revoked_at IS NULL AND n.online = 1) \
@@ -114,12 +132,32 @@ pub(crate) async fn list(
          ORDER BY n.created_at, n.id LIMIT $9"
     ))
     .bind(org.to_string())
-    .wanted(visible_to)
+    .wanted(sight.map(|sight| sight.person))
     .wanted(query.kind.as_ref().map(name_of))
     .wanted(query.status.as_ref().map(name_of))
     .wanted(query.owner.clone())
     .bind(format!("%{needle}%"))
     .window(after, limit)
+    .bind(Sight::reached_text(sight))
+    .all(conn, read)
+    .await
+}
+
+/// Lists the nodes of an org that may take part, the platform's too, oldest first.
+pub(crate) async fn in_org(conn: &mut Conn, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
+    sqlx::query(select!(
+        "WHERE n.org_id = $1 AND n.revoked_at IS NULL ORDER BY n.created_at, n.id"
+    ))
+    .bind(org.to_string())
+    .all(conn, read)
+    .await
+}
+
+/// Lists every node of every org that may take part, but the platform's own.
+pub(crate) async fn admitted(conn: &mut Conn) -> Result<Vec<NodeRow>, StoreError> {
+    sqlx::query(select!(
+        "WHERE n.revoked_at IS NULL AND n.kind <> 'platform' ORDER BY n.created_at, n.id"
+    ))
     .all(conn, read)
     .await
 }
@@ -131,15 +169,6 @@ pub(crate) async fn owned(conn: &mut Conn, org: OrgId, owner: UserId) -> Result<
     ))
     .bind(org.to_string())
     .bind(owner.to_string())
-    .all(conn, read)
-    .await
-}
-
-/// Lists every node of every org that may take part, but the platform's own.
-pub(crate) async fn admitted(conn: &mut Conn) -> Result<Vec<NodeRow>, StoreError> {
-    sqlx::query(select!(
-        "WHERE n.revoked_at IS NULL AND n.kind <> 'platform' ORDER BY n.created_at, n.id"
-    ))
     .all(conn, read)
     .await
 }
@@ -165,19 +194,21 @@ pub(crate) async fn auth_key(conn: &mut Conn, id: NodeId) -> Result<Option<AuthK
     Ok(found.flatten())
 }
 
-/// Counts nodes by kind and status; with `visible_to`, only that person's own and the platform's.
+/// Counts nodes by kind and status; with `sight`, only those within it.
 pub(crate) async fn counts(
     conn: &mut Conn,
     org: OrgId,
-    visible_to: Option<UserId>,
+    sight: Option<&Sight>,
 ) -> Result<Vec<(NodeKind, NodeStatus, u64)>, StoreError> {
     sqlx::query(
         "SELECT kind, CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN online = 1 THEN 'online' \
          ELSE 'offline' END AS status, COUNT(*) AS nodes FROM nodes \
-         WHERE org_id = $1 AND ($2 = '' OR owner_user_id = $2 OR kind = 'platform') GROUP BY 1, 2",
+         WHERE org_id = $1 AND ($2 = '' OR owner_user_id = $2 OR kind = 'platform' OR $3 LIKE '%' || id || '%') \
+         GROUP BY 1, 2",
     )
     .bind(org.to_string())
-    .wanted(visible_to)
+    .wanted(sight.map(|sight| sight.person))
+    .bind(Sight::reached_text(sight))
     .all(conn, |row| {
         Ok((row.named("kind")?, row.named("status")?, row.count("nodes")?))
     })
@@ -200,6 +231,16 @@ pub(crate) async fn name_taken(conn: &mut Conn, org: OrgId, name: &NodeName) -> 
 pub(crate) async fn rename(conn: &mut Conn, id: NodeId, name: &NodeName) -> Result<(), StoreError> {
     sqlx::query("UPDATE nodes SET name = $1 WHERE id = $2")
         .bind(name.as_str())
+        .bind(id.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Gives a node these tags and no others.
+pub(crate) async fn set_tags(conn: &mut Conn, id: NodeId, tags: &[String]) -> Result<(), StoreError> {
+    sqlx::query("UPDATE nodes SET tags = $1 WHERE id = $2")
+        .bind(json_of(&tags))
         .bind(id.to_string())
         .execute(conn)
         .await?;

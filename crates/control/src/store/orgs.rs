@@ -69,6 +69,25 @@ pub(crate) async fn raise_generation(conn: &mut Conn, id: OrgId) -> Result<Gener
     Ok(Generation(row.count("netmap_generation")?))
 }
 
+/// Returns the number that rises with what a policy looks at.
+pub(crate) async fn topology(conn: &mut Conn, id: OrgId) -> Result<u64, StoreError> {
+    let row = sqlx::query("SELECT topology FROM orgs WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_one(conn)
+        .await?;
+    row.count("topology")
+}
+
+/// Raises the generation, and the number that says that a policy means something else from now on: nodes come or go, or
+/// get other names, owners or tags, or the policy itself changes in this transaction.
+pub(crate) async fn raise_topology(conn: &mut Conn, id: OrgId) -> Result<(), StoreError> {
+    sqlx::query("UPDATE orgs SET topology = topology + 1 WHERE id = $1")
+        .bind(id.to_string())
+        .execute(&mut *conn)
+        .await?;
+    raise_generation(conn, id).await.map(|_| ())
+}
+
 /// Hands out the next host number of the org's IPv4 block; none is handed out twice.
 pub(crate) async fn take_host_number(conn: &mut Conn, id: OrgId) -> Result<u32, StoreError> {
     let row = sqlx::query(

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod browser;
+pub(crate) mod device;
 pub(crate) mod provider;
 pub(crate) mod sign_in;
 

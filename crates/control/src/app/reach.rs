@@ -1,0 +1,133 @@
+//! What an org's policy means for its nodes, worked out once for all the netmaps that follow from it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use types::{AllowedIp, Evaluation, NodeId, NodeKind, OrgId, Policy, Subject, UserId};
+
+use super::{App, Caller};
+use crate::store::nodes::{NodeRow, Sight};
+use crate::store::{self, Conn, StoreError};
+
+/// How many orgs are kept worked out: those whose nodes were last asked for.
+const KEPT_MAX: usize = 64;
+
+/// One org's policy, applied to its nodes as they were at one moment.
+#[derive(Debug)]
+pub(crate) struct Reach {
+    topology: u64,
+    pub(crate) evaluation: Evaluation,
+}
+
+/// Every org that was asked for lately.
+#[derive(Debug, Default)]
+pub(crate) struct Reaches {
+    kept: Mutex<VecDeque<(OrgId, Arc<Reach>)>>,
+    /// Ten thousand streams that are woken at once have it worked out once.
+    working: tokio::sync::Mutex<()>,
+}
+
+impl Reaches {
+    /// Returns what the org's policy means now. Within a write it must be asked before anything is changed: what is worked
+    /// out is kept for everybody.
+    pub(crate) async fn of(&self, conn: &mut Conn, org: OrgId) -> Result<Arc<Reach>, StoreError> {
+        // The number first: a change between the reads makes this newer than it says, and is followed by another.
+        let topology = store::orgs::topology(conn, org).await?;
+        if let Some(known) = self.known(org, topology) {
+            return Ok(known);
+        }
+        let _turn = self.working.lock().await;
+        if let Some(known) = self.known(org, topology) {
+            return Ok(known);
+        }
+        let reach = Arc::new(Reach::work_out(conn, org, topology).await?);
+        let mut kept = self.kept();
+        kept.retain(|(known, _)| *known != org);
+        kept.truncate(KEPT_MAX - 1);
+        kept.push_front((org, Arc::clone(&reach)));
+        Ok(reach)
+    }
+
+    fn known(&self, org: OrgId, topology: u64) -> Option<Arc<Reach>> {
+        let mut kept = self.kept();
+        let at = kept
+            .iter()
+            .position(|(known, reach)| *known == org && reach.topology >= topology)?;
+        let found = kept.remove(at)?;
+        let reach = Arc::clone(&found.1);
+        kept.push_front(found);
+        Some(reach)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<(OrgId, Arc<Reach>)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reach {
+    /// Works it out anew, from what a connection sees.
+    async fn work_out(conn: &mut Conn, org: OrgId, topology: u64) -> Result<Self, StoreError> {
+        let policy = in_force(conn, org).await?;
+        let rows = store::nodes::in_org(conn, org).await?;
+        let evaluation = Evaluation::new(&policy, rows.iter().map(subject).collect());
+        Ok(Self { topology, evaluation })
+    }
+
+    /// Returns every node that sees this one, and the node itself.
+    pub(crate) fn circle(&self, node: NodeId) -> BTreeSet<NodeId> {
+        let mut circle = self.evaluation.seers(node);
+        circle.insert(node);
+        circle
+    }
+
+    /// Returns what a person sees: what their nodes may reach beside their own.
+    pub(crate) fn sight(&self, person: UserId) -> Sight {
+        let nodes = self.evaluation.nodes();
+        let own = nodes.iter().filter(|node| node.owner == Some(person));
+        let reached = own.flat_map(|node| self.evaluation.reached_by(node.id));
+        let reached = reached.map(|number| &nodes[number]);
+        Sight {
+            person,
+            reached: reached
+                .filter(|node| node.owner != Some(person))
+                .map(|node| node.id)
+                .collect(),
+        }
+    }
+}
+
+/// Returns what a caller sees; `None` for all of the org.
+pub(crate) async fn sight(app: &App, conn: &mut Conn, caller: &Caller) -> Result<Sight, StoreError> {
+    Ok(app.reaches.of(conn, caller.org).await?.sight(caller.user))
+}
+
+/// Returns the policy of an org as it is stored, or the standard one.
+pub(crate) async fn in_force(conn: &mut Conn, org: OrgId) -> Result<Policy, StoreError> {
+    let column = "document";
+    match store::policies::find(conn, org).await? {
+        Some(row) => Policy::parse(&row.document).map_err(|_| StoreError::Unreadable { column }),
+        None => Ok(Policy::standard()),
+    }
+}
+
+/// What a policy knows of a node.
+pub(crate) fn subject(row: &NodeRow) -> Subject {
+    Subject {
+        id: row.node.id,
+        name: Some(row.name.clone()),
+        kind: row.node.kind,
+        tags: row.node.tags.iter().filter_map(|tag| tag.parse().ok()).collect(),
+        owner: row.node.owner_user_id,
+        blocks: blocks(row),
+    }
+}
+
+/// The addresses that a node sends from. IPv4 addresses repeat between orgs, so that the platform, which is in all of
+/// them, has IPv6 only.
+pub(crate) fn blocks(row: &NodeRow) -> Vec<AllowedIp> {
+    let ip6 = AllowedIp::host(row.node.mesh_ip6.into());
+    if row.node.kind == NodeKind::Platform {
+        return vec![ip6];
+    }
+    vec![AllowedIp::host(row.node.mesh_ip4.into()), ip6]
+}
