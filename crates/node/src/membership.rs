@@ -118,7 +118,11 @@ impl Membership {
     pub async fn restore(&self) {
         match self.state_dir.read_json::<Netmap>(FILE) {
             Ok(None) => {}
-            Ok(Some(netmap)) => {
+            Ok(Some(mut netmap)) => {
+                // An older build passed the packet filter over when it kept the map: as the one before, it is sent anew.
+                if netmap.filter.is_none() {
+                    netmap.generation.0 = netmap.generation.0.saturating_sub(1);
+                }
                 if let Err(reason) = self.offer(netmap).await {
                     tracing::warn!(reason, "the kept netmap is of no use");
                     let _ = self.state_dir.remove(FILE);

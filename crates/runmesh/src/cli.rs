@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agents, audit, auth_keys, expose, forward, invitations, keys, links, members, nodes, overview, relay,
-    run, runs, serve, sessions, status, threads, up,
+    agents, audit, auth_keys, expose, forward, invitations, keys, links, members, nodes, overview, policy,
+    relay, run, runs, serve, sessions, status, threads, up,
 };
 use crate::failure;
 
@@ -91,6 +91,11 @@ pub(crate) enum Command {
     Config(nodes::ConfigArgs),
     /// List the relays that nodes are given
     Relays,
+    /// Give a node tags, which the policy speaks of
+    Tag(policy::TagArgs),
+    /// Show, change and try out who may reach what inside the mesh
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Show who did what
     Audit(audit::AuditArgs),
     /// List the people of the org, add one, or take one out

@@ -20,6 +20,7 @@ pub(crate) mod links;
 pub(crate) mod members;
 pub(crate) mod nodes;
 pub(crate) mod overview;
+pub(crate) mod policy;
 pub(crate) mod relay;
 pub(crate) mod relays;
 pub(crate) mod run;
@@ -100,6 +101,8 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         Command::Revoke(args) => nodes::revoke(&args, &api).await,
         Command::Config(args) => nodes::config(&args, &api).await,
         Command::Relays => relays::list(&api).await,
+        Command::Tag(args) => policy::tag(args, &api).await,
+        Command::Policy(command) => policy::policy(command, &api).await,
         Command::Audit(args) => audit::list(args, &api).await,
         Command::Keys(command) => keys::keys(command, &api).await,
         Command::Members(command) => members::members(command, &api).await,

@@ -83,7 +83,7 @@ const COLUMNS: [Column; 8] = [
 ];
 
 /// The lines of one node.
-pub(crate) const FIELDS: [Column; 17] = [
+pub(crate) const FIELDS: [Column; 18] = [
     ("name", "/name"),
     ("dns name", "/dnsName"),
     ("id", "/id"),
@@ -98,6 +98,7 @@ pub(crate) const FIELDS: [Column; 17] = [
     ("mesh ip6", "/meshIp6"),
     ("public key", "/publicKey"),
     ("tags", "/tags"),
+    ("owner", "/ownerUserId"),
     ("last seen", "/lastSeenAt"),
     ("created", "/createdAt"),
     ("revoked", "/revokedAt"),
