@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Every command that has help of its own.
-const COMMANDS: [&[&str]; 34] = [
+const COMMANDS: &[&[&str]] = &[
     &[],
     &["serve"],
     &["relay"],
@@ -20,6 +20,17 @@ const COMMANDS: [&[&str]; 34] = [
     &["revoke"],
     &["config"],
     &["relays"],
+    &["auth-keys"],
+    &["auth-keys", "create"],
+    &["auth-keys", "list"],
+    &["auth-keys", "delete"],
+    &["tag"],
+    &["policy"],
+    &["policy", "get"],
+    &["policy", "set"],
+    &["policy", "check"],
+    &["policy", "test"],
+    &["policy", "explain"],
     &["audit"],
     &["members"],
     &["members", "create"],

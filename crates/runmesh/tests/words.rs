@@ -12,7 +12,7 @@ fn runmesh(arguments: &[&str]) -> Output {
 }
 
 /// Every command of the documentation, and nothing else: a word is a promise.
-const COMMANDS: [&str; 24] = [
+const COMMANDS: &[&str] = &[
     "serve",
     "relay",
     "up",
@@ -26,6 +26,9 @@ const COMMANDS: [&str; 24] = [
     "revoke",
     "config",
     "relays",
+    "auth-keys",
+    "tag",
+    "policy",
     "audit",
     "members",
     "keys",
