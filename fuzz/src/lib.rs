@@ -3,11 +3,14 @@
 //! `cargo fuzz run <target>` feeds these functions; a test of `mesh` replays the committed corpora through them on a
 //! stable compiler, so that what once failed cannot fail again unseen. A function panics when a promise is broken.
 
+mod reach;
+
+pub use reach::{filter, policy};
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mesh::control_stream::{Initiator, PIECE_MAX, Responder};
-use mesh::filter::{Filter, FilterDrop};
 use mesh::frame;
 use mesh::probe::Probe;
 use mesh::proxy::{Progress, Target, http_connect, socks5};
@@ -16,8 +19,8 @@ use mesh::relay::server::{Forward, Quota, RelayConfig, RelayServer, Source};
 use mesh::stun;
 use mesh::tunnel::{Mobility, PacketSink, PeerConfig, Received, Tunnel};
 use types::{
-    AllowedIp, Decision, Evaluation, Monotonic, NodeId, NodeKind, NodePrivateKey, NodePublicKey, Now,
-    PacketFilter, Policy, Realm, RelayTicket, Service, SigningPrivateKey, Subject, Timestamp, UserId,
+    AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayTicket, SigningPrivateKey,
+    Timestamp,
 };
 
 /// Feeds datagrams to a WireGuard tunnel with one peer.
@@ -160,92 +163,6 @@ pub fn probe(input: &[u8]) {
     if let Some(probe) = Probe::decode(input) {
         let written = probe.encode();
         assert_eq!(Probe::decode(&written), Some(probe));
-    }
-}
-
-/// Feeds packets to the packet filter.
-///
-/// The first byte chooses the rules: 0, none open anything; 1, some ports are open; 2, everything is. Then packets follow,
-/// each behind a byte whose lowest bit says that it leaves and whose other bits are its length.
-pub fn filter(input: &[u8]) {
-    let Some((mode, mut rest)) = input.split_first() else {
-        return;
-    };
-    let everybody = |ports: &str| PacketFilter::everybody(ports.parse().expect("ports"));
-    let rules = match mode % 3 {
-        0 => PacketFilter::default(),
-        1 => everybody("tcp:22"),
-        _ => everybody("*"),
-    };
-    let mut filter = Filter::default();
-    filter.set(Some(&rules));
-    let (mut incoming, mut left) = (0, false);
-    let mut now = Monotonic::from_start(Duration::from_secs(1000));
-    while let Some((head, after)) = rest.split_first() {
-        let (packet, after) = after.split_at(usize::from(head >> 1).min(after.len()));
-        rest = after;
-        now = now + Duration::from_secs(1);
-        if head & 1 != 0 {
-            filter.outgoing(packet, now);
-            left = true;
-            continue;
-        }
-        incoming += 1;
-        let verdict = filter.incoming(packet, now);
-        assert!(mode % 3 != 0 || left || verdict.is_err(), "it answers nothing");
-        assert!(
-            mode % 3 != 2 || verdict != Err(FilterDrop::Denied),
-            "everything is open"
-        );
-        if verdict.is_err() {
-            assert_eq!(filter.incoming(packet, now), verdict, "a refusal changes nothing");
-            incoming += 1;
-        }
-    }
-    let counters = filter.counters();
-    let dropped: u64 = counters.drops().map(|(_, count)| count).sum();
-    assert_eq!(counters.passed + dropped, incoming);
-}
-
-/// Reads a policy document, and compares what it means for a few nodes with what it means for each pair of them.
-pub fn policy(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else {
-        return;
-    };
-    let Ok(policy) = Policy::parse(text) else {
-        return;
-    };
-    assert_eq!(Policy::parse(&policy.to_text()).as_ref(), Ok(&policy));
-    let nodes: Vec<Subject> = (1..7).map(subject).collect();
-    let evaluation = Evaluation::new(&policy, nodes.clone());
-    for dst in nodes.iter().filter(|dst| dst.kind != NodeKind::Platform) {
-        let filter = evaluation.filter(dst.id);
-        for src in nodes.iter().filter(|src| src.id != dst.id) {
-            for service in [Service::Tcp(22), Service::Udp(53), Service::Icmp] {
-                let opens = filter.rules.iter().any(|rule| {
-                    let is_from = |block: &AllowedIp| block.contains(src.blocks[0].address());
-                    rule.from.iter().any(is_from) && rule.to.iter().any(|ports| ports.covers(service))
-                });
-                assert_eq!(opens, policy.decide(src, dst, service) != Decision::Deny);
-            }
-        }
-    }
-    let _ = policy.failures(&nodes);
-}
-
-fn subject(number: u8) -> Subject {
-    Subject {
-        id: NodeId::from_random([number; 16]),
-        name: format!("n{number}").parse().ok(),
-        kind: [NodeKind::Device, NodeKind::Sandbox, NodeKind::Platform][usize::from(number % 3)],
-        tags: ["ci", "prod"][..usize::from(number % 3)]
-            .iter()
-            .map(|tag| tag.parse().expect("a label"))
-            .collect(),
-        owner: number
-            .is_multiple_of(2)
-            .then(|| UserId::from_random([number % 4; 16])),
-        blocks: vec![AllowedIp::host(IpAddr::from([100, 64, 0, number]))],
     }
 }
 

@@ -75,6 +75,10 @@ fn errors_say_where_and_what() {
     check_refused(&at("src", "[]"), "grants[1].src", "empty");
     check_refused(&at("src", "7"), "grants[1].src", "expected a sequence");
     check_refused(r#"{"grants":[],"acls":[]}"#, "acls", "unknown field");
+}
+
+#[test]
+fn what_stands_outside_the_grants_is_checked_too() {
     check_refused(r#"[{},{},[],[]]"#, ".", "an object");
     check_refused(
         r#"{"grants":[[["*"],["*"],["*"],null]]}"#,
