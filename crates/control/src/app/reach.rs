@@ -131,3 +131,44 @@ pub(crate) fn blocks(row: &NodeRow) -> Vec<AllowedIp> {
     }
     vec![AllowedIp::host(row.node.mesh_ip4.into()), ip6]
 }
+
+#[cfg(test)]
+mod tests {
+    use types::{OrgId, SigningPrivateKey, Timestamp};
+
+    use super::*;
+    use crate::store::Store;
+    use crate::store::orgs::OrgRow;
+
+    #[tokio::test]
+    async fn what_was_worked_out_is_kept_until_it_means_something_else_or_others_come() {
+        let dir = tempfile::TempDir::new().expect("temporary directory");
+        let store = Store::open_sqlite(dir.path(), None).await.expect("SQLite");
+        let org = |number: usize| OrgId::from_random([u8::try_from(number).expect("few"); 16]);
+        let mut tx = store.write().await.expect("a write");
+        for number in 0..=KEPT_MAX {
+            let row = OrgRow {
+                id: org(number),
+                name: format!("org-{number}").parse().expect("a label"),
+                signing_key: SigningPrivateKey::from_random([1; 32]),
+                created_at: Timestamp::from_unix_ms(1),
+            };
+            store::orgs::insert(&mut tx, &row).await.expect("inserted");
+        }
+        let reaches = Reaches::default();
+        let first = reaches.of(&mut tx, org(0)).await.expect("worked out");
+        let again = reaches.of(&mut tx, org(0)).await.expect("kept");
+        assert!(Arc::ptr_eq(&first, &again));
+        store::orgs::raise_topology(&mut tx, org(0))
+            .await
+            .expect("raised");
+        let changed = reaches.of(&mut tx, org(0)).await.expect("worked out");
+        assert!(!Arc::ptr_eq(&first, &changed));
+        for number in 1..=KEPT_MAX {
+            reaches.of(&mut tx, org(number)).await.expect("worked out");
+        }
+        assert_eq!(reaches.kept().len(), KEPT_MAX);
+        assert!(reaches.known(org(0), 0).is_none(), "it was asked for longest ago");
+        assert!(reaches.known(org(1), 0).is_some());
+    }
+}

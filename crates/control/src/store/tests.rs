@@ -18,7 +18,8 @@ use super::links::LinkRow;
 use super::orgs::OrgRow;
 use super::sign_ins::SignInRow;
 use super::{
-    Store, StoreError, api_keys, audit, identities, invitations, links, nodes, orgs, scratch, sign_ins, users,
+    Store, StoreError, api_keys, audit, identities, invitations, links, nodes, orgs, policies, scratch,
+    sign_ins, users,
 };
 
 /// Every engine at hand, each with an empty database.
@@ -409,5 +410,38 @@ async fn a_subject_is_one_person_and_an_invitation_lets_one_in() {
         assert_eq!(elsewhere.expect("read"), None);
         let again = identities::insert(&mut tx, subject, ids[1], now).await;
         assert!(matches!(again, Err(StoreError::Taken)), "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn each_org_has_one_policy_and_counts_what_changes_its_meaning() {
+    for (store, _dir) in stores().await {
+        let (acme, other) = (org(1, "acme"), org(2, "other"));
+        let mut tx = store.write().await.expect("a write");
+        for org in [&acme, &other] {
+            orgs::insert(&mut tx, org).await.expect("inserted");
+        }
+        let row = |version: u64| policies::PolicyRow {
+            version,
+            document: format!("{{\"grants\":[{version}]}}"),
+            updated_at: at(5),
+            updated_by: None,
+        };
+        assert_eq!(policies::find(&mut tx, acme.id).await.expect("read"), None);
+        for version in [1, 2] {
+            policies::put(&mut tx, acme.id, &row(version))
+                .await
+                .expect("written");
+            let found = policies::find(&mut tx, acme.id).await.expect("read");
+            assert_eq!(found, Some(row(version)));
+        }
+        assert_eq!(policies::find(&mut tx, other.id).await.expect("read"), None);
+        let before = orgs::generation(&mut tx, acme.id).await.expect("read");
+        orgs::raise_topology(&mut tx, acme.id).await.expect("raised");
+        orgs::raise_generation(&mut tx, acme.id).await.expect("raised");
+        assert_eq!(orgs::topology(&mut tx, acme.id).await.expect("read"), 1);
+        assert_eq!(orgs::topology(&mut tx, other.id).await.expect("read"), 0);
+        let after = orgs::generation(&mut tx, acme.id).await.expect("read");
+        assert_eq!(after.0, before.0 + 2);
     }
 }
