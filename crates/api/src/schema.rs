@@ -246,11 +246,16 @@ impl PartialSchema for PolicyDocument {
                 .schema_type(Type::Object)
                 .additional_properties(Some(AdditionalProperties::FreeForm(false)))
         };
+        let or_null = |schema: RefOr<Schema>| {
+            let null = ObjectBuilder::new().schema_type(Type::Null);
+            OneOfBuilder::new().item(null).item(schema)
+        };
+        let port_number = integer(1).maximum(Some(65_535_usize));
         let grant = closed()
             .property("src", some(nodes("|platform)"), policy::SELECTORS_MAX))
             .property("dst", some(nodes(")|owner:self"), policy::SELECTORS_MAX))
             .property("ports", some(ports.into(), policy::PORTS_MAX))
-            .property("comment", DisplayText::schema())
+            .property("comment", or_null(DisplayText::schema()))
             .required("src")
             .required("dst")
             .required("ports");
@@ -258,7 +263,7 @@ impl PartialSchema for PolicyDocument {
             .property("src", nodes("|platform)"))
             .property("dst", nodes("|platform)"))
             .property("proto", Protocol::schema())
-            .property("port", integer(1).maximum(Some(65_535_usize)))
+            .property("port", or_null(port_number.into()))
             .property(
                 "expect",
                 names([json!("accept"), json!("deny")], "What must come of it."),
