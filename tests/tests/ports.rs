@@ -240,6 +240,35 @@ fn each_direction_ends_by_itself_and_a_cut_is_passed_on_as_a_cut() {
     );
 }
 
+#[test]
+fn a_reader_that_stalls_holds_up_the_writer_and_gets_everything_in_the_end() {
+    let pair = Pair::start(&[]);
+    let (go, waits) = std::sync::mpsc::channel::<()>();
+    let (counts, count) = std::sync::mpsc::channel();
+    let _exposed = pair.expose(server(move |mut stream| {
+        waits.recv().expect("the test says when");
+        counts.send(receive(&mut stream).len()).expect("the test waits");
+    }));
+    let (_forward, address) = pair.forward("laptop:8080");
+    let mut stream = connect(address);
+    stream
+        .set_write_timeout(Some(Duration::from_secs(2)))
+        .expect("a timeout");
+    let (bytes, mut sent) = (pattern(MIB), 0);
+    let stuck = loop {
+        match stream.write(&bytes) {
+            Ok(len) => sent += len,
+            Err(error) => break error.kind(),
+        }
+        assert!(sent < 64 * MIB, "nothing holds up the writer");
+    };
+    assert_eq!(stuck, ErrorKind::WouldBlock);
+    go.send(()).expect("the server waits");
+    stream.shutdown(Shutdown::Write).expect("finished");
+    let received = count.recv_timeout(STEP_TIMEOUT).expect("it ends");
+    assert_eq!(received, sent);
+}
+
 /// Closing it sends a reset.
 fn set_zero_linger(stream: &TcpStream) {
     let stream = stream.try_clone().expect("a handle");

@@ -10,6 +10,8 @@ const COMMANDS: &[&[&str]] = &[
     &["serve"],
     &["relay"],
     &["up"],
+    &["forward"],
+    &["expose"],
     &["status"],
     &["approve"],
     &["deny"],

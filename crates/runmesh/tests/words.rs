@@ -16,6 +16,8 @@ const COMMANDS: &[&str] = &[
     "serve",
     "relay",
     "up",
+    "forward",
+    "expose",
     "status",
     "approve",
     "deny",
