@@ -190,7 +190,8 @@ impl PeerPaths {
         self.absent.clear();
         let is_lost =
             matches!(self.current, Some(Endpoint::Relayed { relay, .. }) if !self.relays.contains(&relay));
-        if is_lost || self.current.is_none() {
+        // Without a session a direct endpoint is a guess, and the first packets must not be spent on it.
+        if is_lost || !self.has_session {
             self.fall_back(now);
         }
         self.update_handshake();

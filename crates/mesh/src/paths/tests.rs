@@ -125,6 +125,16 @@ impl Bench {
 }
 
 #[test]
+fn a_relay_that_comes_up_late_carries_what_comes_first() {
+    let mut paths = PeerPaths::new(key(2), Arc::default(), [7; 32]);
+    let now = Monotonic::from_start(Duration::from_secs(100));
+    paths.set_named(&[direct(1).remote().expect("direct")], now);
+    assert_eq!(paths.view().endpoint, Some(direct(1)), "there is nothing better");
+    paths.set_relays(vec![RelayId(key(9))], now);
+    assert_eq!(paths.view().endpoint, Some(relayed()));
+}
+
+#[test]
 fn a_path_is_used_when_it_answered_and_not_before() {
     let mut bench = Bench::new();
     bench.candidates(Mapping::EndpointIndependent, &[1]);
