@@ -152,6 +152,8 @@ impl Relays {
                 Some(relay) => RelayPoint {
                     id: record.id,
                     udp: vec![on_this_machine(relay.local_addr)],
+                    // How loopback maps tells nothing.
+                    stun: Vec::new(),
                     url: None,
                 },
                 None => RelayPoint::resolve(record).await,

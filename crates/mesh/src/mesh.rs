@@ -451,7 +451,8 @@ impl Mesh {
         let mut own_changed = false;
         let own = Arc::make_mut(&mut self.own);
         for view in self.relays.views() {
-            let observed = view.observed.filter(|_| view.is_up && !view.is_stream);
+            let observed = [view.observed, view.observed_besides];
+            let observed = observed.map(|address| address.filter(|_| view.is_up && !view.is_stream));
             own_changed |= own.set_observed(view.id, observed);
         }
         own_changed |= own.set_udp_blocked(self.relays.is_udp_blocked());

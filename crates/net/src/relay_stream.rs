@@ -37,6 +37,8 @@ pub struct RelayPoint {
     pub id: RelayId,
     /// Its UDP addresses.
     pub udp: Vec<SocketAddr>,
+    /// Where it answers STUN besides.
+    pub stun: Vec<SocketAddr>,
     /// Where its WebSocket is, `ws` or `wss`; none when it has none.
     pub url: Option<Url>,
 }
@@ -47,6 +49,7 @@ impl RelayPoint {
         Self {
             id: record.id,
             udp: resolve(&record.endpoints).await,
+            stun: resolve(&record.stun_endpoints).await,
             url: record.url.as_ref().and_then(|url| url.parse().ok()),
         }
     }
@@ -55,6 +58,7 @@ impl RelayPoint {
         RelayConfig {
             id: self.id,
             udp: self.udp,
+            stun: self.stun,
             has_stream: self.url.is_some(),
         }
     }

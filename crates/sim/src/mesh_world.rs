@@ -25,6 +25,9 @@ const NODE_PORT: u16 = 41_641;
 /// The UDP port of every relay.
 const RELAY_PORT: u16 = 3478;
 
+/// The UDP port of every relay that answers STUN besides.
+const STUN_PORT: u16 = 3479;
+
 /// A node of the world, by its number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeNumber(pub usize);
@@ -157,6 +160,7 @@ impl MeshWorld {
         let relays = self.relays.iter().map(|relay| RelayConfig {
             id: relay.server.id(),
             udp: vec![relay.address],
+            stun: vec![SocketAddr::new(relay.address.ip(), STUN_PORT)],
             has_stream: true,
         });
         mesh.set_relays(relays.collect(), self.now);
@@ -318,6 +322,10 @@ impl MeshWorld {
         let mono = self.now.mono;
         while let Some(arrival) = self.internet.take_arrival(mono) {
             if let Some(relay) = self.relays.iter().position(|relay| relay.host == arrival.host) {
+                if arrival.destination.port() == STUN_PORT {
+                    self.answer_stun(RelayNumber(relay), arrival.source, &arrival.bytes);
+                    continue;
+                }
                 let mut bytes = arrival.bytes;
                 let len = bytes.len();
                 self.at_relay(RelayNumber(relay), Source::Udp(arrival.source), &mut bytes, len);
@@ -368,6 +376,15 @@ impl MeshWorld {
         }
         for (to, frame) in forwarded.0 {
             self.send_from_relay(number, to, frame);
+        }
+    }
+
+    fn answer_stun(&mut self, number: RelayNumber, source: SocketAddr, request: &[u8]) {
+        let relay = &self.relays[number.0];
+        if let Some(transaction) = mesh::stun::parse_request(request).filter(|_| !relay.is_down) {
+            let answer = mesh::stun::response(transaction, source);
+            self.internet
+                .send(relay.host, STUN_PORT, source, answer, self.now.mono);
         }
     }
 

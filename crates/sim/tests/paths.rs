@@ -204,6 +204,29 @@ fn without_udp_the_relay_is_reached_over_tls_and_the_reason_says_so() {
 }
 
 #[test]
+fn one_relay_is_enough_to_say_that_both_nats_are_symmetric() {
+    for_each_seed(10, |seed| {
+        let mut world = MeshWorld::new(seed);
+        world.add_relay();
+        let hosts = [(); 2].map(|()| host(&mut world, Some(NatKind::SYMMETRIC)));
+        let [a, b] = hosts.map(|host| world.add_node(host));
+        world.run_for(SECOND);
+        world.introduce(a, b);
+        let mut pair = Pair {
+            world,
+            a,
+            b,
+            relays: [RelayNumber(0); 2],
+        };
+        pair.talk(10 * SECOND, &mut Expected::default());
+        for path in [pair.world.path(a, b), pair.world.path(b, a)] {
+            assert_eq!(path.kind, Some(PathKind::Relay));
+            assert_eq!(path.reason, PathReason::SymmetricBoth);
+        }
+    });
+}
+
+#[test]
 fn neighbours_talk_inside_their_own_network() {
     for_each_seed(10, |seed| {
         let mut world = MeshWorld::new(seed);

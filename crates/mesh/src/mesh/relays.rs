@@ -36,6 +36,8 @@ pub struct RelayConfig {
     pub id: RelayId,
     /// Its UDP addresses, best first; only those of a family that we have are of use.
     pub udp: Vec<SocketAddr>,
+    /// Where it answers STUN besides: what it sees there tells what our NAT does.
+    pub stun: Vec<SocketAddr>,
     /// Whether it can be reached over a WebSocket.
     pub has_stream: bool,
 }
@@ -51,6 +53,8 @@ pub struct RelayView {
     pub is_stream: bool,
     /// Our address as it sees it.
     pub observed: Option<SocketAddr>,
+    /// Our address as its second port sees it.
+    pub observed_besides: Option<SocketAddr>,
     /// How long it took to answer last.
     pub rtt: Option<Duration>,
     /// Whether it said that it stops soon.
@@ -75,6 +79,8 @@ struct Link {
     /// When the other transport is tried, and which request would answer that UDP works again.
     transport_due: Option<Monotonic>,
     question: Option<stun::TransactionId>,
+    /// Which request would tell how its second port sees us.
+    question_besides: Option<stun::TransactionId>,
     /// Whether UDP had no answer since it was tried last.
     is_udp_silent: bool,
 }
@@ -123,7 +129,7 @@ impl Relays {
         self.by_address = self
             .links
             .iter()
-            .flat_map(|(id, link)| link.config.udp.iter().map(|address| (*address, *id)))
+            .flat_map(|(id, link)| link.config.addresses().map(|address| (address, *id)))
             .collect();
         self.connect(now);
     }
@@ -190,6 +196,9 @@ impl Relays {
         for link in self.links.values_mut() {
             link.is_udp_silent = false;
             link.address = 0;
+            // Seen in the network that was left.
+            link.view.observed = None;
+            link.view.observed_besides = None;
             link.client.network_changed(now);
             link.transport_due = Some(now + UDP_PATIENCE);
         }
@@ -227,13 +236,13 @@ impl Relays {
         now: Monotonic,
     ) -> Option<Delivered<'a>> {
         let link = self.links.get_mut(&id)?;
-        if let Some((transaction, _)) = stun::parse_response(bytes) {
-            if link
-                .question
-                .take_if(|question| *question == transaction)
-                .is_some()
-            {
+        if let Some((transaction, observed)) = stun::parse_response(bytes) {
+            let is_it = |question: &mut stun::TransactionId| *question == transaction;
+            if link.question.take_if(is_it).is_some() {
                 self.back_to_udp(id, now);
+            } else if link.question_besides.take_if(is_it).is_some() {
+                self.events
+                    .extend(link.seen_besides(observed).map(|event| (id, event)));
             }
             return None;
         }
@@ -348,6 +357,11 @@ impl Relays {
             while let Some(event) = link.client.poll_event() {
                 link.note(event, now);
                 self.events.push_back((*id, event));
+                if matches!(event, ClientEvent::Up { .. } | ClientEvent::Confirmed { .. }) {
+                    let mut transaction = [0; 12];
+                    self.rng.fill_bytes(&mut transaction);
+                    self.out.extend(link.ask_besides(transaction));
+                }
             }
             while let Some(frame) = link.client.poll_transmit() {
                 let len = frame.len();
@@ -399,13 +413,7 @@ impl Relays {
         link.address = (link.address + 1) % link.config.udp.len().max(1);
         if let Some(to) = link.udp() {
             link.question = Some(transaction);
-            let bytes = stun::request(transaction).to_vec();
-            self.out.push_back(Output::Datagrams(Datagrams {
-                socket: SocketNumber::MAIN,
-                to,
-                segment_len: bytes.len(),
-                bytes,
-            }));
+            self.out.push_back(stun_request(to, transaction));
         }
     }
 
@@ -424,6 +432,22 @@ impl Relays {
     }
 }
 
+impl RelayConfig {
+    fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.udp.iter().chain(&self.stun).copied()
+    }
+}
+
+fn stun_request(to: SocketAddr, transaction: stun::TransactionId) -> Output {
+    let bytes = stun::request(transaction).to_vec();
+    Output::Datagrams(Datagrams {
+        socket: SocketNumber::MAIN,
+        to,
+        segment_len: bytes.len(),
+        bytes,
+    })
+}
+
 impl Link {
     fn new(
         config: RelayConfig,
@@ -438,6 +462,7 @@ impl Link {
             is_up: false,
             is_stream: false,
             observed: None,
+            observed_besides: None,
             rtt: None,
             is_draining: false,
         };
@@ -449,12 +474,29 @@ impl Link {
             stream: Stream::Closed,
             transport_due: None,
             question: None,
+            question_besides: None,
             is_udp_silent: false,
         }
     }
 
     fn udp(&self) -> Option<SocketAddr> {
         self.config.udp.get(self.address).copied()
+    }
+
+    /// Asks how the relay's second port sees us, in the family in which the first one does.
+    fn ask_besides(&mut self, transaction: stun::TransactionId) -> Option<Output> {
+        let udp = self.udp().filter(|_| self.stream != Stream::Open)?;
+        let mut ports = self.config.stun.iter();
+        let to = ports.find(|port| port.is_ipv4() == udp.is_ipv4())?;
+        self.question_besides = Some(transaction);
+        Some(stun_request(*to, transaction))
+    }
+
+    /// Takes how the second port sees us; returns what tells of it when that is news.
+    fn seen_besides(&mut self, address: SocketAddr) -> Option<ClientEvent> {
+        let before = self.view.observed_besides.replace(address);
+        let (observed, rtt) = self.view.observed.zip(self.view.rtt)?;
+        (before != Some(address)).then_some(ClientEvent::Confirmed { observed, rtt })
     }
 
     /// Sends frames over what is in use.
@@ -488,6 +530,7 @@ impl Link {
             ClientEvent::Down => {
                 self.view.is_up = false;
                 self.view.observed = None;
+                self.view.observed_besides = None;
                 self.transport_due = Some(now + UDP_PATIENCE);
             }
             ClientEvent::Draining { .. } => self.view.is_draining = true,

@@ -12,8 +12,8 @@ use crate::probe::{CANDIDATES_MAX, Candidate, CandidateKind, Mapping, is_usable}
 pub struct OwnCandidates {
     local: BTreeSet<SocketAddr>,
     mapped: Option<SocketAddr>,
-    /// What each relay saw, by UDP.
-    observed: BTreeMap<RelayId, SocketAddr>,
+    /// What the two ports of each relay saw, by UDP.
+    observed: BTreeMap<RelayId, [Option<SocketAddr>; 2]>,
     /// What peers saw.
     seen_by_peers: BTreeSet<SocketAddr>,
     is_udp_blocked: bool,
@@ -50,12 +50,10 @@ impl OwnCandidates {
         self.recount()
     }
 
-    /// Takes our address as a relay sees it by UDP, or that the relay is gone.
-    pub fn set_observed(&mut self, relay: RelayId, address: Option<SocketAddr>) -> bool {
-        match address {
-            Some(address) => self.observed.insert(relay, address),
-            None => self.observed.remove(&relay),
-        };
+    /// Takes our address as a relay sees it by UDP at its port and at its second one, as far as it does.
+    pub fn set_observed(&mut self, relay: RelayId, addresses: [Option<SocketAddr>; 2]) -> bool {
+        self.observed.insert(relay, addresses);
+        self.observed.retain(|_, addresses| *addresses != [None; 2]);
         self.recount()
     }
 
@@ -98,7 +96,7 @@ impl OwnCandidates {
             }
         };
         // What NATs make of us first: should there be too many, those matter most.
-        for address in self.observed.values() {
+        for address in self.observed.values().flatten().flatten() {
             add(CandidateKind::Reflexive, *address);
         }
         if let Some(address) = self.mapped {
@@ -120,7 +118,8 @@ impl OwnCandidates {
         if self.is_udp_blocked {
             return Mapping::Blocked;
         }
-        let observations = self.observed.values().chain(&self.seen_by_peers);
+        let by_relays = self.observed.values().flatten().flatten();
+        let observations = by_relays.chain(&self.seen_by_peers);
         let v4: Vec<_> = observations.filter(|address| address.is_ipv4()).collect();
         let distinct: BTreeSet<_> = v4.iter().collect();
         match (v4.len(), distinct.len()) {
@@ -158,20 +157,35 @@ mod tests {
     fn one_outer_port_for_two_relays_is_endpoint_independent_and_two_are_not() {
         let mut own = OwnCandidates::default();
         assert!(own.set_local([at("192.168.1.2:5000")]));
-        assert!(own.set_observed(relay(1), Some(at("203.0.113.7:5000"))));
+        assert!(own.set_observed(relay(1), [Some(at("203.0.113.7:5000")), None]));
         assert_eq!(own.mapping(), Mapping::Unknown);
-        assert!(own.set_observed(relay(2), Some(at("203.0.113.7:5000"))));
+        assert!(own.set_observed(relay(2), [Some(at("203.0.113.7:5000")), None]));
         assert_eq!(own.mapping(), Mapping::EndpointIndependent);
-        assert!(!own.set_observed(relay(2), Some(at("203.0.113.7:5000"))));
-        assert!(own.set_observed(relay(2), Some(at("203.0.113.7:5001"))));
+        assert!(!own.set_observed(relay(2), [Some(at("203.0.113.7:5000")), None]));
+        assert!(own.set_observed(relay(2), [Some(at("203.0.113.7:5001")), None]));
         assert_eq!(own.mapping(), Mapping::EndpointDependent);
+    }
+
+    #[test]
+    fn the_second_port_of_one_relay_tells_as_much() {
+        for (second, mapping) in [
+            ("203.0.113.7:5000", Mapping::EndpointIndependent),
+            ("203.0.113.7:5001", Mapping::EndpointDependent),
+        ] {
+            let mut own = OwnCandidates::default();
+            own.set_local([at("192.168.1.2:5000")]);
+            own.set_observed(relay(1), [Some(at("203.0.113.7:5000")), Some(at(second))]);
+            assert_eq!(own.mapping(), mapping);
+            assert!(own.set_observed(relay(1), [None; 2]));
+            assert_eq!(own.mapping(), Mapping::Unknown);
+        }
     }
 
     #[test]
     fn a_peer_can_show_that_a_nat_maps_by_destination_and_a_neighbour_cannot() {
         let mut own = OwnCandidates::default();
         own.set_local([at("192.168.1.2:5000")]);
-        own.set_observed(relay(1), Some(at("203.0.113.7:5000")));
+        own.set_observed(relay(1), [Some(at("203.0.113.7:5000")), None]);
         assert!(!own.seen_by_peer(at("192.168.1.2:5000")));
         own.seen_by_peer(at("203.0.113.7:6666"));
         assert_eq!(own.mapping(), Mapping::EndpointDependent);
@@ -183,7 +197,7 @@ mod tests {
     fn without_nat_or_without_udp_it_is_known_at_once() {
         let mut own = OwnCandidates::default();
         own.set_local([at("203.0.113.7:5000")]);
-        own.set_observed(relay(1), Some(at("203.0.113.7:5000")));
+        own.set_observed(relay(1), [Some(at("203.0.113.7:5000")), None]);
         assert_eq!(own.mapping(), Mapping::EndpointIndependent);
         assert!(own.set_udp_blocked(true));
         assert_eq!(own.mapping(), Mapping::Blocked);
@@ -193,7 +207,7 @@ mod tests {
     fn candidates_are_few_and_each_is_named_once() {
         let mut own = OwnCandidates::default();
         own.set_local((1..=40).map(|host| at(&format!("10.0.0.{host}:5000"))));
-        own.set_observed(relay(1), Some(at("10.0.0.1:5000")));
+        own.set_observed(relay(1), [Some(at("10.0.0.1:5000")), None]);
         own.set_mapped(Some(at("203.0.113.7:5000")));
         assert_eq!(own.candidates().len(), CANDIDATES_MAX);
         let kinds: Vec<_> = own.candidates().iter().map(|candidate| candidate.kind).collect();
