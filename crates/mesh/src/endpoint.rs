@@ -45,6 +45,15 @@ impl Endpoint {
         }
     }
 
+    /// Returns our socket of a direct endpoint.
+    #[must_use]
+    pub fn socket(&self) -> Option<SocketNumber> {
+        match self {
+            Self::Direct { socket, .. } => Some(*socket),
+            Self::Relayed { .. } => None,
+        }
+    }
+
     /// Tells whether there is no relay on the way.
     #[must_use]
     pub fn is_direct(&self) -> bool {

@@ -21,5 +21,6 @@ pub mod tunnel;
 
 pub use endpoint::{Endpoint, SocketNumber};
 pub use mesh::{
-    Datagrams, Mesh, MeshEvent, MeshPeer, MeshTimer, Output, RelayConfig, RelayView, StreamFrames,
+    Datagrams, EXTRA_SOCKETS_MAX, GUESSES_AT_ONCE, Mesh, MeshEvent, MeshPeer, MeshTimer, Output, RelayConfig,
+    RelayView, StreamFrames,
 };

@@ -7,7 +7,7 @@
 //!   [`set_filter`](Mesh::set_filter).
 //! - *Inputs*: [`send_packets`](Mesh::send_packets), [`handle_datagrams`](Mesh::handle_datagrams),
 //!   [`handle_stream`](Mesh::handle_stream), [`stream_opened`](Mesh::stream_opened),
-//!   [`stream_closed`](Mesh::stream_closed), [`network_changed`](Mesh::network_changed),
+//!   [`stream_closed`](Mesh::stream_closed), [`socket_closed`](Mesh::socket_closed), [`network_changed`](Mesh::network_changed),
 //!   [`handle_timeout`](Mesh::handle_timeout). Decrypted packets that the filter lets pass leave through the sink handed in.
 //! - *Outputs*: [`poll_output`](Mesh::poll_output), [`poll_event`](Mesh::poll_event), each until `None`, then
 //!   [`poll_timeout`](Mesh::poll_timeout), which names the timer that is due first.
@@ -19,6 +19,7 @@
 mod peers;
 mod relays;
 mod seam;
+mod sockets;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +33,8 @@ use self::peers::Peers;
 use self::relays::Relays;
 pub use self::relays::{RelayConfig, RelayView};
 pub use self::seam::{Datagrams, MeshEvent, MeshPeer, MeshTimer, Output, StreamFrames};
+use self::sockets::Sockets;
+pub use self::sockets::{EXTRA_SOCKETS_MAX, GUESSES_AT_ONCE};
 use crate::endpoint::{Endpoint, SocketNumber};
 use crate::filter::{Filter, FilterCounters};
 use crate::paths::{Liveness, OwnCandidates, PathAction, PathView, PeerPaths};
@@ -50,6 +53,7 @@ pub struct Mesh {
     tunnel: Tunnel,
     peers: Peers,
     relays: Relays,
+    sockets: Sockets,
     own: Arc<OwnCandidates>,
     filter: Filter,
     rng: ChaCha20Rng,
@@ -66,6 +70,7 @@ impl Mesh {
             tunnel,
             peers: Peers::default(),
             relays: Relays::new(private_key, draw(&mut rng)),
+            sockets: Sockets::default(),
             own: Arc::default(),
             filter: Filter::default(),
             rng,
@@ -144,6 +149,7 @@ impl Mesh {
         self.tunnel.upsert_peer(config, now);
         if !is_managed {
             self.peers.remove(&key);
+            self.sockets.forget(&key);
             return;
         }
         let seed = draw(&mut self.rng);
@@ -160,6 +166,7 @@ impl Mesh {
     /// Forgets a peer and erases its sessions; tells whether there was one.
     pub fn remove_peer(&mut self, peer: &NodePublicKey) -> bool {
         self.peers.remove(peer);
+        self.sockets.forget(peer);
         self.tunnel.remove_peer(peer)
     }
 
@@ -283,8 +290,19 @@ impl Mesh {
         self.after_relays(now);
     }
 
+    /// A socket that was asked for could not be opened, or is broken and closed.
+    pub fn socket_closed(&mut self, socket: SocketNumber, now: Now) {
+        if let Some(owner) = self.sockets.broken(socket) {
+            self.with_paths(&owner, now, |paths, now| paths.socket_closed(socket, now));
+        }
+    }
+
     /// Returns the next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
+        // A socket must be there before anything is sent from it.
+        if let Some(output) = self.sockets.poll_output() {
+            return Some(output);
+        }
         if let Some(output) = self.relays.poll_output() {
             return Some(output);
         }
@@ -497,6 +515,12 @@ impl Mesh {
                 }
                 PathAction::CheckRelay(relay) => self.relays.check(relay, now.mono),
                 PathAction::Observed(address) => observed.push(address),
+                PathAction::Guess(count) => {
+                    let sockets = self.sockets.begin(*key, count);
+                    paths.guess_answered(sockets, now.mono);
+                }
+                PathAction::GuessOver => self.sockets.over(key),
+                PathAction::CloseSockets(gone) => self.sockets.close(&gone),
                 PathAction::Changed => {
                     let view = paths.view();
                     if self.events.len() < EVENTS_MAX {

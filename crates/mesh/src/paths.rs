@@ -3,6 +3,7 @@
 //! [`PeerPaths`] does this for one peer and `mesh::Mesh` has one for each; [`OwnCandidates`] is what we say of ourselves.
 //! Nothing here seals or sends: probes and choices come out as [`PathAction`]s.
 
+mod guess;
 mod own;
 mod peer;
 mod table;
@@ -58,3 +59,58 @@ pub const RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// The most direct endpoints of one peer that are tried at a time.
 pub const ENDPOINTS_MAX: usize = 32;
+
+/// How many sockets the end whose NAT maps by destination opens towards the other to have one of their ports guessed. With
+/// [`GUESS_PROBES`] of the 64,512 ports from 1024 on, one is met in 90 of 100 attempts: 1 − (1 − 144 ÷ 64,512)^1024.
+pub const GUESS_SOCKETS: usize = 144;
+
+/// How many ports the other end tries in one attempt, each once: some 90 kB, and as many entries in its own NAT.
+pub const GUESS_PROBES: usize = 1024;
+
+/// How often the next few sockets or ports are tried.
+pub const GUESS_TICK: Duration = Duration::from_millis(50);
+
+/// How many each time: 160 datagrams a second at most, from either end.
+pub const GUESS_BURST: usize = 8;
+
+/// How long the sockets of an attempt that met nothing stay open.
+pub const GUESS_TIME: Duration = Duration::from_secs(10);
+
+/// How often every such socket sends, so that its NAT remembers it: fewer than three times in an attempt.
+pub const GUESS_PASS: Duration = Duration::from_secs(4);
+
+/// How often the other end is asked to guess while the sockets are open: the question may be lost.
+pub const GUESS_OFFER_EVERY: Duration = Duration::from_secs(1);
+
+/// How long after the last port was tried an answer is waited for.
+pub const GUESS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long every socket that was met stays open after the first answered, until both ends have settled on one.
+pub const GUESS_SETTLE: Duration = Duration::from_secs(12);
+
+/// How long nothing is guessed after each failure in a row with one peer; after the last of these, that long each time. What
+/// failed before says little of another network, and is forgotten there.
+pub const GUESS_RESTS: [Duration; 3] = [
+    Duration::from_secs(300),
+    Duration::from_secs(1800),
+    Duration::from_secs(4 * 3600),
+];
+
+/// The least time between the beginnings of two attempts with one peer, whatever was forgotten: it is the peer who says in
+/// which network it is.
+pub const GUESS_GAP: Duration = Duration::from_secs(120);
+
+/// How long ago the last packet of either may be at most: a pair that says nothing guesses nothing.
+pub const GUESS_DEMAND: Duration = Duration::from_secs(30);
+
+/// How far beyond the ports that relays saw the next ones are looked for first when these lie close together.
+pub const GUESS_AHEAD: u16 = 192;
+
+/// The same, below.
+pub const GUESS_BEHIND: u16 = 64;
+
+/// How far apart two such ports may lie at most for a NAT that counts.
+pub const GUESS_STRIDE_MAX: u16 = 16;
+
+/// How many endpoints met by guessing are tried beyond [`ENDPOINTS_MAX`].
+pub const GUESSED_MAX: usize = 8;

@@ -9,9 +9,11 @@
 //! | 1 | Ping | zero 1, type 1, reserved 2, transaction 12 |
 //! | 2 | Pong | zero 1, type 1, reserved 2, transaction 12, address the Ping came from 18 (zeros when through a relay) |
 //! | 3 | Candidates | zero 1, type 1, count 1, mapping 1, then for each: kind 1, address 18 |
+//! | 4 | Guess | zero 1, type 1, step 1, reserved 1, seconds 2 (zero in an offer) |
 //!
 //! An address is 16 bytes of IPv6 (IPv4 mapped into it) and a port. Mapping: how the sender's NAT maps, in RFC 4787's
-//! words: 0 not known, 1 endpoint-independent, 2 endpoint-dependent; 3: the sender has no UDP at all.
+//! words: 0 not known, 1 endpoint-independent, 2 endpoint-dependent; 3: the sender has no UDP at all. Step of a Guess: 0,
+//! the sender's sockets are open towards you, guess their ports; 1, not now, ask again after so many seconds.
 
 use std::net::SocketAddr;
 
@@ -23,6 +25,9 @@ pub const CANDIDATES_MAX: usize = 16;
 const PING: u8 = 1;
 const PONG: u8 = 2;
 const CANDIDATES: u8 = 3;
+const GUESS: u8 = 4;
+const OFFER: u8 = 0;
+const LATER: u8 = 1;
 const HEADER_LEN: usize = 4;
 const TRANSACTION_LEN: usize = 12;
 
@@ -74,6 +79,10 @@ pub enum Probe {
     Pong(Transaction, Option<SocketAddr>),
     /// Where I may be reached.
     Candidates(Mapping, Vec<Candidate>),
+    /// My NAT gives every destination another port, and many of my sockets have sent to you: guess one of the ports.
+    GuessOffer,
+    /// Not now; ask again after so many seconds.
+    GuessLater(u16),
 }
 
 /// Tells whether the content of a data message is meant as a probe.
@@ -101,6 +110,8 @@ impl Probe {
                 }
                 bytes
             }
+            Self::GuessOffer => vec![0, GUESS, OFFER, 0, 0, 0],
+            Self::GuessLater(seconds) => [&[0, GUESS, LATER, 0], seconds.to_be_bytes().as_slice()].concat(),
         }
     }
 
@@ -124,6 +135,14 @@ impl Probe {
                 }
                 let candidates = list.chunks_exact(1 + ADDRESS_LEN).filter_map(candidate);
                 Some(Self::Candidates(mapping(header[3]), candidates.collect()))
+            }
+            [0, GUESS] => {
+                let seconds = u16::from_be_bytes(*body.first_chunk()?);
+                match header[2] {
+                    OFFER => Some(Self::GuessOffer),
+                    LATER => Some(Self::GuessLater(seconds)),
+                    _ => None,
+                }
             }
             _ => None,
         }
@@ -196,6 +215,9 @@ mod tests {
             0, 3, 1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1, 1, 2,
         ];
         check(Probe::Candidates(Mapping::EndpointDependent, candidates), &bytes);
+        check(Probe::GuessOffer, &[0, 4, 0, 0, 0, 0]);
+        check(Probe::GuessLater(258), &[0, 4, 1, 0, 1, 2]);
+        assert_eq!(Probe::decode(&[0, 4, 2, 0, 0, 0]), None);
     }
 
     #[test]
@@ -238,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_probe_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400), kind in 0_u8..5) {
+        fn any_bytes_are_a_probe_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400), kind in 0_u8..6) {
             let _ = Probe::decode(&bytes);
             let mut near = [vec![0, kind], bytes].concat();
             let _ = Probe::decode(&near);

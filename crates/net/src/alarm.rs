@@ -28,6 +28,11 @@ impl Alarm {
         const { assert!(N <= FDS_MAX, "more descriptors than an alarm has room for") };
         self.0.wait(fds, until)
     }
+
+    /// Waits like [`Alarm::wait`], for any number of descriptors at the price of an allocation.
+    pub fn wait_for_many(&mut self, fds: Vec<PollFd<'_>>, until: Option<Monotonic>) -> Vec<PollFlags> {
+        self.0.wait_for_many(fds, until)
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -64,17 +69,7 @@ mod imp {
             fds: [PollFd<'_>; N],
             until: Option<Monotonic>,
         ) -> [PollFlags; N] {
-            // An alarm that is set too early costs one wait that ends early; setting it anew costs a call at every turn.
-            let suffices = until.is_none() || self.armed.is_some_and(|armed| Some(armed) <= until);
-            let timeout = if suffices || self.arm(until).is_ok() {
-                None
-            } else {
-                // Unheard of for a descriptor of our own; better to look again soon than to sleep for ever.
-                Some(Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 10_000_000,
-                })
-            };
+            let timeout = self.prepare(until);
             let mut all: [PollFd<'_>; FDS_MAX + 1] =
                 std::array::from_fn(|_| PollFd::new(&self.fd, PollFlags::IN));
             for (slot, fd) in all.iter_mut().zip(fds) {
@@ -85,11 +80,50 @@ mod imp {
                 return [PollFlags::empty(); N];
             }
             let ready = std::array::from_fn(|index| all[index].revents());
-            if !all[N].revents().is_empty() {
+            let has_struck = !all[N].revents().is_empty();
+            self.note(has_struck);
+            ready
+        }
+
+        pub(super) fn wait_for_many(
+            &mut self,
+            mut fds: Vec<PollFd<'_>>,
+            until: Option<Monotonic>,
+        ) -> Vec<PollFlags> {
+            let timeout = self.prepare(until);
+            let count = fds.len();
+            let mut all: Vec<_> = fds
+                .drain(..)
+                .chain([PollFd::new(&self.fd, PollFlags::IN)])
+                .collect();
+            if poll(&mut all, timeout.as_ref()).is_err() {
+                return vec![PollFlags::empty(); count];
+            }
+            let mut ready: Vec<_> = all.iter().map(PollFd::revents).collect();
+            let has_struck = ready.pop().is_some_and(|ready| !ready.is_empty());
+            self.note(has_struck);
+            ready
+        }
+
+        /// Sets the alarm; returns how long to wait at most, should that fail.
+        fn prepare(&mut self, until: Option<Monotonic>) -> Option<Timespec> {
+            // An alarm that is set too early costs one wait that ends early; setting it anew costs a call at every turn.
+            let suffices = until.is_none() || self.armed.is_some_and(|armed| Some(armed) <= until);
+            if suffices || self.arm(until).is_ok() {
+                return None;
+            }
+            // Unheard of for a descriptor of our own; better to look again soon than to sleep for ever.
+            Some(Timespec {
+                tv_sec: 0,
+                tv_nsec: 10_000_000,
+            })
+        }
+
+        fn note(&mut self, has_struck: bool) {
+            if has_struck {
                 let _ = rustix::io::read(&self.fd, &mut [0_u8; 8]);
                 self.armed = None;
             }
-            ready
         }
 
         fn arm(&mut self, until: Option<Monotonic>) -> rustix::io::Result<()> {
@@ -147,14 +181,29 @@ mod imp {
             fds: [PollFd<'_>; N],
             until: Option<Monotonic>,
         ) -> [PollFlags; N] {
-            let left = until.map(|until| until.since(self.0.mono()));
-            let timeout = left.map(|left| Timespec::try_from(left).unwrap_or_default());
+            let timeout = self.timeout(until);
             let mut fds = fds;
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) => fds.map(|fd| fd.revents()),
                 // An interrupted wait is a short one; nothing else can go wrong with descriptors of our own.
                 Err(_) => [PollFlags::empty(); N],
             }
+        }
+
+        pub(super) fn wait_for_many(
+            &mut self,
+            mut fds: Vec<PollFd<'_>>,
+            until: Option<Monotonic>,
+        ) -> Vec<PollFlags> {
+            match poll(&mut fds, self.timeout(until).as_ref()) {
+                Ok(_) => fds.iter().map(PollFd::revents).collect(),
+                Err(_) => vec![PollFlags::empty(); fds.len()],
+            }
+        }
+
+        fn timeout(&self, until: Option<Monotonic>) -> Option<Timespec> {
+            let left = until.map(|until| until.since(self.0.mono()));
+            left.map(|left| Timespec::try_from(left).unwrap_or_default())
         }
     }
 }
@@ -206,6 +255,31 @@ mod tests {
         let near = clock.mono() + Duration::from_millis(5);
         while clock.mono() < near {
             assert_eq!(wait(&mut alarm, &bells, Some(near)), [false, false]);
+        }
+    }
+
+    #[test]
+    fn many_descriptors_are_told_apart_and_their_wait_ends_at_its_time() {
+        let clock = Clock::new();
+        let bells: Vec<_> = (0..50).map(|_| Bell::new().expect("bell")).collect();
+        let mut alarm = Alarm::new().expect("alarm");
+        bells[17].ring();
+        let fds = || {
+            bells
+                .iter()
+                .map(|bell| PollFd::new(bell, PollFlags::IN))
+                .collect()
+        };
+        let ready = alarm.wait_for_many(fds(), None);
+        let rung: Vec<_> = (0..50)
+            .filter(|index| ready[*index].contains(PollFlags::IN))
+            .collect();
+        assert_eq!(rung, [17]);
+        bells[17].silence();
+        let until = clock.mono() + Duration::from_millis(20);
+        while clock.mono() < until {
+            let ready = alarm.wait_for_many(fds(), Some(until));
+            assert!(ready.iter().all(|ready| ready.is_empty()));
         }
     }
 

@@ -17,6 +17,6 @@ pub use dice::Dice;
 pub use internet::{HostId, Internet, NatId, Weather};
 pub use link::{Datagram, Faults, Link};
 pub use mesh_world::{Expected, MeshWorld, NodeNumber, RelayNumber};
-pub use nat::{NatKind, can_be_direct};
+pub use nat::{NatKind, can_be_direct, must_be_guessed};
 pub use seeds::for_each_seed;
 pub use world::{NodeId, World};

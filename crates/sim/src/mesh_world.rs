@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use mesh::relay::server::{Forward, Quota, RelayConfig as ServerConfig, RelayServer, Source};
 use mesh::tunnel::{Mobility, PacketSink};
-use mesh::{Mesh, MeshEvent, MeshPeer, Output, RelayConfig};
+use mesh::{EXTRA_SOCKETS_MAX, Mesh, MeshEvent, MeshPeer, Output, RelayConfig, SocketNumber};
 use types::{
     AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayId, RelayTicket, SigningPrivateKey,
     Timestamp,
 };
 
 use crate::dice::Dice;
-use crate::internet::{HostId, Internet};
+use crate::internet::{Arrival, HostId, Internet};
 use crate::packet;
 
 /// The UDP port of every node's main socket.
@@ -40,6 +40,9 @@ struct Node {
     host: HostId,
     mesh: Mesh,
     ip: Ipv4Addr,
+    /// The sockets besides the main one, and the most there ever were.
+    sockets: BTreeSet<SocketNumber>,
+    sockets_max: usize,
     /// Whether WebSockets to relays can be opened.
     has_tls: bool,
     received: BTreeMap<u64, Monotonic>,
@@ -169,6 +172,8 @@ impl MeshWorld {
             host,
             mesh,
             ip,
+            sockets: BTreeSet::new(),
+            sockets_max: 0,
             has_tls: true,
             received: BTreeMap::new(),
             events: Vec::new(),
@@ -235,6 +240,13 @@ impl MeshWorld {
     pub fn arrived(&self, packet: u64) -> Option<Monotonic> {
         let to = self.destinations.get(&packet)?;
         self.nodes[to.0].received.get(&packet).copied()
+    }
+
+    /// Returns how many sockets a node has besides the main one, and the most it ever had.
+    #[must_use]
+    pub fn extra_sockets(&self, node: NodeNumber) -> (usize, usize) {
+        let node = &self.nodes[node.0];
+        (node.sockets.len(), node.sockets_max)
     }
 
     /// Returns the mesh of a node.
@@ -330,7 +342,7 @@ impl MeshWorld {
                 let len = bytes.len();
                 self.at_relay(RelayNumber(relay), Source::Udp(arrival.source), &mut bytes, len);
             } else if let Some(node) = self.nodes.iter().position(|node| node.host == arrival.host) {
-                self.at_node(NodeNumber(node), arrival.source, arrival.bytes);
+                self.at_node(NodeNumber(node), arrival);
             }
         }
         while self.streams.front().is_some_and(|(at, _)| *at <= mono) {
@@ -340,13 +352,17 @@ impl MeshWorld {
         }
     }
 
-    fn at_node(&mut self, number: NodeNumber, source: SocketAddr, mut bytes: Vec<u8>) {
+    fn at_node(&mut self, number: NodeNumber, arrival: Arrival) {
         let now = self.now;
         let node = &mut self.nodes[number.0];
+        let socket = SocketNumber(arrival.destination.port().wrapping_sub(NODE_PORT));
+        if !node.has_socket(socket) {
+            return;
+        }
         let mut sink = Received::default();
-        let socket = mesh::SocketNumber::MAIN;
+        let mut bytes = arrival.bytes;
         node.mesh
-            .handle_datagrams(socket, source, &mut bytes, 0, &mut sink, now);
+            .handle_datagrams(socket, arrival.source, &mut bytes, 0, &mut sink, now);
         self.take_packets(number, sink);
         self.collect(number);
     }
@@ -476,9 +492,12 @@ impl MeshWorld {
         while let Some(output) = self.nodes[number.0].mesh.poll_output() {
             match output {
                 Output::Datagrams(datagrams) => {
-                    let host = self.nodes[number.0].host;
+                    let node = &self.nodes[number.0];
+                    if !node.has_socket(datagrams.socket) {
+                        continue;
+                    }
+                    let (host, port) = (node.host, NODE_PORT.wrapping_add(datagrams.socket.0));
                     for bytes in datagrams.bytes.chunks(datagrams.segment_len) {
-                        let port = NODE_PORT + datagrams.socket.0;
                         self.internet
                             .send(host, port, datagrams.to, bytes.to_vec(), self.now.mono);
                     }
@@ -497,6 +516,11 @@ impl MeshWorld {
                     let relay = self.relay_number(id);
                     self.push_stream(to_relay(number, relay, Some(Vec::new())));
                 }
+                Output::OpenSocket(socket) => self.nodes[number.0].open(socket),
+                Output::CloseSocket(socket) => {
+                    let was_open = self.nodes[number.0].sockets.remove(&socket);
+                    assert!(was_open, "a socket is closed once");
+                }
             }
         }
         while let Some(event) = self.nodes[number.0].mesh.poll_event() {
@@ -507,6 +531,18 @@ impl MeshWorld {
     fn relay_number(&self, id: RelayId) -> RelayNumber {
         let found = self.relays.iter().position(|relay| relay.server.id() == id);
         RelayNumber(found.expect("nodes know the relays of the world"))
+    }
+}
+
+impl Node {
+    fn has_socket(&self, socket: SocketNumber) -> bool {
+        socket == SocketNumber::MAIN || self.sockets.contains(&socket)
+    }
+
+    fn open(&mut self, socket: SocketNumber) {
+        assert!(self.sockets.insert(socket), "a socket is opened once");
+        assert!(self.sockets.len() <= EXTRA_SOCKETS_MAX, "too many sockets");
+        self.sockets_max = self.sockets_max.max(self.sockets.len());
     }
 }
 

@@ -32,6 +32,8 @@ pub struct NatKind {
     pub lifetime: Duration,
     /// Whether inner hosts reach each other by their outer addresses.
     pub hairpins: bool,
+    /// Whether one outer port follows the other when it cannot be the inner one; drawn otherwise.
+    pub counts: bool,
 }
 
 impl NatKind {
@@ -53,6 +55,7 @@ impl NatKind {
             filtering,
             lifetime: Duration::from_secs(120),
             hairpins: false,
+            counts: false,
         }
     }
 }
@@ -73,14 +76,16 @@ pub struct Nat {
     outer: IpAddr,
     ports: BTreeMap<(SocketAddr, Part), u16>,
     mappings: BTreeMap<u16, Mapping>,
+    last: u16,
     dice: Dice,
 }
 
 impl Nat {
     /// Makes a NAT with one outer address.
     #[must_use]
-    pub fn new(kind: NatKind, outer: IpAddr, dice: Dice) -> Self {
+    pub fn new(kind: NatKind, outer: IpAddr, mut dice: Dice) -> Self {
         Self {
+            last: dice.number(1024..65_536) as u16,
             kind,
             outer,
             ports: BTreeMap::new(),
@@ -164,7 +169,11 @@ impl Nat {
     }
 
     fn draw(&mut self) -> u16 {
-        self.dice.number(1024..65_536) as u16
+        if !self.kind.counts {
+            return self.dice.number(1024..65_536) as u16;
+        }
+        self.last = self.last.checked_add(1).unwrap_or(1024);
+        self.last
     }
 }
 
@@ -191,6 +200,15 @@ pub fn can_be_direct(one: Option<NatKind>, other: Option<NatKind>) -> bool {
         (false, true) => lets_any_port(other),
         (false, false) => false,
     }
+}
+
+/// Tells whether they can only reach each other by guessing a port: one maps by destination, the other lets in only the very
+/// port that was sent to.
+#[must_use]
+pub fn must_be_guessed(one: Option<NatKind>, other: Option<NatKind>) -> bool {
+    let is_foretold =
+        |kind: Option<NatKind>| kind.is_none_or(|kind| kind.mapping == Dependence::EndpointIndependent);
+    !can_be_direct(one, other) && is_foretold(one) != is_foretold(other)
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use sim::{Expected, HostId, MeshWorld, NatKind, NodeNumber, RelayNumber, can_be_direct, for_each_seed};
+use sim::{
+    Expected, HostId, MeshWorld, NatKind, NodeNumber, RelayNumber, can_be_direct, for_each_seed,
+    must_be_guessed,
+};
 use types::{PathKind, PathReason};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -84,13 +87,20 @@ fn every_pair_of_nats_connects_and_directly_where_it_can() {
                         pair.world.path(b, a)
                     );
                 }
-                pair.talk(10 * SECOND, &mut expected);
+                pair.talk(3 * SECOND, &mut expected);
                 assert_eq!(expected.missing(&pair.world), Vec::<u64>::new(), "{name}");
                 if !can_be_direct(one, other) {
+                    pair.talk(12 * SECOND, &mut expected);
                     let path = pair.world.path(a, b);
-                    assert_eq!(path.kind, Some(PathKind::Relay), "{name}");
-                    let reasons = [PathReason::SymmetricBoth, PathReason::SymmetricOne];
-                    assert!(reasons.contains(&path.reason), "{name}: {path:?}");
+                    let is_lucky = must_be_guessed(one, other) && path.kind == Some(PathKind::Direct);
+                    let reason = match must_be_guessed(one, other) {
+                        _ if is_lucky => PathReason::EndpointAnswered,
+                        true => PathReason::SymmetricOne,
+                        false => PathReason::SymmetricBoth,
+                    };
+                    assert_eq!(path.reason, reason, "{name}: {path:?}");
+                    let guessed = [a, b].map(|node| pair.world.extra_sockets(node).1 > 0);
+                    assert_eq!(guessed.contains(&true), must_be_guessed(one, other), "{name}");
                 }
             });
         }

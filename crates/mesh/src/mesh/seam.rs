@@ -65,6 +65,11 @@ pub enum Output {
     OpenStream(RelayId),
     /// Close it.
     CloseStream(RelayId),
+    /// Open another UDP socket, on any port of the main socket's address. Until it is open, and when it cannot be, what it
+    /// should send is dropped.
+    OpenSocket(SocketNumber),
+    /// Close it, and drop what it has still to send.
+    CloseSocket(SocketNumber),
 }
 
 /// Something that happened.

@@ -13,10 +13,12 @@
 //! - *Inputs*: [`set_relays`](PeerPaths::set_relays), [`set_named`](PeerPaths::set_named), [`session`](PeerPaths::session),
 //!   [`wanted`](PeerPaths::wanted), [`heard`](PeerPaths::heard), [`own_changed`](PeerPaths::own_changed),
 //!   [`network_changed`](PeerPaths::network_changed), [`not_here`](PeerPaths::not_here),
-//!   [`handle_probe`](PeerPaths::handle_probe), [`handle_timeout`](PeerPaths::handle_timeout).
+//!   [`handle_probe`](PeerPaths::handle_probe), [`guess_answered`](PeerPaths::guess_answered),
+//!   [`socket_closed`](PeerPaths::socket_closed), [`handle_timeout`](PeerPaths::handle_timeout).
 //! - *Outputs*: [`poll_action`](PeerPaths::poll_action) until `None`, then [`poll_timeout`](PeerPaths::poll_timeout).
 //! - *Questions*: [`view`](PeerPaths::view).
 
+mod guessing;
 mod liveness;
 mod reason;
 mod search;
@@ -31,9 +33,10 @@ use rand_core::{Rng as _, SeedableRng as _};
 use types::{Monotonic, NodePublicKey, PathKind, PathReason, RelayId};
 
 use super::RETRY_MIN;
+use super::guess::{Guess, Memory};
 use super::own::OwnCandidates;
 use super::table::Table;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, SocketNumber};
 use crate::probe::{Mapping, Probe, Transaction};
 
 /// How many direct endpoints an initiation goes to when no relay carries it.
@@ -54,6 +57,12 @@ pub enum PathAction {
     CheckRelay(RelayId),
     /// The peer saw us at this address.
     Observed(SocketAddr),
+    /// May ports be guessed now, with so many sockets besides the main one? [`PeerPaths::guess_answered`] is the answer.
+    Guess(usize),
+    /// That attempt is over; its sockets may still be open.
+    GuessOver,
+    /// These sockets are not needed any more.
+    CloseSockets(Vec<SocketNumber>),
     /// The view changed.
     Changed,
 }
@@ -69,6 +78,8 @@ pub enum PathTimer {
     Liveness,
     /// A relay carries: try direct paths again.
     Retry,
+    /// The next few ports are guessed, or an attempt at it is over.
+    Guess,
 }
 
 /// What the tunnel knows of a peer's traffic.
@@ -106,6 +117,10 @@ pub struct PeerPaths {
     table: Table,
     own: Arc<OwnCandidates>,
     peer_mapping: Mapping,
+    /// Where relays see the peer, by IPv4.
+    peer_outer: Vec<SocketAddr>,
+    guess: Guess,
+    guesses: Memory,
     has_session: bool,
     /// Whether the peer ever sent a probe; before that it may be a plain WireGuard, and is where it was heard last.
     speaks_probes: bool,
@@ -141,6 +156,9 @@ impl PeerPaths {
             table: Table::default(),
             own,
             peer_mapping: Mapping::Unknown,
+            peer_outer: Vec::new(),
+            guess: Guess::Idle,
+            guesses: Memory::default(),
             has_session: false,
             speaks_probes: false,
             current: None,
@@ -201,7 +219,7 @@ impl PeerPaths {
     /// Takes the addresses that the netmap names for the peer.
     pub fn set_named(&mut self, addresses: &[SocketAddr], now: Monotonic) {
         let named: Vec<_> = addresses.iter().copied().map(Endpoint::from).collect();
-        if self.table.set_named(&named, now) && self.has_session && !self.is_direct() {
+        if self.table.set_named(&named, self.current, now) && self.has_session && !self.is_direct() {
             self.start_round(now);
         }
         if self.current.is_none() {
@@ -224,6 +242,7 @@ impl PeerPaths {
         } else {
             self.stop();
             self.fall_back(now);
+            self.close_sockets();
         }
         self.update_handshake();
         self.update_reason(now);
@@ -264,6 +283,8 @@ impl PeerPaths {
         self.has_searched = false;
         self.table.doubt_all();
         self.fall_back(now);
+        self.close_sockets();
+        self.guesses.forget();
         if self.has_session {
             self.start_round(now);
         }
@@ -306,13 +327,15 @@ impl PeerPaths {
                 let pong = Probe::Pong(transaction, source.remote());
                 self.actions.push_back(PathAction::Probe(source, pong));
                 if source.is_direct() {
-                    self.table.add(source);
+                    self.table.add_below(source, self.endpoints_max(source));
                     self.table.trigger(source, now);
                     self.ping_due(now);
                 }
             }
             Probe::Pong(transaction, seen) => self.on_pong(source, transaction, seen, now),
             Probe::Candidates(mapping, candidates) => self.on_candidates(mapping, &candidates, now),
+            Probe::GuessOffer => self.on_guess_offer(source, now),
+            Probe::GuessLater(seconds) => self.on_guess_later(seconds, now),
         }
         self.update_reason(now);
     }
@@ -331,6 +354,7 @@ impl PeerPaths {
             (self.round_end, PathTimer::RoundEnd),
             (self.liveness_due, PathTimer::Liveness),
             (self.retry_due, PathTimer::Retry),
+            (self.guess.due(), PathTimer::Guess),
         ]
         .into_iter()
         .filter_map(|(due, timer)| due.map(|due| (due, timer)))
@@ -346,6 +370,10 @@ impl PeerPaths {
             self.has_searched = true;
             self.table.end_round();
             self.schedule_retry(now);
+            self.consider_guess(liveness, now);
+        }
+        if is_due(self.guess.due()) {
+            self.guess_on(liveness, now);
         }
         if is_due(self.liveness_due) {
             self.liveness_due = None;
@@ -397,6 +425,7 @@ impl PeerPaths {
         self.retry_wait = RETRY_MIN;
         self.watch(now);
         self.actions.push_back(PathAction::Use(Some(endpoint)));
+        self.guess_met(now);
     }
 
     /// Sends data through the relay, or where the peer may be when there is none.

@@ -7,7 +7,7 @@ use types::Monotonic;
 
 use super::own::is_private;
 use super::{ENDPOINTS_MAX, PING_DELAYS, PROOF_LIFETIME};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, SocketNumber};
 use crate::probe::Transaction;
 
 /// How many of an endpoint's last pings may still be answered.
@@ -52,9 +52,9 @@ impl Table {
         self.0.keys().copied()
     }
 
-    /// Takes what the peer names now; what it does not name any more goes, but for what proved itself lately. Tells
-    /// whether there is anything new.
-    pub(super) fn set_named(&mut self, named: &[Endpoint], now: Monotonic) -> bool {
+    /// Takes what the peer names now; what it does not name any more goes, but for what is in use or proved itself lately.
+    /// Tells whether there is anything new.
+    pub(super) fn set_named(&mut self, named: &[Endpoint], used: Option<Endpoint>, now: Monotonic) -> bool {
         for entry in self.0.values_mut() {
             entry.is_named = false;
         }
@@ -62,22 +62,38 @@ impl Table {
         for endpoint in named {
             has_new |= self.add(*endpoint);
         }
-        self.0.retain(|_, entry| entry.is_named || entry.is_proven(now));
+        self.0
+            .retain(|endpoint, entry| entry.is_named || entry.is_proven(now) || used == Some(*endpoint));
         has_new
     }
 
     /// Adds an endpoint; tells whether it is new. Beyond the limit nothing is added.
     pub(super) fn add(&mut self, endpoint: Endpoint) -> bool {
+        self.add_below(endpoint, ENDPOINTS_MAX)
+    }
+
+    /// Adds an endpoint while there are fewer than `max`.
+    pub(super) fn add_below(&mut self, endpoint: Endpoint, max: usize) -> bool {
         let len = self.0.len();
         if let Some(entry) = self.0.get_mut(&endpoint) {
             entry.is_named = true;
             return false;
         }
-        if len >= ENDPOINTS_MAX {
+        if len >= max {
             return false;
         }
         self.0.insert(endpoint, Entry::new());
         true
+    }
+
+    /// Forgets every endpoint of a socket.
+    pub(super) fn remove_socket(&mut self, gone: SocketNumber) {
+        self.0.retain(|endpoint, _| endpoint.socket() != Some(gone));
+    }
+
+    /// Tells whether anything was heard on a socket: nothing else brings one of the extra ones in here.
+    pub(super) fn has_socket(&self, socket: SocketNumber) -> bool {
+        self.0.keys().any(|endpoint| endpoint.socket() == Some(socket))
     }
 
     /// Asks every endpoint anew, from now on.

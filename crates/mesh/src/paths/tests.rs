@@ -1,5 +1,7 @@
 //! The paths of one peer, told by hand what happens.
 
+mod guessing;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

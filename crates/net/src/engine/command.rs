@@ -88,12 +88,12 @@ impl Engine {
             let Ok(command) = self.commands.try_recv() else {
                 return;
             };
-            self.carry_out(command, now);
+            self.obey(command, now);
         }
         self.has_more = true;
     }
 
-    fn carry_out(&mut self, command: Command, now: Now) {
+    fn obey(&mut self, command: Command, now: Now) {
         match command {
             Command::Upsert {
                 config,
@@ -162,7 +162,7 @@ impl Engine {
         }
     }
 
-    fn upsert(&mut self, config: MeshPeer, mut locals: Vec<IpAddr>, now: Now) {
+    pub(super) fn upsert(&mut self, config: MeshPeer, mut locals: Vec<IpAddr>, now: Now) {
         locals.retain(|local| !local.is_unspecified() && !local.is_multicast());
         locals.truncate(LOCALS_MAX);
         let key = config.public_key;
@@ -208,7 +208,7 @@ impl Engine {
         }
     }
 
-    fn listen(&mut self, port: u16) -> Result<mpsc::Receiver<MeshStream>, ListenError> {
+    pub(super) fn listen(&mut self, port: u16) -> Result<mpsc::Receiver<MeshStream>, ListenError> {
         if port == 0 {
             return Err(ListenError::BadPort);
         }

@@ -6,6 +6,9 @@
 pub(crate) mod command;
 mod peer;
 mod peers;
+mod sockets;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,6 +24,7 @@ use types::{Monotonic, NodePublicKey, Now, RelayId};
 use self::command::Command;
 use self::peer::Peer;
 use self::peers::{Ingress, Peers};
+use self::sockets::ExtraSockets;
 use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::mesh_net::ConnectError;
@@ -62,6 +66,7 @@ pub(crate) struct Engine {
     clock: Clock,
     alarm: Alarm,
     socket: UdpSocket,
+    extra: ExtraSockets,
     received: ReceiveBuffer,
     mesh: Mesh,
     relay_streams: RelayStreams,
@@ -95,6 +100,7 @@ impl Engine {
         Self {
             clock: Clock::new(),
             alarm: parts.alarm,
+            extra: ExtraSockets::new(parts.socket.local_addr()),
             socket: parts.socket,
             received: ReceiveBuffer::default(),
             mesh: parts.mesh,
@@ -123,6 +129,7 @@ impl Engine {
             let now = self.clock.now();
             self.transmit();
             self.receive(now);
+            self.receive_extra(now);
             self.take_commands(now);
             self.visit_streams();
             self.fire_timers(now);
@@ -157,7 +164,9 @@ impl Engine {
         let has_work = std::mem::take(&mut self.has_more)
             || self.doorbell.bell.is_rung()
             || (!is_held_up && self.peers.has_dirty());
-        if !has_work {
+        if !self.extra.is_empty() {
+            self.wait_for_all(has_work);
+        } else if !has_work {
             let until = self.next_deadline();
             let mut interest = PollFlags::IN;
             if is_held_up {
@@ -172,6 +181,27 @@ impl Engine {
             self.alarm.wait(fds, until);
         }
         self.doorbell.bell.silence();
+    }
+
+    /// Waits for the extra sockets, too; while there is work, only looks at them.
+    fn wait_for_all(&mut self, has_work: bool) {
+        let until = if has_work {
+            Some(Monotonic::ZERO)
+        } else {
+            self.next_deadline()
+        };
+        let held_up = self.blocked.as_ref().map(|(datagrams, _)| datagrams.socket);
+        let mut fds: Vec<_> = self.extra.interests(held_up).collect();
+        fds.push(PollFd::new(&self.doorbell.bell, PollFlags::IN));
+        if self.resting.is_none() {
+            let room = match held_up {
+                Some(SocketNumber::MAIN) => PollFlags::OUT,
+                _ => PollFlags::empty(),
+            };
+            fds.push(PollFd::new(&self.socket, PollFlags::IN | room));
+        }
+        let ready = self.alarm.wait_for_many(fds, until);
+        self.extra.note_ready(&ready);
     }
 
     fn next_deadline(&self) -> Option<Monotonic> {
@@ -218,6 +248,35 @@ impl Engine {
             }
         }
         self.has_more = true;
+    }
+
+    /// Takes one round of what the extra sockets received; a flood of them waits for the next turn.
+    fn receive_extra(&mut self, now: Now) {
+        while let Some(number) = self.extra.take_ready() {
+            let (mesh, replies) = (&mut self.mesh, &mut self.replies);
+            let Some(socket) = self.extra.get_mut(number) else {
+                continue;
+            };
+            let mut sink = Ingress::new(&mut self.peers, &mut self.out, replies, now);
+            let mut broken = 0;
+            let received = socket.receive(&mut self.received, |batch| {
+                let (source, len) = (batch.source, batch.segment_len);
+                broken += contained(|| {
+                    mesh.handle_datagrams(number, source, batch.bytes, len, &mut sink, now);
+                });
+            });
+            self.peers.counters.batches_broken += broken;
+            self.seal_replies(now);
+            self.transmit();
+            if let Err(error) = &received {
+                tracing::debug!(%error, "receiving failed on an extra socket");
+                self.peers.counters.receives_refused += 1;
+            }
+            if self.extra.note_receive(number, received.is_err()) {
+                self.extra.close(number);
+                self.mesh.socket_closed(number, now);
+            }
+        }
     }
 
     fn note_receive_failure(&mut self, error: &std::io::Error, now: Now) {
@@ -340,7 +399,14 @@ impl Engine {
                 ref bytes,
                 ..
             } = datagrams;
-            match self.socket.send(to, bytes, segment_len, &mut sent) {
+            let socket = match datagrams.socket {
+                SocketNumber::MAIN => Some(&mut self.socket),
+                number => self.extra.get_mut(number),
+            };
+            let outcome = socket.map_or(SendOutcome::Dropped, |socket| {
+                socket.send(to, bytes, segment_len, &mut sent)
+            });
+            match outcome {
                 SendOutcome::Blocked => {
                     self.blocked = Some((datagrams, sent));
                     return;
@@ -352,24 +418,40 @@ impl Engine {
         }
     }
 
-    /// Returns the next datagrams to send; what goes to a WebSocket goes there on the way.
+    /// Returns the next datagrams to send; what else the core wants is done on the way.
     fn next_datagrams(&mut self) -> Option<(Datagrams, usize)> {
         loop {
-            match self.mesh.poll_output()? {
-                Output::Datagrams(datagrams) => return Some((datagrams, 0)),
-                Output::Stream(frames) => {
-                    self.relay_streams
-                        .send(frames.relay, &frames.bytes, frames.frame_len);
-                    self.mesh.recycle(frames.bytes);
-                }
-                Output::OpenStream(relay) => {
-                    if !self.relay_streams.open(relay) {
-                        self.mesh.stream_closed(relay, self.clock.now());
-                    }
-                }
-                Output::CloseStream(relay) => self.relay_streams.close(relay),
+            let output = self.mesh.poll_output()?;
+            if let Some(datagrams) = self.carry_out(output) {
+                return Some((datagrams, 0));
             }
         }
+    }
+
+    /// Does what the core wants, but for datagrams, which come back.
+    fn carry_out(&mut self, output: Output) -> Option<Datagrams> {
+        match output {
+            Output::Datagrams(datagrams) => return Some(datagrams),
+            Output::Stream(frames) => {
+                self.relay_streams
+                    .send(frames.relay, &frames.bytes, frames.frame_len);
+                self.mesh.recycle(frames.bytes);
+            }
+            Output::OpenStream(relay) => {
+                if !self.relay_streams.open(relay) {
+                    self.mesh.stream_closed(relay, self.clock.now());
+                }
+            }
+            Output::CloseStream(relay) => self.relay_streams.close(relay),
+            Output::OpenSocket(number) => {
+                if let Err(error) = self.extra.open(number) {
+                    tracing::debug!(%error, "no socket to guess with");
+                    self.mesh.socket_closed(number, self.clock.now());
+                }
+            }
+            Output::CloseSocket(number) => self.extra.close(number),
+        }
+        None
     }
 
     /// Takes a message of a relay's WebSocket.

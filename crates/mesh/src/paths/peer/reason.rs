@@ -37,7 +37,7 @@ impl PeerPaths {
         match (self.own.mapping(), self.peer_mapping) {
             (Mapping::Blocked, _) => PathReason::UdpBlocked,
             (_, Mapping::Blocked) => PathReason::PeerUdpBlocked,
-            _ if is_searching && !self.has_searched => PathReason::Probing,
+            _ if is_searching && !self.has_searched || self.guess.is_under_way() => PathReason::Probing,
             _ if self.table.is_empty() => PathReason::NoCandidate,
             (Mapping::EndpointDependent, Mapping::EndpointDependent) => PathReason::SymmetricBoth,
             (Mapping::EndpointDependent, _) | (_, Mapping::EndpointDependent) => PathReason::SymmetricOne,

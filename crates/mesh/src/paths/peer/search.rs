@@ -83,6 +83,7 @@ impl PeerPaths {
 
     pub(super) fn on_candidates(&mut self, mapping: Mapping, candidates: &[Candidate], now: Monotonic) {
         self.peer_mapping = mapping;
+        self.note_peer_outer(candidates);
         let mut has_new = false;
         for candidate in candidates {
             // Nobody else can name what our loopback reaches.
