@@ -59,7 +59,7 @@ fn all_help() -> String {
     let mut text = String::new();
     for words in COMMANDS {
         let mut command = Command::new(env!("CARGO_BIN_EXE_runmesh"));
-        command.args(words);
+        command.args(*words);
         if !words.contains(&"--version") {
             command.arg("--help");
         }

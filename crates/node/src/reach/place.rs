@@ -152,6 +152,7 @@ mod tests {
                 peer(4, "router", &["192.168.7.0/24"]),
             ],
             relays: Vec::new(),
+            filter: None,
             orchestrator: None,
         }
     }

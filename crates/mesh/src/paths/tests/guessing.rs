@@ -23,7 +23,7 @@ fn own(mapping: Mapping) -> OwnCandidates {
     };
     for (number, port) in (20..).zip(ports) {
         let seen = SocketAddr::from(([203, 0, 113, 9], 50_000 + port));
-        own.set_observed(RelayId(key(number)), Some(seen));
+        own.set_observed(RelayId(key(number)), [Some(seen), None]);
     }
     assert_eq!(own.mapping(), mapping);
     own
