@@ -231,6 +231,43 @@ fn bytes_survive_loss_doubling_and_disorder() {
     );
 }
 
+/// Both ends hold data for each other, both windows close, and packets are lost: what one end acknowledges must reach the
+/// other even so.
+#[test]
+fn an_echo_over_a_bad_line_never_stops_for_good() {
+    const HELD_MAX: usize = 65_536;
+    for (v6, seed) in [(true, 7), (false, 7), (true, 8), (true, 9)] {
+        let mut pair = Pair::new(StackConfig::default());
+        let (near, far) = pair.open(v6);
+        (pair.one_of, pair.random) = (20, seed);
+        let sent: Vec<u8> = (0..4_000_000_u32).map(|index| (index % 241) as u8).collect();
+        let (mut written, mut received, mut held) = (0, Vec::new(), Vec::new());
+        let mut heard = pair.now;
+        while received.len() < sent.len() {
+            written += pair.stacks[0].write(near, &sent[written..], pair.now);
+            pair.stacks[1].read(far, &mut |chunk| {
+                let taken = chunk.len().min(HELD_MAX - held.len());
+                held.extend_from_slice(&chunk[..taken]);
+                taken
+            });
+            held.drain(..pair.stacks[1].write(far, &held, pair.now));
+            let (bytes, _) = pair.read(0, near);
+            if !bytes.is_empty() {
+                heard = pair.now;
+            }
+            received.extend(bytes);
+            let silence = pair.now.since(heard);
+            assert!(
+                silence < Duration::from_secs(100),
+                "seed {seed}: {} bytes came",
+                received.len()
+            );
+            pair.pass(Duration::from_millis(10));
+        }
+        assert!(received == sent);
+    }
+}
+
 /// Writes an IPv4 packet from the first side to the second.
 fn ip4_packet(next_header: IpProtocol, payload: &[u8]) -> Vec<u8> {
     let repr = Ipv4Repr {
