@@ -1,7 +1,7 @@
 //! Connections between programs on this device and the mesh: what they reach at other nodes ([`forward`], [`proxy`]), and
 //! what they offer to them ([`expose`]).
 //!
-//! Everything is TCP, carried byte for byte with both ends' own ways of ending ([`mod@carry`]). Only what the netmap names
+//! Everything is TCP, carried byte for byte with both ends' own ways of ending (`carry`). Only what the netmap names
 //! can be reached: this is no way out to any other network.
 
 mod accept;
