@@ -249,7 +249,7 @@ impl Mesh {
     ) {
         let mut probes = Vec::new();
         if let Some(relay) = self.relays.whose(source, bytes) {
-            self.take_frames(relay, (bytes, segment_len), (sink, &mut probes), now);
+            self.take_frames((relay, false), (bytes, segment_len), (sink, &mut probes), now);
         } else {
             let received = Received {
                 source: Endpoint::Direct {
@@ -274,7 +274,7 @@ impl Mesh {
     pub fn handle_stream(&mut self, relay: RelayId, bytes: &mut [u8], sink: &mut impl PacketSink, now: Now) {
         let mut probes = Vec::new();
         let len = bytes.len();
-        self.take_frames(relay, (bytes, len), (sink, &mut probes), now);
+        self.take_frames((relay, true), (bytes, len), (sink, &mut probes), now);
         self.after_input(probes, now);
     }
 
@@ -366,10 +366,10 @@ impl Mesh {
         self.after_relays(now);
     }
 
-    /// Takes frames of a relay; datagrams in them go to the tunnel.
+    /// Takes frames of a relay, by UDP or over its WebSocket; datagrams in them go to the tunnel.
     fn take_frames(
         &mut self,
-        relay: RelayId,
+        (relay, is_from_stream): (RelayId, bool),
         (bytes, frame_len): (&mut [u8], usize),
         (sink, probes): (&mut impl PacketSink, &mut Vec<ReceivedProbe>),
         now: Now,
@@ -388,7 +388,8 @@ impl Mesh {
         };
         for frame in bytes.chunks_mut(frame_len) {
             let known = |key: &[u8; 32]| peers.whose_bytes(key);
-            let Some(delivered) = self.relays.handle_frame(relay, frame, known, now.mono) else {
+            let from = (relay, is_from_stream);
+            let Some(delivered) = self.relays.handle_frame(from, frame, known, now.mono) else {
                 continue;
             };
             let source = Endpoint::Relayed {
@@ -474,9 +475,13 @@ impl Mesh {
             own_changed |= own.set_observed(view.id, observed);
         }
         own_changed |= own.set_udp_blocked(self.relays.is_udp_blocked());
+        let leaving = self.relays.leaving();
         for key in self.peers.keys() {
             let common = self.relays.common(self.peers.homes(&key));
-            self.with_paths(&key, now, |paths, now| paths.set_relays(common, now));
+            self.with_paths(&key, now, |paths, now| {
+                paths.set_relays(common, now);
+                leaving.iter().for_each(|relay| paths.relay_leaves(*relay, now));
+            });
         }
         if own_changed {
             self.after_own(now);

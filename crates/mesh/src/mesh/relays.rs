@@ -24,6 +24,10 @@ const UDP_RETRY: Duration = Duration::from_secs(30);
 /// How long after its end a WebSocket is opened anew.
 const STREAM_RETRY: Duration = Duration::from_secs(5);
 
+/// How long a WebSocket stays open after UDP works again: what the relay had already sent there still comes in, and should
+/// the relay not answer by UDP after all, the WebSocket goes on.
+const STREAM_LINGER: Duration = Duration::from_secs(1);
+
 /// Another relay must be so much nearer to become home: a third and 10 ms.
 fn is_much_nearer(rtt: Duration, than: Duration) -> bool {
     rtt + Duration::from_millis(10) < than.mul_f64(2.0 / 3.0)
@@ -67,6 +71,8 @@ enum Stream {
     Closed,
     Opening,
     Open,
+    /// It still takes what comes, and nothing is sent there.
+    Leaving,
 }
 
 struct Link {
@@ -83,6 +89,8 @@ struct Link {
     question_besides: Option<stun::TransactionId>,
     /// Whether UDP had no answer since it was tried last.
     is_udp_silent: bool,
+    /// Whether the frame that is being looked at came over the WebSocket.
+    is_from_stream: bool,
 }
 
 pub(super) struct Relays {
@@ -172,6 +180,13 @@ impl Relays {
         common.into_iter().map(|(.., id)| id).collect()
     }
 
+    /// Returns the relays that said that they stop soon, when there is another one.
+    pub(super) fn leaving(&self) -> Vec<RelayId> {
+        let has_other = self.views().any(|view| view.is_up && !view.is_draining);
+        let leaving = self.views().filter(|view| view.is_draining && has_other);
+        leaving.map(|view| view.id).collect()
+    }
+
     /// Tells whether no relay answers by UDP although one is reached over TLS.
     pub(super) fn is_udp_blocked(&self) -> bool {
         let mut with_udp = self.links.values().filter(|link| !link.config.udp.is_empty());
@@ -230,12 +245,13 @@ impl Relays {
     /// Takes a frame of a relay, or its answer to a STUN request.
     pub(super) fn handle_frame<'a>(
         &mut self,
-        id: RelayId,
+        (id, is_from_stream): (RelayId, bool),
         bytes: &'a mut [u8],
         known: impl Fn(&[u8; 32]) -> Option<NodePublicKey>,
         now: Monotonic,
     ) -> Option<Delivered<'a>> {
         let link = self.links.get_mut(&id)?;
+        link.is_from_stream = is_from_stream;
         if let Some((transaction, observed)) = stun::parse_response(bytes) {
             let is_it = |question: &mut stun::TransactionId| *question == transaction;
             if link.question.take_if(is_it).is_some() {
@@ -400,6 +416,16 @@ impl Relays {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
+        if link.stream == Stream::Leaving {
+            if link.view.observed.is_some() {
+                link.stream = Stream::Closed;
+                self.out.push_back(Output::CloseStream(id));
+            } else {
+                link.stream = Stream::Open;
+                self.stream_opened(id, now);
+            }
+            return;
+        }
         if link.view.is_up && !link.view.is_stream {
             return;
         }
@@ -421,12 +447,18 @@ impl Relays {
     fn back_to_udp(&mut self, id: RelayId, now: Monotonic) {
         if let Some(link) = self.links.get_mut(&id) {
             link.is_udp_silent = false;
-            if std::mem::replace(&mut link.stream, Stream::Closed) != Stream::Closed {
+            let before = link.stream;
+            link.stream = match before {
+                Stream::Open | Stream::Leaving => Stream::Leaving,
+                Stream::Opening | Stream::Closed => Stream::Closed,
+            };
+            if before == Stream::Opening {
                 self.out.push_back(Output::CloseStream(id));
             }
             link.view.is_stream = false;
+            link.view.observed = None;
             link.client.network_changed(now);
-            link.transport_due = Some(now + UDP_PATIENCE);
+            link.transport_due = Some(now + link.patience());
         }
         self.collect(now);
     }
@@ -476,6 +508,16 @@ impl Link {
             question: None,
             question_besides: None,
             is_udp_silent: false,
+            is_from_stream: false,
+        }
+    }
+
+    /// How long UDP has to work before something else is done.
+    fn patience(&self) -> Duration {
+        if self.stream == Stream::Leaving {
+            STREAM_LINGER
+        } else {
+            UDP_PATIENCE
         }
     }
 
@@ -517,14 +559,22 @@ impl Link {
     }
 
     fn note(&mut self, event: ClientEvent, now: Monotonic) {
+        // A relay that takes us in anew has come back from whatever it announced.
+        self.view.is_draining &= !matches!(event, ClientEvent::Up { .. });
         match event {
             ClientEvent::Up { observed, rtt } | ClientEvent::Confirmed { observed, rtt } => {
                 self.view.is_up = true;
-                self.view.observed = Some(observed);
                 self.view.rtt = Some(rtt);
-                if !self.view.is_stream {
+                // What comes late over a WebSocket that is left says nothing of UDP.
+                if self.is_from_stream == self.view.is_stream {
+                    // Behind a NAT that started anew the second port's answer is of before.
+                    let is_same = self.view.observed == Some(observed);
+                    self.view.observed_besides = self.view.observed_besides.filter(|_| is_same);
+                    self.view.observed = Some(observed);
+                }
+                if !self.is_from_stream && !self.view.is_stream {
                     self.is_udp_silent = false;
-                    self.transport_due = None;
+                    self.transport_due = self.transport_due.filter(|_| self.stream == Stream::Leaving);
                 }
             }
             ClientEvent::Down => {

@@ -52,8 +52,12 @@ impl OwnCandidates {
 
     /// Takes our address as a relay sees it by UDP at its port and at its second one, as far as it does.
     pub fn set_observed(&mut self, relay: RelayId, addresses: [Option<SocketAddr>; 2]) -> bool {
-        self.observed.insert(relay, addresses);
+        let before = self.observed.insert(relay, addresses);
         self.observed.retain(|_, addresses| *addresses != [None; 2]);
+        if addresses[0].is_some() && before.and_then(|before| before[0]) != addresses[0] {
+            // Our NAT may have started anew, and what peers saw was before that.
+            self.seen_by_peers.clear();
+        }
         self.recount()
     }
 
@@ -118,8 +122,10 @@ impl OwnCandidates {
         if self.is_udp_blocked {
             return Mapping::Blocked;
         }
+        // A peer behind the same outer NAT sees what only the inner one did.
+        let outside = self.seen_by_peers.iter().filter(|seen| !is_private(seen.ip()));
         let by_relays = self.observed.values().flatten().flatten();
-        let observations = by_relays.chain(&self.seen_by_peers);
+        let observations = by_relays.chain(outside);
         let v4: Vec<_> = observations.filter(|address| address.is_ipv4()).collect();
         let distinct: BTreeSet<_> = v4.iter().collect();
         match (v4.len(), distinct.len()) {
@@ -131,10 +137,14 @@ impl OwnCandidates {
     }
 }
 
-/// Tells whether an address belongs to networks that are not routed on the internet, so that being near is likely.
+/// Tells whether an address belongs to networks that are not routed on the internet (those behind a provider's NAT,
+/// RFC 6598, among them), so that being near is likely.
 pub(super) fn is_private(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || ip.is_loopback(),
+        IpAddr::V4(ip) => {
+            let is_shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+            ip.is_private() || ip.is_link_local() || ip.is_loopback() || is_shared
+        }
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }
 }
@@ -201,6 +211,20 @@ mod tests {
         assert_eq!(own.mapping(), Mapping::EndpointIndependent);
         assert!(own.set_udp_blocked(true));
         assert_eq!(own.mapping(), Mapping::Blocked);
+    }
+
+    #[test]
+    fn what_peers_saw_before_the_nat_started_anew_or_from_within_says_nothing_of_it() {
+        let mut own = OwnCandidates::default();
+        own.set_observed(relay(1), [Some(at("203.0.113.7:5000")), None]);
+        own.set_observed(relay(2), [Some(at("203.0.113.7:5000")), None]);
+        own.seen_by_peer(at("100.64.3.4:6000"));
+        assert_eq!(own.mapping(), Mapping::EndpointIndependent);
+        own.seen_by_peer(at("203.0.113.7:6000"));
+        assert_eq!(own.mapping(), Mapping::EndpointDependent);
+        own.set_observed(relay(1), [Some(at("203.0.113.7:7000")), None]);
+        own.set_observed(relay(2), [Some(at("203.0.113.7:7000")), None]);
+        assert_eq!(own.mapping(), Mapping::EndpointIndependent);
     }
 
     #[test]

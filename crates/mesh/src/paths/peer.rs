@@ -13,6 +13,7 @@
 //! - *Inputs*: [`set_relays`](PeerPaths::set_relays), [`set_named`](PeerPaths::set_named), [`session`](PeerPaths::session),
 //!   [`wanted`](PeerPaths::wanted), [`heard`](PeerPaths::heard), [`own_changed`](PeerPaths::own_changed),
 //!   [`network_changed`](PeerPaths::network_changed), [`not_here`](PeerPaths::not_here),
+//!   [`relay_leaves`](PeerPaths::relay_leaves),
 //!   [`handle_probe`](PeerPaths::handle_probe), [`guess_answered`](PeerPaths::guess_answered),
 //!   [`socket_closed`](PeerPaths::socket_closed), [`handle_timeout`](PeerPaths::handle_timeout).
 //! - *Outputs*: [`poll_action`](PeerPaths::poll_action) until `None`, then [`poll_timeout`](PeerPaths::poll_timeout).
@@ -138,8 +139,8 @@ pub struct PeerPaths {
     /// A ping through the relay that waits for its answer.
     relay_ping: Option<(Transaction, Monotonic)>,
     relay_rtt: Option<Duration>,
-    /// When the peer answered through the relay last.
-    relay_heard: Option<Monotonic>,
+    /// Through which relay the peer answered last, and when.
+    relay_heard: Option<(RelayId, Monotonic)>,
     actions: VecDeque<PathAction>,
     told: Option<PathView>,
 }
@@ -304,6 +305,16 @@ impl PeerPaths {
         self.update_reason(now);
     }
 
+    /// A relay stops soon: another one is used, if there is one.
+    pub fn relay_leaves(&mut self, relay: RelayId, now: Monotonic) {
+        let is_used =
+            matches!(self.current, Some(Endpoint::Relayed { relay: current, .. }) if current == relay);
+        if is_used && self.relayed() != self.current {
+            self.fall_back(now);
+            self.update_reason(now);
+        }
+    }
+
     /// An authentic datagram came from another endpoint than the one before. A peer that answers no probes cannot prove a
     /// path: it is followed as WireGuard would.
     pub fn heard(&mut self, from: Endpoint, now: Monotonic) {
@@ -327,13 +338,17 @@ impl PeerPaths {
                 let pong = Probe::Pong(transaction, source.remote());
                 self.actions.push_back(PathAction::Probe(source, pong));
                 if source.is_direct() {
-                    self.table.add_below(source, self.endpoints_max(source));
+                    let max = self.endpoints_max(source);
+                    self.table.add_below(max, source, self.current, now);
                     self.table.trigger(source, now);
                     self.ping_due(now);
                 }
             }
             Probe::Pong(transaction, seen) => self.on_pong(source, transaction, seen, now),
-            Probe::Candidates(mapping, candidates) => self.on_candidates(mapping, &candidates, now),
+            Probe::Candidates(mapping, candidates) => {
+                self.doubt_after_news(source, now);
+                self.on_candidates(mapping, &candidates, now);
+            }
             Probe::GuessOffer => self.on_guess_offer(source, now),
             Probe::GuessLater(seconds) => self.on_guess_later(seconds, now),
         }

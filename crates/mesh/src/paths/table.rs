@@ -16,6 +16,10 @@ const PINGS_REMEMBERED: usize = 4;
 /// How soon after a ping or an answer an endpoint is not asked again because of the peer's own ping.
 const TRIGGER_GAP: Duration = Duration::from_millis(150);
 
+/// How long an endpoint that is neither named nor heard keeps its place when others need it: whoever names ever more is
+/// followed to [`ENDPOINTS_MAX`] of them in this time.
+const STALE_AFTER: Duration = Duration::from_secs(20);
+
 /// By how much another path must be faster to be worth a change: a fifth and a millisecond.
 fn is_much_faster(rtt: Duration, than: Duration) -> bool {
     rtt + Duration::from_millis(1) < than.mul_f64(0.8)
@@ -38,6 +42,8 @@ struct Entry {
     proof: Option<Proof>,
     /// Whether the peer still names it, or it proved itself.
     is_named: bool,
+    /// When it was named or heard last.
+    news: Monotonic,
 }
 
 #[derive(Default)]
@@ -60,30 +66,46 @@ impl Table {
         }
         let mut has_new = false;
         for endpoint in named {
-            has_new |= self.add(*endpoint);
+            has_new |= self.add(*endpoint, used, now);
         }
         self.0
             .retain(|endpoint, entry| entry.is_named || entry.is_proven(now) || used == Some(*endpoint));
         has_new
     }
 
-    /// Adds an endpoint; tells whether it is new. Beyond the limit nothing is added.
-    pub(super) fn add(&mut self, endpoint: Endpoint) -> bool {
-        self.add_below(endpoint, ENDPOINTS_MAX)
+    /// Adds an endpoint; tells whether it is new. Beyond the limit it takes the place of a stale one, if there is one.
+    pub(super) fn add(&mut self, endpoint: Endpoint, used: Option<Endpoint>, now: Monotonic) -> bool {
+        self.add_below(ENDPOINTS_MAX, endpoint, used, now)
     }
 
     /// Adds an endpoint while there are fewer than `max`.
-    pub(super) fn add_below(&mut self, endpoint: Endpoint, max: usize) -> bool {
-        let len = self.0.len();
+    pub(super) fn add_below(
+        &mut self,
+        max: usize,
+        endpoint: Endpoint,
+        used: Option<Endpoint>,
+        now: Monotonic,
+    ) -> bool {
         if let Some(entry) = self.0.get_mut(&endpoint) {
             entry.is_named = true;
+            entry.news = now;
             return false;
         }
-        if len >= max {
+        if self.0.len() >= max && !self.remove_stale(used, now) {
             return false;
         }
-        self.0.insert(endpoint, Entry::new());
+        self.0.insert(endpoint, Entry::new(now));
         true
+    }
+
+    /// Makes room: a peer that often moves leaves behind what it was. Tells whether there was anything to remove.
+    fn remove_stale(&mut self, used: Option<Endpoint>, now: Monotonic) -> bool {
+        let is_stale = |(endpoint, entry): &(&Endpoint, &Entry)| {
+            now.since(entry.news) >= STALE_AFTER && !entry.is_proven(now) && used != Some(**endpoint)
+        };
+        let oldest = self.0.iter().filter(is_stale).min_by_key(|(_, entry)| entry.news);
+        let oldest = oldest.map(|(endpoint, _)| *endpoint);
+        oldest.is_some_and(|oldest| self.0.remove(&oldest).is_some())
     }
 
     /// Forgets every endpoint of a socket.
@@ -211,8 +233,9 @@ impl Table {
 }
 
 impl Entry {
-    fn new() -> Self {
+    fn new(now: Monotonic) -> Self {
         Self {
+            news: now,
             pings: [None; PINGS_REMEMBERED],
             sent: 0,
             last_ping: None,

@@ -214,6 +214,17 @@ fn a_peer_that_names_ever_more_addresses_is_not_followed() {
 }
 
 #[test]
+fn a_peer_that_has_been_in_many_networks_is_still_found_in_the_next() {
+    let mut bench = Bench::new();
+    for host in 1..=200 {
+        bench.candidates(Mapping::EndpointIndependent, &[host]);
+        let pinged = bench.pings(direct(host)).len();
+        assert_eq!(pinged, 1, "network {host}");
+        bench.pass(Duration::from_secs(2));
+    }
+}
+
+#[test]
 fn nobody_makes_us_send_to_our_own_loopback() {
     let mut bench = Bench::new();
     let own = Candidate {
@@ -239,6 +250,71 @@ fn a_silent_path_is_asked_and_given_up_within_two_seconds_of_sending() {
     let lost = lost.expect("given up");
     assert!(lost <= Duration::from_secs(2), "{lost:?}");
     assert_eq!(bench.paths.view().reason, PathReason::PathLost);
+}
+
+#[test]
+fn a_peer_that_speaks_through_the_relay_again_has_its_path_asked_at_once() {
+    for answers in [None, Some(direct(1))] {
+        let mut bench = Bench::new();
+        bench.promote(1);
+        bench.answers = answers;
+        bench.liveness.sent = Some(bench.now);
+        bench.liveness.heard = Some((direct(1), bench.now));
+        bench.candidates(Mapping::EndpointIndependent, &[1]);
+        bench.pass(UNANSWERED_MAX * ANSWER_TIMEOUT + MS);
+        let kind = if answers.is_some() {
+            PathKind::Direct
+        } else {
+            PathKind::Relay
+        };
+        assert_eq!(bench.kind(), Some(kind));
+    }
+}
+
+#[test]
+fn a_relay_through_which_the_peer_does_not_answer_is_passed_over_and_tried_again() {
+    let other = Endpoint::Relayed {
+        relay: RelayId(key(8)),
+        peer: key(2),
+    };
+    let mut bench = Bench::new();
+    bench
+        .paths
+        .set_relays(vec![RelayId(key(9)), RelayId(key(8))], bench.now);
+    bench.hear(relayed(), Probe::Ping([1; 12]));
+    let mut used = Vec::new();
+    for _ in 0..80 {
+        bench.liveness.sent = Some(bench.now);
+        // What is heard another way says nothing of this relay.
+        bench.liveness.heard = Some((direct(1), bench.now));
+        bench.pass(50 * MS);
+        let endpoint = bench.paths.view().endpoint;
+        if used.last() != Some(&endpoint) {
+            used.push(endpoint);
+        }
+    }
+    assert!(
+        used.starts_with(&[Some(relayed()), Some(other), Some(relayed())]),
+        "{used:?}"
+    );
+}
+
+#[test]
+fn a_relay_that_stops_soon_is_left_for_another_and_kept_when_there_is_none() {
+    let mut bench = Bench::new();
+    bench.paths.relay_leaves(RelayId(key(9)), bench.now);
+    assert_eq!(bench.paths.view().endpoint, Some(relayed()));
+    bench
+        .paths
+        .set_relays(vec![RelayId(key(8)), RelayId(key(9))], bench.now);
+    assert_eq!(
+        bench.paths.view().endpoint,
+        Some(relayed()),
+        "a change of order moves nothing"
+    );
+    bench.paths.relay_leaves(RelayId(key(9)), bench.now);
+    let left = bench.paths.view().endpoint;
+    assert!(matches!(left, Some(Endpoint::Relayed { relay, .. }) if relay == RelayId(key(8))));
 }
 
 #[test]

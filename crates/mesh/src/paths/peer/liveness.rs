@@ -35,24 +35,45 @@ impl PeerPaths {
         }
     }
 
-    /// When we send through a relay and hear nothing, either the relay is gone or the peer: both are asked.
+    /// When we send through a relay and hear nothing, either the relay is gone or the peer, or the relay still sends to where
+    /// the peer is no more: both are asked, and when the peer does not answer through this relay, another one carries.
     pub(super) fn look_at_relay(&mut self, relay: RelayId, liveness: Liveness, now: Monotonic) {
         // What came another way says nothing of this one.
         let heard = liveness.heard.filter(|(from, _)| Some(*from) == self.current);
-        let heard = heard.map(|(_, at)| at).max(self.relay_heard);
+        let answered = self.relay_heard.filter(|(through, _)| *through == relay);
+        let heard = heard.map(|(_, at)| at).max(answered.map(|(_, at)| at));
         let is_silent = heard.is_none_or(|heard| now.since(heard) >= RELAY_SILENCE_MAX);
         let is_sending = liveness
             .sent
             .is_some_and(|sent| now.since(sent) <= 2 * SILENCE_MAX);
-        if is_sending && is_silent {
-            self.actions.push_back(PathAction::CheckRelay(relay));
-            if let Some(relayed) = self.relayed() {
-                self.ping_relayed(relayed, now);
-            }
-        }
         if is_sending {
             self.watch(now);
         }
+        if !is_sending || !is_silent {
+            self.unanswered = 0;
+            return;
+        }
+        self.actions.push_back(PathAction::CheckRelay(relay));
+        if self.unanswered >= UNANSWERED_MAX && self.relays.len() > 1 {
+            self.pass_over(relay, now);
+        }
+        self.unanswered += 1;
+        if let Some(current) = self.current {
+            self.ping_relayed(current, now);
+        }
+    }
+
+    /// The peer is not met at this relay: another one carries until it is.
+    fn pass_over(&mut self, relay: RelayId, now: Monotonic) {
+        if !self.absent.contains(&relay) {
+            self.absent.push(relay);
+        }
+        if self.relays.iter().all(|relay| self.absent.contains(relay)) {
+            // It may be at any of them again.
+            self.absent.retain(|absent| *absent == relay);
+        }
+        self.fall_back(now);
+        self.update_handshake();
     }
 
     pub(super) fn look_at_direct(&mut self, current: Endpoint, liveness: Liveness, now: Monotonic) {
@@ -67,7 +88,13 @@ impl PeerPaths {
         let is_sending = liveness
             .sent
             .is_some_and(|sent| now.since(sent) <= 2 * SILENCE_MAX);
-        if is_sending && silence < SILENCE_MAX {
+        // A question is answered by what is heard after it.
+        let silence_max = if self.unanswered == 0 {
+            SILENCE_MAX
+        } else {
+            ANSWER_TIMEOUT
+        };
+        if is_sending && silence < silence_max {
             self.unanswered = 0;
             self.watch(now);
         } else if is_sending || self.unanswered > 0 || (silence >= KEEP_OPEN && idle < KEEP_OPEN_FOR) {
@@ -77,6 +104,15 @@ impl PeerPaths {
         } else {
             // Whoever wants to send next starts again, by way of the relay.
             self.stop();
+        }
+    }
+
+    /// A peer that tells through a relay where it is does not use the direct path any more: perhaps it has moved, and then
+    /// waiting for silence would cost a second.
+    pub(super) fn doubt_after_news(&mut self, source: Endpoint, now: Monotonic) {
+        let is_news = !source.is_direct() && self.is_direct() && self.unanswered == 0;
+        if let Some(current) = self.current.filter(|_| is_news) {
+            self.question(current, now);
         }
     }
 

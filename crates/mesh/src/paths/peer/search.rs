@@ -59,11 +59,11 @@ impl PeerPaths {
         seen: Option<SocketAddr>,
         now: Monotonic,
     ) {
-        if let Endpoint::Relayed { .. } = source {
+        if let Endpoint::Relayed { relay, .. } = source {
+            self.relay_heard = Some((relay, now));
             if let Some((_, sent)) = self.relay_ping.filter(|(id, _)| *id == transaction) {
                 self.relay_ping = None;
                 self.relay_rtt = Some(now.since(sent));
-                self.relay_heard = Some(now);
             }
             return;
         }
@@ -88,7 +88,7 @@ impl PeerPaths {
         for candidate in candidates {
             // Nobody else can name what our loopback reaches.
             if !candidate.address.ip().is_loopback() {
-                has_new |= self.table.add(candidate.address.into());
+                has_new |= self.table.add(candidate.address.into(), self.current, now);
             }
         }
         let is_searching = self.round_end.is_some();
