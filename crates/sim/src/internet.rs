@@ -160,6 +160,25 @@ impl Internet {
         self.hosts[host.0].is_offline
     }
 
+    /// Returns the NATs between a host and the public network, its own first.
+    #[must_use]
+    pub fn chain(&self, host: HostId) -> Vec<(NatId, NatKind)> {
+        let next = |nat: &NatId| self.nats[nat.0].behind;
+        let chain = std::iter::successors(self.hosts[host.0].nat, next);
+        chain.map(|nat| (nat, self.nats[nat.0].nat.kind())).collect()
+    }
+
+    /// Tells whether UDP is blocked for a host.
+    #[must_use]
+    pub fn is_udp_blocked(&self, host: HostId) -> bool {
+        self.hosts[host.0].is_udp_blocked
+    }
+
+    /// Returns every NAT.
+    pub fn nats(&self) -> impl Iterator<Item = NatId> + use<> {
+        (0..self.nats.len()).map(NatId)
+    }
+
     /// Returns a NAT.
     pub fn nat_mut(&mut self, nat: NatId) -> &mut Nat {
         &mut self.nats[nat.0].nat

@@ -2,15 +2,21 @@
 //!
 //! Nothing here is part of the product. There is no thread, socket or clock: a day passes as fast as the cores compute
 //! it, and a seed that failed fails again. `world`: WireGuard tunnels on a faulty network. `mesh_world`: whole nodes with
-//! relays, on an internet of NATs.
+//! relays, on an internet of NATs. `scenario`: random ones of these, held against the reference `model`. `figures`: measured
+//! ones.
 
 pub mod dice;
+pub mod figures;
 pub mod internet;
 pub mod link;
 pub mod mesh_world;
+pub mod model;
 pub mod nat;
 pub mod packet;
+pub mod report;
+pub mod scenario;
 pub mod seeds;
+pub mod transfer;
 pub mod world;
 
 pub use dice::Dice;

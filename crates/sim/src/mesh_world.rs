@@ -3,11 +3,13 @@
 //! The state machines are the product's; hosts, NATs, the weather and the relays' sockets are simulated. What must be true
 //! is checked by the tests and by [`MeshWorld`] itself: no packet comes out twice, changed, or at the wrong node.
 
+mod relays;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use mesh::relay::server::{Forward, Quota, RelayConfig as ServerConfig, RelayServer, Source};
+use mesh::relay::server::{Quota, RelayConfig as ServerConfig, RelayServer, Source};
 use mesh::tunnel::{Mobility, PacketSink};
 use mesh::{EXTRA_SOCKETS_MAX, Mesh, MeshEvent, MeshPeer, Output, RelayConfig, SocketNumber};
 use types::{
@@ -15,6 +17,7 @@ use types::{
     Timestamp,
 };
 
+use self::relays::{StreamMessage, to_relay};
 use crate::dice::Dice;
 use crate::internet::{Arrival, HostId, Internet};
 use crate::packet;
@@ -52,17 +55,9 @@ struct Node {
 struct Relay {
     host: HostId,
     address: SocketAddr,
+    key: NodePrivateKey,
     server: RelayServer,
     is_down: bool,
-}
-
-/// A message in a WebSocket, or its opening or end.
-struct StreamMessage {
-    node: NodeNumber,
-    relay: RelayNumber,
-    to_relay: bool,
-    /// `None` opens; an empty one closes.
-    bytes: Option<Vec<u8>>,
 }
 
 /// Nodes, relays and the internet between them.
@@ -112,19 +107,21 @@ impl MeshWorld {
     pub fn add_relay(&mut self) -> RelayNumber {
         let host = self.internet.add_host(None);
         let address = SocketAddr::new(self.internet.addresses(host)[0], RELAY_PORT);
-        let server = self.new_server();
+        let key = NodePrivateKey::from_random(self.dice.seed());
+        let server = self.new_server(key.clone());
         self.relays.push(Relay {
             host,
             address,
+            key,
             server,
             is_down: false,
         });
         RelayNumber(self.relays.len() - 1)
     }
 
-    fn new_server(&mut self) -> RelayServer {
+    fn new_server(&mut self, private_key: NodePrivateKey) -> RelayServer {
         RelayServer::new(ServerConfig {
-            private_key: NodePrivateKey::from_random(self.dice.seed()),
+            private_key,
             authority: self.authority.public(),
             quota: Quota {
                 bytes_per_second: 100_000_000,
@@ -137,7 +134,11 @@ impl MeshWorld {
 
     /// Stops a relay's process or starts it again; its key stays, its clients are forgotten.
     pub fn set_relay_down(&mut self, relay: RelayNumber, is_down: bool) {
-        self.relays[relay.0].is_down = is_down;
+        let was_down = std::mem::replace(&mut self.relays[relay.0].is_down, is_down);
+        if was_down && !is_down {
+            let key = self.relays[relay.0].key.clone();
+            self.relays[relay.0].server = self.new_server(key);
+        }
         self.streams.retain(|(_, message)| message.relay != relay);
         if is_down {
             for number in 0..self.nodes.len() {
@@ -146,6 +147,14 @@ impl MeshWorld {
                 self.nodes[number].mesh.stream_closed(id, now);
                 self.collect(NodeNumber(number));
             }
+        }
+    }
+
+    /// Tells a relay's clients that it stops soon.
+    pub fn drain_relay(&mut self, relay: RelayNumber) {
+        self.relays[relay.0].server.drain(Duration::from_secs(30));
+        while let Some((to, frame)) = self.relays[relay.0].server.poll_transmit() {
+            self.send_from_relay(relay, to, frame);
         }
     }
 
@@ -180,6 +189,41 @@ impl MeshWorld {
         });
         self.tell_local(number);
         number
+    }
+
+    /// Takes a node off every network, or brings it back; it notices neither, as a machine that sleeps does not.
+    pub fn set_asleep(&mut self, node: NodeNumber, is_asleep: bool) {
+        let host = self.nodes[node.0].host;
+        self.internet.set_offline(host, is_asleep);
+    }
+
+    /// Blocks every UDP datagram of a node, or lets them through again.
+    pub fn block_udp(&mut self, node: NodeNumber, is_blocked: bool) {
+        let host = self.nodes[node.0].host;
+        self.internet.block_udp(host, is_blocked);
+    }
+
+    /// Returns the host of a node.
+    #[must_use]
+    pub fn host(&self, node: NodeNumber) -> HostId {
+        self.nodes[node.0].host
+    }
+
+    /// Tells whether a node can open WebSockets.
+    #[must_use]
+    pub fn has_tls(&self, node: NodeNumber) -> bool {
+        self.nodes[node.0].has_tls
+    }
+
+    /// Returns every node.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeNumber> + use<> {
+        (0..self.nodes.len()).map(NodeNumber)
+    }
+
+    /// Returns every relay, and whether it is down.
+    pub fn relays(&self) -> impl Iterator<Item = (RelayNumber, bool)> + '_ {
+        let relays = self.relays.iter().enumerate();
+        relays.map(|(number, relay)| (RelayNumber(number), relay.is_down))
     }
 
     /// Lets a node open no WebSocket, or lets it again.
@@ -377,92 +421,6 @@ impl MeshWorld {
         }
     }
 
-    fn at_relay(&mut self, number: RelayNumber, source: Source, bytes: &mut [u8], len: usize) {
-        let now = self.now;
-        let relay = &mut self.relays[number.0];
-        if relay.is_down {
-            return;
-        }
-        let mut forwarded = Forwarded::default();
-        relay
-            .server
-            .handle_frames(source, bytes, len, &mut forwarded, now);
-        while let Some((to, frame)) = self.relays[number.0].server.poll_transmit() {
-            self.send_from_relay(number, to, frame);
-        }
-        for (to, frame) in forwarded.0 {
-            self.send_from_relay(number, to, frame);
-        }
-    }
-
-    fn answer_stun(&mut self, number: RelayNumber, source: SocketAddr, request: &[u8]) {
-        let relay = &self.relays[number.0];
-        if let Some(transaction) = mesh::stun::parse_request(request).filter(|_| !relay.is_down) {
-            let answer = mesh::stun::response(transaction, source);
-            self.internet
-                .send(relay.host, STUN_PORT, source, answer, self.now.mono);
-        }
-    }
-
-    fn send_from_relay(&mut self, number: RelayNumber, to: Source, frame: Vec<u8>) {
-        let mono = self.now.mono;
-        match to {
-            Source::Udp(address) => {
-                let host = self.relays[number.0].host;
-                self.internet.send(host, RELAY_PORT, address, frame, mono);
-            }
-            Source::Stream { id, .. } => self.push_stream(StreamMessage {
-                node: NodeNumber(id as usize),
-                relay: number,
-                to_relay: false,
-                bytes: Some(frame),
-            }),
-        }
-    }
-
-    /// Streams keep their order: nothing overtakes.
-    fn push_stream(&mut self, message: StreamMessage) {
-        let at = self.now.mono + self.internet.draw_delay();
-        let last = self.streams.back().map_or(at, |(last, _)| *last);
-        self.streams.push_back((at.max(last), message));
-    }
-
-    fn stream_message(&mut self, message: StreamMessage) {
-        let StreamMessage {
-            node,
-            relay,
-            to_relay,
-            bytes,
-        } = message;
-        let is_cut = self.relays[relay.0].is_down
-            || !self.nodes[node.0].has_tls
-            || self.internet.is_offline(self.nodes[node.0].host);
-        let (id, now) = (self.relays[relay.0].server.id(), self.now);
-        match (to_relay, bytes) {
-            _ if is_cut => self.nodes[node.0].mesh.stream_closed(id, now),
-            (true, Some(mut bytes)) if !bytes.is_empty() => {
-                let len = bytes.len();
-                self.at_relay(relay, stream_source(node), &mut bytes, len);
-            }
-            (true, Some(_)) => self.relays[relay.0].server.stream_closed(stream_source(node)),
-            (true, None) => self.push_stream(StreamMessage {
-                node,
-                relay,
-                to_relay: false,
-                bytes: None,
-            }),
-            (false, None) => self.nodes[node.0].mesh.stream_opened(id, now),
-            (false, Some(mut bytes)) => {
-                let mut sink = Received::default();
-                self.nodes[node.0]
-                    .mesh
-                    .handle_stream(id, &mut bytes, &mut sink, now);
-                self.take_packets(node, sink);
-            }
-        }
-        self.collect(node);
-    }
-
     fn fire_timers(&mut self) {
         let now = self.now;
         for relay in &mut self.relays {
@@ -546,39 +504,12 @@ impl Node {
     }
 }
 
-fn to_relay(node: NodeNumber, relay: RelayNumber, bytes: Option<Vec<u8>>) -> StreamMessage {
-    StreamMessage {
-        node,
-        relay,
-        to_relay: true,
-        bytes,
-    }
-}
-
-fn stream_source(node: NodeNumber) -> Source {
-    Source::Stream {
-        id: node.0 as u64,
-        remote: SocketAddr::from(([203, 0, 113, 1], 443)),
-    }
-}
-
 #[derive(Default)]
 struct Received(Vec<(NodePublicKey, Vec<u8>)>);
 
 impl PacketSink for Received {
     fn packet(&mut self, from: &NodePublicKey, packet: &[u8]) {
         self.0.push((*from, packet.to_vec()));
-    }
-}
-
-#[derive(Default)]
-struct Forwarded(Vec<(Source, Vec<u8>)>);
-
-impl Forward for Forwarded {
-    fn forward(&mut self, to: Source, frames: &[u8], frame_len: usize) {
-        for frame in frames.chunks(frame_len) {
-            self.0.push((to, frame.to_vec()));
-        }
     }
 }
 

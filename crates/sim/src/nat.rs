@@ -94,6 +94,12 @@ impl Nat {
         }
     }
 
+    /// Returns what it does.
+    #[must_use]
+    pub fn kind(&self) -> NatKind {
+        self.kind
+    }
+
     /// Returns its outer address.
     #[must_use]
     pub fn outer(&self) -> IpAddr {

@@ -237,6 +237,26 @@ fn one_relay_is_enough_to_say_that_both_nats_are_symmetric() {
 }
 
 #[test]
+fn going_back_from_tls_to_udp_loses_nothing_and_says_what_the_nat_does() {
+    for_each_seed(10, |seed| {
+        let mut pair = pair(seed, Some(NatKind::SYMMETRIC), Some(NatKind::SYMMETRIC));
+        pair.world.block_udp(pair.a, true);
+        pair.talk(40 * SECOND, &mut Expected::default());
+        assert_eq!(pair.world.path(pair.a, pair.b).reason, PathReason::UdpBlocked);
+        pair.world.block_udp(pair.a, false);
+        let mut expected = Expected::default();
+        pair.talk(60 * SECOND, &mut expected);
+        assert_eq!(expected.missing(&pair.world), Vec::<u64>::new());
+        let relays: Vec<_> = pair.world.mesh(pair.a).relays().collect();
+        assert!(
+            relays.iter().all(|relay| relay.is_up && !relay.is_stream),
+            "{relays:?}"
+        );
+        assert_eq!(pair.world.path(pair.a, pair.b).reason, PathReason::SymmetricBoth);
+    });
+}
+
+#[test]
 fn neighbours_talk_inside_their_own_network() {
     for_each_seed(10, |seed| {
         let mut world = MeshWorld::new(seed);
