@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{agents, command, demo, fuzz_api, tidy, tools};
+use crate::{agents, command, demo, fuzz_api, sim, tidy, tools};
 
 /// A check: its name and what it does.
 type Part = (&'static str, fn() -> Result<()>);
@@ -96,6 +96,7 @@ pub(crate) fn test() -> Result<()> {
     let mut tests = test_command(&["--no-fail-fast"]);
     tests.env("RUNMESH_SKIPPED", &skipped.file);
     let everything = counted(&mut tests, &mut counts);
+    let simulated = test_by_simulating(&mut counts);
     let again = test_on_postgres(&mut counts);
     let demo = test_demo(goose.as_deref().ok(), &mut counts);
     let fuzzed = test_by_fuzzing(&mut counts, &skipped);
@@ -111,6 +112,7 @@ pub(crate) fn test() -> Result<()> {
         skipped.len()
     );
     everything?;
+    simulated?;
     again?;
     demo?;
     fuzzed?;
@@ -152,6 +154,13 @@ fn test_on_postgres(counts: &mut Counts) -> Result<()> {
 /// The first command of the README, with the programs that the tests have built; it counts as one test.
 fn test_demo(goose: Option<&Path>, counts: &mut Counts) -> Result<()> {
     let ran = command::run(demo::built(goose).arg("--json"));
+    counts.add(if ran.is_ok() { "passed" } else { "failed" }, 1);
+    ran
+}
+
+/// A thousand seeds of the simulation; they count as one test.
+fn test_by_simulating(counts: &mut Counts) -> Result<()> {
+    let ran = sim::run(sim::Seeds::First(sim::SEEDS_OF_TEST), false);
     counts.add(if ran.is_ok() { "passed" } else { "failed" }, 1);
     ran
 }

@@ -13,6 +13,7 @@ mod demo;
 mod fuzz_api;
 mod npm;
 mod postgres;
+mod sim;
 mod tidy;
 mod tools;
 
@@ -48,6 +49,18 @@ enum Task {
     },
     /// Writes openapi/runmesh.json anew from the routes.
     Openapi,
+    /// Runs seeds of the simulation: for each a random world held against the reference model, and a measured pair of NATs.
+    Sim {
+        /// How many seeds, from 0 on
+        #[arg(long, default_value_t = 100, conflicts_with = "seed")]
+        seeds: u64,
+        /// Runs this one only
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Print the figures as one JSON object on stdout
+        #[arg(long)]
+        json: bool,
+    },
     /// Checks the rules of ARCHITECTURE.md that a machine can check.
     Tidy,
     /// Installs what the tests need and runs all of them.
@@ -65,6 +78,10 @@ fn main() -> ExitCode {
         Task::Deny => ci::deny(),
         Task::FuzzApi { cases, seed } => fuzz_api::run(cases, seed),
         Task::Openapi => ci::write_openapi(),
+        Task::Sim { seeds, seed, json } => {
+            let seeds = seed.map_or(sim::Seeds::First(seeds), sim::Seeds::One);
+            sim::run(seeds, json)
+        }
         Task::Tidy => tidy::run(),
         Task::Test => ci::test(),
     };
