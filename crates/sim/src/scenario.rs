@@ -1,6 +1,6 @@
 //! A random world: nodes behind random NATs, faults of every kind, then peace, in which everything must come right.
 //!
-//! First faults, then none: within [`HEAL`] every pair must be as the [model](crate::model) says, stay so, lose nothing any more,
+//! First faults, then none: within [`HEAL`] every pair must be as the [model] says, stay so, lose nothing any more,
 //! and every stream inside must have come out whole.
 
 use std::time::Duration;
