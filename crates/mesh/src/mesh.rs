@@ -16,6 +16,7 @@
 //!
 //! What [`Tunnel`] asks of its caller; and for every [`Output::OpenStream`] one `stream_opened` or `stream_closed`.
 
+mod inbound;
 mod peers;
 mod relays;
 mod seam;
@@ -29,6 +30,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use types::{Monotonic, NodePrivateKey, NodePublicKey, Now, PacketFilter, RelayId, SignedRelayTicket};
 
+use self::inbound::{Inbound, ReceivedProbe};
 use self::peers::Peers;
 use self::relays::Relays;
 pub use self::relays::{RelayConfig, RelayView};
@@ -568,29 +570,6 @@ impl std::fmt::Debug for Mesh {
         f.debug_struct("Mesh")
             .field("tunnel", &self.tunnel)
             .finish_non_exhaustive()
-    }
-}
-
-/// Whose probe it is, where it came from, and its bytes.
-type ReceivedProbe = (NodePublicKey, Endpoint, Vec<u8>);
-
-/// Hands on the packets that the filter lets pass, and keeps probes.
-struct Inbound<'a, S> {
-    sink: &'a mut S,
-    probes: &'a mut Vec<ReceivedProbe>,
-    filter: &'a mut Filter,
-    now: Monotonic,
-}
-
-impl<S: PacketSink> PacketSink for Inbound<'_, S> {
-    fn packet(&mut self, from: &NodePublicKey, packet: &[u8]) {
-        if self.filter.incoming(packet, self.now).is_ok() {
-            self.sink.packet(from, packet);
-        }
-    }
-
-    fn probe(&mut self, from: &NodePublicKey, source: Endpoint, probe: &[u8]) {
-        self.probes.push((*from, source, probe.to_vec()));
     }
 }
 
