@@ -226,7 +226,7 @@ impl Runmesh {
 
     /// Starts a control plane, and returns it with the program that knows its address and, at a first start, its key.
     ///
-    /// `listen` and `mesh_listen` are addresses such as `127.0.0.1:0`.
+    /// `listen` and `mesh_listen` are addresses such as `127.0.0.1:0`; its relay is somewhere else at every start.
     pub fn serve(&self, data_dir: &Path, listen: &str, mesh_listen: &str) -> Result<(Process, Self)> {
         let mut serve = self.command(&[
             "serve",
@@ -234,6 +234,8 @@ impl Runmesh {
             listen,
             "--mesh-listen",
             mesh_listen,
+            "--relay-listen",
+            "127.0.0.1:0",
             "--json",
         ]);
         let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());

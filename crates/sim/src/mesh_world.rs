@@ -233,21 +233,25 @@ impl MeshWorld {
 
     /// Makes two nodes peers of each other.
     pub fn introduce(&mut self, one: NodeNumber, other: NodeNumber) {
-        for (at, peer) in [(one, other), (other, one)] {
-            let peer = &self.nodes[peer.0];
-            let config = MeshPeer {
-                public_key: peer.mesh.public_key(),
-                preshared_key: None,
-                allowed_ips: vec![AllowedIp::host(IpAddr::V4(peer.ip))],
-                endpoints: Vec::new(),
-                relays: Vec::new(),
-                mobility: Mobility::Managed,
-                persistent_keepalive: None,
-            };
-            let now = self.now;
-            self.nodes[at.0].mesh.upsert_peer(config, now);
-            self.collect(at);
-        }
+        self.tell_of(one, other, Vec::new());
+        self.tell_of(other, one, Vec::new());
+    }
+
+    /// Makes one node a peer of another, which is told where it can be reached.
+    pub fn tell_of(&mut self, at: NodeNumber, peer: NodeNumber, endpoints: Vec<SocketAddr>) {
+        let peer = &self.nodes[peer.0];
+        let config = MeshPeer {
+            public_key: peer.mesh.public_key(),
+            preshared_key: None,
+            allowed_ips: vec![AllowedIp::host(IpAddr::V4(peer.ip))],
+            endpoints,
+            relays: Vec::new(),
+            mobility: Mobility::Managed,
+            persistent_keepalive: None,
+        };
+        let now = self.now;
+        self.nodes[at.0].mesh.upsert_peer(config, now);
+        self.collect(at);
     }
 
     /// Makes one node forget another.

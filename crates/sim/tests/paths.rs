@@ -325,3 +325,32 @@ fn bad_weather_delays_and_breaks_nothing() {
         assert!(pair.is_direct());
     });
 }
+
+#[test]
+fn a_peer_that_is_made_anew_is_met_although_the_only_relay_has_just_died() {
+    for_each_seed(10, |seed| {
+        let mut world = MeshWorld::new(seed);
+        let relay = world.add_relay();
+        let hosts = [(); 2].map(|()| host(&mut world, None));
+        let [a, b] = hosts.map(|host| world.add_node(host));
+        world.run_for(SECOND);
+        world.introduce(a, b);
+        world.send(a, b);
+        world.run_for(5 * SECOND);
+        let candidates = world.mesh(b).own_candidates().candidates();
+        let endpoints = candidates.iter().map(|candidate| candidate.address).collect();
+        world.set_relay_down(relay, true);
+        world.forget(a, b);
+        world.tell_of(a, b, endpoints);
+        let first = world.send(a, b);
+        let mut arrived = false;
+        for _ in 0..20 {
+            // As the stream inside would repeat it.
+            let again = world.send(a, b);
+            arrived |= world.run_until_true(SECOND / 10, |world| {
+                world.arrived(first).is_some() || world.arrived(again).is_some()
+            });
+        }
+        assert!(arrived, "within two seconds");
+    });
+}

@@ -89,14 +89,16 @@ impl App {
         Ok(tx.commit().await?)
     }
 
-    /// Notes where the platform's nodes are reached now. Netmaps name it: when it is elsewhere than before, they are new.
+    /// Notes where the platform's nodes and the relays are reached now. Netmaps name it: when it is elsewhere than before,
+    /// they are new.
     async fn move_platform(&self, conn: &mut Conn) -> Result<(), AppError> {
         let endpoints = self.platform.endpoints();
+        let relays_moved = store::relays::replace(conn, self.relays.records()).await?;
         for org in store::orgs::all(conn).await? {
             let Some(own) = store::nodes::platform(conn, org.id).await? else {
                 continue;
             };
-            if own.endpoints != endpoints {
+            if own.endpoints != endpoints || relays_moved {
                 store::nodes::set_endpoints(conn, own.node.id, &endpoints).await?;
                 store::orgs::raise_generation(conn, org.id).await?;
             }

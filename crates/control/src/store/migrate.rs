@@ -11,6 +11,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (5, include_str!("migrations/0005_history.sql")),
     (6, include_str!("migrations/0006_policies.sql")),
     (7, include_str!("migrations/0007_auth_keys.sql")),
+    (8, include_str!("migrations/0008_relays.sql")),
 ];
 
 /// Applies what is missing; refuses a database of a newer program.

@@ -19,6 +19,7 @@ pub(crate) mod nodes;
 pub(crate) mod orgs;
 pub(crate) mod policies;
 mod query;
+pub(crate) mod relays;
 mod row;
 pub(crate) mod runs;
 pub(crate) mod scratch;

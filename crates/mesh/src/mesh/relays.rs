@@ -132,7 +132,7 @@ impl Relays {
             self.leave(id);
         }
         for config in configs {
-            self.upsert(config);
+            self.upsert(config, now);
         }
         self.by_address = self
             .links
@@ -330,10 +330,14 @@ impl Relays {
         self.collect(now);
     }
 
-    fn upsert(&mut self, config: RelayConfig) {
+    fn upsert(&mut self, config: RelayConfig, now: Monotonic) {
         if let Some(link) = self.links.get_mut(&config.id) {
-            link.config = config;
-            link.address = 0;
+            if link.config != config {
+                // Whoever answers at the new place need not know us yet.
+                link.config = config;
+                link.address = 0;
+                link.client.network_changed(now);
+            }
             return;
         }
         let link = Link::new(config, self.ticket, &self.private_key, &mut self.rng);

@@ -2,8 +2,8 @@
 //!
 //! # What it does
 //!
-//! While there is no session, initiations go through every relay at which both are, and straight to what the peer names
-//! when there is none. Once there is a session, both ends tell each other their candidates and ping them, all at once: that
+//! While there is no session, initiations go through every relay at which both are, and straight to what the peer names:
+//! a relay that has just died is not known to be dead yet. Once there is a session, both ends tell each other their candidates and ping them, all at once: that
 //! opens their NATs towards each other. A candidate that answers from where it was asked is proven, and the best proven
 //! one carries the data. The path in use must go on showing that it works; when it does not, the relay carries again
 //! within two seconds and the search begins anew.
@@ -40,7 +40,7 @@ use super::table::Table;
 use crate::endpoint::{Endpoint, SocketNumber};
 use crate::probe::{Mapping, Probe, Transaction};
 
-/// How many direct endpoints an initiation goes to when no relay carries it.
+/// How many direct endpoints an initiation goes to, beside the relays.
 const HANDSHAKE_ENDPOINTS_MAX: usize = 8;
 
 /// What the peer's paths want done.
@@ -472,9 +472,7 @@ impl PeerPaths {
                 peer: self.peer,
             })
             .collect();
-        if endpoints.is_empty() || self.is_absent() {
-            endpoints.extend(self.table.endpoints().take(HANDSHAKE_ENDPOINTS_MAX));
-        }
+        endpoints.extend(self.table.endpoints().take(HANDSHAKE_ENDPOINTS_MAX));
         self.actions.push_back(PathAction::Handshake(endpoints));
     }
 
