@@ -346,8 +346,8 @@ impl PeerPaths {
             }
             Probe::Pong(transaction, seen) => self.on_pong(source, transaction, seen, now),
             Probe::Candidates(mapping, candidates) => {
+                self.on_candidates(source, (mapping, &candidates), now);
                 self.doubt_after_news(source, now);
-                self.on_candidates(mapping, &candidates, now);
             }
             Probe::GuessOffer => self.on_guess_offer(source, now),
             Probe::GuessLater(seconds) => self.on_guess_later(seconds, now),

@@ -137,6 +137,23 @@ fn a_relay_that_comes_up_late_carries_what_comes_first() {
 }
 
 #[test]
+fn a_peer_that_says_it_is_elsewhere_is_reached_through_the_relay_until_it_answers() {
+    let mut bench = Bench::new();
+    bench.promote(1);
+    bench.candidates(Mapping::EndpointIndependent, &[1, 2]);
+    assert_eq!(
+        bench.paths.view().endpoint,
+        Some(direct(1)),
+        "it is where it was, too"
+    );
+    bench.candidates(Mapping::Unknown, &[3]);
+    assert_eq!(bench.paths.view().endpoint, Some(relayed()));
+    let ping = bench.pings(direct(3)).remove(0);
+    bench.answer(direct(3), &ping);
+    assert_eq!(bench.paths.view().endpoint, Some(direct(3)));
+}
+
+#[test]
 fn a_path_is_used_when_it_answered_and_not_before() {
     let mut bench = Bench::new();
     bench.candidates(Mapping::EndpointIndependent, &[1]);

@@ -81,10 +81,19 @@ impl PeerPaths {
         }
     }
 
-    pub(super) fn on_candidates(&mut self, mapping: Mapping, candidates: &[Candidate], now: Monotonic) {
+    pub(super) fn on_candidates(
+        &mut self,
+        source: Endpoint,
+        (mapping, candidates): (Mapping, &[Candidate]),
+        now: Monotonic,
+    ) {
         self.peer_mapping = mapping;
         self.note_peer_outer(candidates);
-        let mut has_new = false;
+        let mut has_new = self.has_moved(source, candidates);
+        if has_new {
+            self.table.doubt_all();
+            self.fall_back(now);
+        }
         for candidate in candidates {
             // Nobody else can name what our loopback reaches.
             if !candidate.address.ip().is_loopback() {
@@ -101,6 +110,16 @@ impl PeerPaths {
             }
             self.ping_due(now);
         }
+    }
+
+    /// Tells whether the peer says through the relay that it is not where we send to: it is in another network, and what
+    /// goes there is lost.
+    fn has_moved(&self, source: Endpoint, candidates: &[Candidate]) -> bool {
+        // A NAT that maps by destination shows us another address than it can name.
+        let names_all = self.peer_mapping != Mapping::EndpointDependent;
+        let current = self.current.and_then(|current| current.remote());
+        let is_named = |current| candidates.iter().any(|candidate| candidate.address == current);
+        names_all && !source.is_direct() && current.is_some_and(|current| !is_named(current))
     }
 
     pub(super) fn schedule_retry(&mut self, now: Monotonic) {
