@@ -6,6 +6,7 @@ pub mod agents;
 pub mod demo;
 pub mod device;
 pub mod fuzz;
+pub mod lab;
 pub mod processes;
 pub mod repository;
 pub mod skipped;

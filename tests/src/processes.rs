@@ -1,6 +1,7 @@
 //! Child processes that cannot outlive whoever started them, and the `runmesh` program called as a person would.
 
 use std::cell::RefCell;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -204,6 +205,8 @@ pub fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 #[derive(Clone, Debug)]
 pub struct Runmesh {
     program: PathBuf,
+    /// What makes the program run where it shall: the words before it, such as `ip netns exec NAME`. Empty for here.
+    pub place: Vec<OsString>,
     /// The control plane's address; empty before there is one.
     pub url: String,
     /// The API key; empty before there is one.
@@ -219,6 +222,7 @@ impl Runmesh {
         };
         Ok(Self {
             program,
+            place: Vec::new(),
             url: String::new(),
             key: String::new(),
         })
@@ -254,8 +258,14 @@ impl Runmesh {
 
     /// Makes a command that knows address and key.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut words = self
+            .place
+            .iter()
+            .map(OsString::as_os_str)
+            .chain([self.program.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
         command
+            .args(words)
             .args(arguments)
             .env("RUNTOOLS_API_URL", &self.url)
             .env("RUNTOOLS_API_KEY", &self.key);

@@ -11,6 +11,7 @@ mod ci;
 mod command;
 mod demo;
 mod fuzz_api;
+mod lab;
 mod npm;
 mod postgres;
 mod sim;
@@ -47,6 +48,14 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Runs the lab: real programs in network namespaces with NATs between them. Needs root.
+    Lab {
+        /// Only the cells whose names contain one of these words
+        cells: Vec<String>,
+        /// Print a list of what each cell did as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Writes openapi/runmesh.json anew from the routes.
     Openapi,
     /// Runs seeds of the simulation: for each a random world held against the reference model, and a measured pair of NATs.
@@ -77,6 +86,7 @@ fn main() -> ExitCode {
         Task::Demo { json } => demo::run(json),
         Task::Deny => ci::deny(),
         Task::FuzzApi { cases, seed } => fuzz_api::run(cases, seed),
+        Task::Lab { cells, json } => lab::run(&cells, json),
         Task::Openapi => ci::write_openapi(),
         Task::Sim { seeds, seed, json } => {
             let seeds = seed.map_or(sim::Seeds::First(seeds), sim::Seeds::One);

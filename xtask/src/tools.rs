@@ -24,7 +24,7 @@ struct DebianPackage {
     program: &'static str,
 }
 
-const DEBIAN_PACKAGES: [DebianPackage; 5] = [
+const DEBIAN_PACKAGES: [DebianPackage; 6] = [
     DebianPackage {
         name: "wireguard-tools",
         version: "1.0.20210914-1+b1",
@@ -39,6 +39,11 @@ const DEBIAN_PACKAGES: [DebianPackage; 5] = [
         name: "iproute2",
         version: "6.1.0-3",
         program: "ip",
+    },
+    DebianPackage {
+        name: "nftables",
+        version: "1.0.6-2+deb12u2",
+        program: "nft",
     },
     DebianPackage {
         name: "postgresql-15",

@@ -1,0 +1,232 @@
+//! Cells in which something breaks while a stream is open, or just before one is opened.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::cells::{Place, Report};
+use super::device::{PathSeen, Ticking, exchange};
+use super::nat::{Nat, SHORT_TIMEOUT_SECONDS};
+use super::pair::{Pair, millis};
+use super::platform::RelayMachine;
+use super::world::Uplink;
+
+/// The longest time that a stream may be without an answer. Paths have two seconds; TCP notices a new one when it sends
+/// again, which it does one and three seconds after it had no answer.
+const LOST_MAX: Duration = Duration::from_millis(3500);
+
+/// How long a path is watched after something broke.
+const AFTERMATH: Duration = Duration::from_secs(5);
+
+/// How long until a path must be as it should.
+const PATH_MAX: Duration = Duration::from_secs(10);
+
+/// What happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Trouble {
+    /// A device leaves one network for another; the path was direct.
+    Roaming,
+    /// The same, with a path that stays relayed.
+    RoamingRelayed,
+    /// One of two relays is killed, that which carries.
+    RelayKilled,
+    /// The only relay, and the control plane beside which it runs, are killed and started again.
+    OnlyRelayRestarted,
+    /// The control plane is killed while a stream is open.
+    ControlKilled,
+    /// The control plane is killed before the devices have ever talked.
+    ControlKilledBefore,
+    /// Nothing is sent for longer than the NATs remember.
+    Silence,
+}
+
+impl Trouble {
+    /// All of them.
+    pub(super) const ALL: [Self; 7] = [
+        Self::Roaming,
+        Self::RoamingRelayed,
+        Self::RelayKilled,
+        Self::OnlyRelayRestarted,
+        Self::ControlKilled,
+        Self::ControlKilledBefore,
+        Self::Silence,
+    ];
+
+    /// Returns the name of the cell.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Roaming => "roaming_between_two_uplinks",
+            Self::RoamingRelayed => "roaming_between_two_uplinks_relayed",
+            Self::RelayKilled => "relay_killed_of_two",
+            Self::OnlyRelayRestarted => "relay_restarted_the_only_one",
+            Self::ControlKilled => "control_plane_killed_stream_open",
+            Self::ControlKilledBefore => "control_plane_killed_first_stream",
+            Self::Silence => "nat_short_timeouts_x_short_timeouts",
+        }
+    }
+}
+
+pub(super) fn run(place: Place<'_>, trouble: Trouble) -> Result<Report> {
+    match trouble {
+        Trouble::Roaming => roam(place, Nat::PortRestricted, "direct"),
+        Trouble::RoamingRelayed => roam(place, Nat::Symmetric, "relay"),
+        Trouble::RelayKilled => kill_relay(place),
+        Trouble::OnlyRelayRestarted => restart_relay(place),
+        Trouble::ControlKilled => kill_control(place),
+        Trouble::ControlKilledBefore => kill_control_before(place),
+        Trouble::Silence => stay_silent(place),
+    }
+}
+
+/// A stream that was opened, and what that took.
+struct Opened {
+    stream: TcpStream,
+    first_byte: Duration,
+    direct: Option<Duration>,
+}
+
+/// Opens a stream and waits until its path is as it should be.
+fn open(pair: &Pair, kind: &str) -> Result<Opened> {
+    let start = Instant::now();
+    let (stream, first_byte) = pair.one.first_byte()?;
+    wait_for(pair, kind)?;
+    Ok(Opened {
+        stream,
+        first_byte,
+        direct: (kind == "direct").then(|| start.elapsed()),
+    })
+}
+
+fn wait_for(pair: &Pair, kind: &str) -> Result<PathSeen> {
+    match pair
+        .one
+        .wait_for_path(&pair.other.name, PATH_MAX, |path| path.kind == kind)
+    {
+        Ok(path) => Ok(path),
+        Err(path) => bail!("it should be {kind} and is {path:?}"),
+    }
+}
+
+/// Says what came of it.
+fn report(
+    pair: &Pair,
+    place: Place<'_>,
+    opened: (Duration, Option<Duration>),
+    lost: Option<Duration>,
+) -> Result<Report> {
+    if let Some(lost) = lost {
+        ensure!(lost <= LOST_MAX, "nothing came back for {lost:?}");
+    }
+    let path = pair.one.path_to(&pair.other.name)?;
+    Ok(Report {
+        cell: place.cell.to_owned(),
+        path: path.kind,
+        reason: path.reason,
+        first_byte_ms: millis(opened.0),
+        direct_ms: opened.1.map(millis),
+        lost_ms: lost.map(millis),
+    })
+}
+
+fn roam(place: Place<'_>, nat: Nat, kind: &str) -> Result<Report> {
+    let mut pair = Pair::start(place.dir, nat, nat)?;
+    pair.internet.add_second_uplink(&mut pair.one.site)?;
+    let opened = open(&pair, kind)?;
+    let ticking = Ticking::start(opened.stream)?;
+    std::thread::sleep(Duration::from_secs(1));
+    pair.one.site.leave(Uplink::First)?;
+    pair.one.site.move_to(Uplink::Second)?;
+    std::thread::sleep(AFTERMATH);
+    wait_for(&pair, kind)?;
+    let lost = ticking.finish().context("the stream did not survive")?;
+    report(&pair, place, (opened.first_byte, opened.direct), Some(lost))
+}
+
+fn kill_relay(place: Place<'_>) -> Result<Report> {
+    let mut relays: Vec<RelayMachine> = Vec::new();
+    let pair = Pair::start_with(
+        place.dir,
+        (Nat::Symmetric, Nat::Symmetric),
+        |internet, platform| {
+            relays = platform.move_relays(internet, 2)?;
+            Ok(())
+        },
+    )?;
+    let opened = open(&pair, "relay")?;
+    let ticking = Ticking::start(opened.stream)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let used = pair.one.path_to(&pair.other.name)?.endpoint;
+    let carries = |relay: &&RelayMachine| relay.record["id"].as_str().is_some_and(|id| used.contains(id));
+    let carrying = relays.iter().find(carries);
+    let carrying = carrying.with_context(|| format!("`{used}` is none of the relays"))?;
+    carrying.process.kill()?;
+    std::thread::sleep(AFTERMATH);
+    let lost = ticking.finish().context("the stream did not survive")?;
+    let after = wait_for(&pair, "relay")?.endpoint;
+    ensure!(
+        after != used,
+        "the path still leads over the relay that was killed"
+    );
+    report(&pair, place, (opened.first_byte, opened.direct), Some(lost))
+}
+
+fn restart_relay(place: Place<'_>) -> Result<Report> {
+    let mut pair = Pair::start(place.dir, Nat::Symmetric, Nat::Symmetric)?;
+    let opened = open(&pair, "relay")?;
+    let ticking = Ticking::start(opened.stream)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    if let Some(serve) = pair.platform.serve.take() {
+        serve.kill()?;
+    }
+    pair.platform.start_again()?;
+    let away = start.elapsed();
+    std::thread::sleep(2 * AFTERMATH);
+    let silent = ticking.finish().context("the stream did not survive")?;
+    let lost = silent.saturating_sub(away);
+    report(&pair, place, (opened.first_byte, opened.direct), Some(lost))
+}
+
+fn kill_control(place: Place<'_>) -> Result<Report> {
+    let mut pair = Pair::start(place.dir, Nat::PortRestricted, Nat::PortRestricted)?;
+    let opened = open(&pair, "direct")?;
+    let ticking = Ticking::start(opened.stream)?;
+    std::thread::sleep(Duration::from_secs(1));
+    if let Some(serve) = pair.platform.serve.take() {
+        serve.kill()?;
+    }
+    std::thread::sleep(AFTERMATH);
+    let lost = ticking.finish().context("the stream did not survive")?;
+    let (again, _) = pair.one.first_byte().context("open another stream")?;
+    exchange(again, 100_000)?;
+    wait_for(&pair, "direct")?;
+    report(&pair, place, (opened.first_byte, opened.direct), Some(lost))
+}
+
+fn kill_control_before(place: Place<'_>) -> Result<Report> {
+    let mut relays: Vec<RelayMachine> = Vec::new();
+    let nat = Nat::PortRestricted;
+    let mut pair = Pair::start_with(place.dir, (nat, nat), |internet, platform| {
+        relays = platform.move_relays(internet, 1)?;
+        Ok(())
+    })?;
+    if let Some(serve) = pair.platform.serve.take() {
+        serve.kill()?;
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let opened = open(&pair, "direct")?;
+    exchange(opened.stream, 100_000)?;
+    report(&pair, place, (opened.first_byte, opened.direct), None)
+}
+
+fn stay_silent(place: Place<'_>) -> Result<Report> {
+    let pair = Pair::start(place.dir, Nat::ShortTimeouts, Nat::ShortTimeouts)?;
+    let opened = open(&pair, "direct")?;
+    std::thread::sleep(Duration::from_secs(2 * SHORT_TIMEOUT_SECONDS + 5));
+    let start = Instant::now();
+    super::device::tick(&opened.stream).context("the stream did not survive")?;
+    let lost = start.elapsed();
+    wait_for(&pair, "direct")?;
+    report(&pair, place, (opened.first_byte, opened.direct), Some(lost))
+}

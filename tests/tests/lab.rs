@@ -1,0 +1,70 @@
+//! The lab, one test a cell: two devices in networks of all kinds, and what breaks while they talk.
+//!
+//! `cargo xtask lab [CELL]` runs the same cells and shows what it measured.
+
+use e2e::lab::{can_run, cells};
+
+fn cell(name: &str) {
+    if can_run()
+        && let Err(error) = cells::run(name)
+    {
+        panic!("{error:#}");
+    }
+}
+
+macro_rules! cells {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            cell(stringify!($name));
+        })*
+
+        #[test]
+        fn every_cell_has_a_test() {
+            let tests = [$(stringify!($name)),*];
+            let cells: Vec<_> = cells::all().into_iter().map(|cell| cell.name).collect();
+            assert_eq!(cells, tests);
+        }
+    };
+}
+
+cells! {
+    nat_none_x_none
+    nat_none_x_full_cone
+    nat_none_x_restricted
+    nat_none_x_port_restricted
+    nat_none_x_symmetric
+    nat_full_cone_x_full_cone
+    nat_full_cone_x_restricted
+    nat_full_cone_x_port_restricted
+    nat_full_cone_x_symmetric
+    nat_restricted_x_restricted
+    nat_restricted_x_port_restricted
+    nat_symmetric_x_restricted
+    nat_port_restricted_x_port_restricted
+    nat_symmetric_x_port_restricted
+    nat_symmetric_x_symmetric
+    nat_cgnat_x_none
+    nat_cgnat_x_full_cone
+    nat_cgnat_x_restricted
+    nat_cgnat_x_port_restricted
+    nat_cgnat_x_symmetric
+    nat_cgnat_x_cgnat
+    nat_udp_blocked_x_none
+    nat_udp_blocked_x_port_restricted
+    nat_udp_blocked_x_symmetric
+    nat_udp_blocked_x_udp_blocked
+    nat_tcp_443_only_x_none
+    nat_tcp_443_only_x_port_restricted
+    nat_tcp_443_only_x_udp_blocked
+    nat_ipv6_only_x_none
+    nat_ipv6_only_x_port_restricted
+    nat_ipv6_only_x_ipv6_only
+    roaming_between_two_uplinks
+    roaming_between_two_uplinks_relayed
+    relay_killed_of_two
+    relay_restarted_the_only_one
+    control_plane_killed_stream_open
+    control_plane_killed_first_stream
+    nat_short_timeouts_x_short_timeouts
+}
