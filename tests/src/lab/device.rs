@@ -13,7 +13,7 @@ use super::world::Site;
 use crate::processes::{Process, Runmesh, STEP_TIMEOUT, text};
 
 /// The port that every device offers to its peers.
-const EXPOSED: u16 = 7000;
+pub const EXPOSED: u16 = 7000;
 
 /// The port of its own at which a device takes streams for its peer.
 const LOCAL: u16 = 7001;
@@ -75,21 +75,24 @@ impl Device {
         self.wait_for("linked")
     }
 
-    /// Offers a port to peers, behind which everything is echoed, and leads a port of its own to that of a peer.
-    pub fn join_to(&mut self, peer: &str) -> Result<()> {
+    /// Offers a port to its peers, behind which everything is echoed.
+    pub fn offer(&mut self) -> Result<()> {
         self.echo()?;
-        let target = format!("{peer}:{EXPOSED}");
-        let (exposed, local) = (EXPOSED.to_string(), LOCAL.to_string());
-        for words in [
-            ["expose", &exposed, "--json"].as_slice(),
-            &["forward", &local, &target, "--json"],
-        ] {
-            let mut command = self.program.command(words);
-            command.arg("--state-dir").arg(&self.state_dir);
-            let process = start(words[0], &mut command, &self.state_dir)?;
-            process.line(STEP_TIMEOUT)?;
-            self.ports.push(process);
-        }
+        self.hold("expose", &[&EXPOSED.to_string()])
+    }
+
+    /// Leads a port of its own host to the one that a peer offers.
+    pub fn lead_to(&mut self, peer: &str) -> Result<()> {
+        self.hold("forward", &[&LOCAL.to_string(), &format!("{peer}:{EXPOSED}")])
+    }
+
+    /// Starts a command that holds a port open.
+    fn hold(&mut self, name: &str, words: &[&str]) -> Result<()> {
+        let mut command = self.program.command(&[&[name], words, &["--json"]].concat());
+        command.arg("--state-dir").arg(&self.state_dir);
+        let process = start(name, &mut command, &self.state_dir)?;
+        process.line(STEP_TIMEOUT)?;
+        self.ports.push(process);
         Ok(())
     }
 

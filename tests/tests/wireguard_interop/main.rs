@@ -6,4 +6,5 @@
 mod boringtun_in_process;
 mod lab;
 mod ours;
+mod through_nat;
 mod wireguard_go;

@@ -1,6 +1,7 @@
 //! What each node may know: its netmap, computed from the store by the org's policy.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 
 use api::nodes::{ControlConfig, InterfaceConfig, NodeConfig, PeerConfig};
 use runs::protocol::ORCHESTRATOR_PORT;
@@ -115,11 +116,25 @@ pub(crate) fn wg_quick(config: &NodeConfig) -> String {
             peer.public_key,
             list(&peer.allowed_ips)
         ));
-        if let Some(endpoint) = peer.endpoints.first() {
+        if let Some(endpoint) = most_reachable(&peer.endpoints) {
             text.push_str(&format!("Endpoint = {endpoint}\nPersistentKeepalive = 25\n"));
         }
     }
     text
+}
+
+/// A plain WireGuard knows one endpoint of each peer, and hardly a network is without IPv4: a public address of that family
+/// if there is one, else the first.
+fn most_reachable(endpoints: &[String]) -> Option<&String> {
+    let is_public_v4 = |endpoint: &&String| match endpoint.parse().map(|address: SocketAddr| address.ip()) {
+        Ok(IpAddr::V4(ip)) => {
+            // 100.64.0.0/10 lies between a provider and its customers (RFC 6598).
+            let is_shared = ip.octets()[0] == 100 && (64..128).contains(&ip.octets()[1]);
+            !(is_shared || ip.is_private() || ip.is_link_local() || ip.is_loopback())
+        }
+        Ok(IpAddr::V6(_)) | Err(_) => false,
+    };
+    endpoints.iter().find(is_public_v4).or(endpoints.first())
 }
 
 /// The rows of those that a node sees.
@@ -169,5 +184,28 @@ fn peer_record(app: &App, row: &NodeRow) -> PeerRecord {
         } else {
             row.endpoints.clone()
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_names_a_public_address_of_ipv4_before_others() {
+        let chosen = |endpoints: &[&str]| {
+            let endpoints: Vec<_> = endpoints.iter().map(|text| (*text).to_owned()).collect();
+            most_reachable(&endpoints).cloned().unwrap_or_default()
+        };
+        let all = [
+            "[2001:db8::1]:1",
+            "192.168.1.2:1",
+            "100.64.0.2:1",
+            "203.0.113.7:1",
+        ];
+        assert_eq!(chosen(&all), "203.0.113.7:1");
+        assert_eq!(chosen(&all[..3]), "[2001:db8::1]:1");
+        assert_eq!(chosen(&["mesh.example.com:7421"]), "mesh.example.com:7421");
+        assert_eq!(chosen(&[]), "");
     }
 }
