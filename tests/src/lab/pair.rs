@@ -17,8 +17,11 @@ const FIRST_BYTE_MAX: Duration = Duration::from_secs(2);
 /// The longest until a direct path is found where there is one.
 const DIRECT_MAX: Duration = Duration::from_secs(8);
 
-/// The longest until it is settled that there is none: ports may have to be guessed first.
+/// The longest until it is settled that there is none.
 const SETTLED_MAX: Duration = Duration::from_secs(12);
+
+/// The longest until a port was guessed, or in vain: a round of pings, and one attempt.
+const GUESSED_MAX: Duration = Duration::from_secs(18);
 
 /// How much goes each way.
 const EXCHANGED: usize = 300_000;
@@ -136,7 +139,11 @@ fn settle(pair: &Pair, expected: Expected<'_>, start: Instant) -> Result<(PathSe
         };
     }
     let is_settled = |path: &PathSeen| is_direct(path) || expected == Expected::Relay(&path.reason);
-    let path = match pair.one.wait_for_path(name, SETTLED_MAX, is_settled) {
+    let time_max = match expected {
+        Expected::Either => GUESSED_MAX,
+        _ => SETTLED_MAX,
+    };
+    let path = match pair.one.wait_for_path(name, time_max, is_settled) {
         Err(path) if expected != Expected::Either => bail!("it should be {expected:?} and is {path:?}"),
         Ok(path) | Err(path) => path,
     };
