@@ -12,7 +12,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use mesh::RelayConfig;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_tungstenite::connect_async;
+use tokio_tungstenite::connect_async_with_config;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use types::{RelayId, RelayRecord};
 use url::Url;
@@ -157,7 +157,10 @@ impl Task {
         frames: &mut mpsc::Receiver<Vec<u8>>,
     ) -> Result<(), tokio_tungstenite::tungstenite::Error> {
         let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
-        let connecting = timeout(OPEN_TIMEOUT, connect_async(url.as_str()));
+        // Each frame is a packet of somebody's, and must not wait until the one before it is acknowledged.
+        let without_nagle = true;
+        let connecting = connect_async_with_config(url.as_str(), None, without_nagle);
+        let connecting = timeout(OPEN_TIMEOUT, connecting);
         let (socket, _) = connecting.await.map_err(|_| late())??;
         let (mut sink, mut source) = socket.split();
         self.tell(StreamEvent::Opened).await;
