@@ -6,7 +6,7 @@
 //!   [`set_relays`](Mesh::set_relays), [`set_ticket`](Mesh::set_ticket), [`set_local`](Mesh::set_local),
 //!   [`set_filter`](Mesh::set_filter).
 //! - *Inputs*: [`send_packets`](Mesh::send_packets), [`handle_datagrams`](Mesh::handle_datagrams),
-//!   [`handle_stream`](Mesh::handle_stream), [`stream_opened`](Mesh::stream_opened),
+//!   [`ping`](Mesh::ping), [`handle_stream`](Mesh::handle_stream), [`stream_opened`](Mesh::stream_opened),
 //!   [`stream_closed`](Mesh::stream_closed), [`socket_closed`](Mesh::socket_closed), [`network_changed`](Mesh::network_changed),
 //!   [`handle_timeout`](Mesh::handle_timeout). Decrypted packets that the filter lets pass leave through the sink handed in.
 //! - *Outputs*: [`poll_output`](Mesh::poll_output), [`poll_event`](Mesh::poll_event), each until `None`, then
@@ -18,12 +18,13 @@
 
 mod inbound;
 mod peers;
+mod questions;
 mod relays;
 mod seam;
 mod sockets;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rand_chacha::ChaCha20Rng;
@@ -38,14 +39,11 @@ pub use self::seam::{Datagrams, MeshEvent, MeshPeer, MeshTimer, Output, StreamFr
 use self::sockets::Sockets;
 pub use self::sockets::{EXTRA_SOCKETS_MAX, GUESSES_AT_ONCE};
 use crate::endpoint::{Endpoint, SocketNumber};
-use crate::filter::{Filter, FilterCounters};
-use crate::paths::{Liveness, OwnCandidates, PathAction, PathView, PeerPaths};
-use crate::probe::Probe;
+use crate::filter::Filter;
+use crate::paths::{Liveness, OwnCandidates, PathAction, PeerPaths};
+use crate::probe::{Probe, Transaction};
 use crate::relay::client::ClientEvent;
-use crate::tunnel::{
-    Counters, Mobility, PacketSink, PeerConfig, PeerStatus, Received, SendError, Transmit, Tunnel,
-    TunnelEvent,
-};
+use crate::tunnel::{Mobility, PacketSink, PeerConfig, Received, SendError, Transmit, Tunnel, TunnelEvent};
 
 /// How many events wait at most for a caller that does not collect them.
 const EVENTS_MAX: usize = 16_384;
@@ -78,59 +76,6 @@ impl Mesh {
             rng,
             events: VecDeque::new(),
         }
-    }
-
-    /// Returns our own public key.
-    #[must_use]
-    pub fn public_key(&self) -> NodePublicKey {
-        self.tunnel.public_key()
-    }
-
-    /// Returns what went through the tunnel and what was dropped.
-    #[must_use]
-    pub fn counters(&self) -> &Counters {
-        self.tunnel.counters()
-    }
-
-    /// Returns what the packet filter did.
-    #[must_use]
-    pub fn filter_counters(&self) -> &FilterCounters {
-        self.filter.counters()
-    }
-
-    /// Says whether a TCP connection between an address of ours and a peer's may go on by the rules of now.
-    #[must_use]
-    pub fn admits_tcp(&self, local: SocketAddr, remote: SocketAddr, now: Now) -> bool {
-        self.filter.admits_tcp(local, remote, now.mono)
-    }
-
-    /// Returns what is known of a peer's session.
-    #[must_use]
-    pub fn peer_status(&self, peer: &NodePublicKey) -> Option<PeerStatus> {
-        self.tunnel.peer_status(peer)
-    }
-
-    /// Returns how a peer is reached; `None` when it is no managed peer.
-    #[must_use]
-    pub fn path(&self, peer: &NodePublicKey) -> Option<PathView> {
-        self.peers.get(peer).map(PeerPaths::view)
-    }
-
-    /// Returns what we say of ourselves.
-    #[must_use]
-    pub fn own_candidates(&self) -> &OwnCandidates {
-        &self.own
-    }
-
-    /// Returns every relay as we see it.
-    pub fn relays(&self) -> impl Iterator<Item = RelayView> + '_ {
-        self.relays.views()
-    }
-
-    /// Returns the peer that packets to `address` belong to.
-    #[must_use]
-    pub fn route(&self, address: IpAddr) -> Option<NodePublicKey> {
-        self.tunnel.route(address)
     }
 
     /// Adds a peer or changes it; its sessions stay.
@@ -226,6 +171,18 @@ impl Mesh {
         let sent = self.tunnel.send_packets(to, packets, now);
         self.drain_tunnel_events(now);
         sent
+    }
+
+    /// Pings a managed peer on the path that data would take; without a session a handshake comes first. [`MeshEvent::Pong`]
+    /// tells the answer. `None` when it is no managed peer.
+    pub fn ping(&mut self, peer: &NodePublicKey, now: Now) -> Option<Transaction> {
+        let mut ping = None;
+        let has_session = self.peers.get(peer)?.has_session();
+        self.with_paths(peer, now, |paths, now| ping = Some(paths.ask(now)));
+        if !has_session {
+            self.tunnel.renew(peer, now).ok()?;
+        }
+        ping
     }
 
     /// Starts a handshake although there may be a session.
@@ -522,6 +479,11 @@ impl Mesh {
                 }
                 PathAction::CheckRelay(relay) => self.relays.check(relay, now.mono),
                 PathAction::Observed(address) => observed.push(address),
+                PathAction::Answered(pong) => {
+                    if self.events.len() < EVENTS_MAX {
+                        self.events.push_back(MeshEvent::Pong(*key, pong));
+                    }
+                }
                 PathAction::Guess(count) => {
                     let sockets = self.sockets.begin(*key, count);
                     paths.guess_answered(sockets, now.mono);

@@ -12,7 +12,7 @@ mod table;
 mod tests;
 
 pub use self::own::OwnCandidates;
-pub use self::peer::{Liveness, PathAction, PathTimer, PathView, PeerPaths};
+pub use self::peer::{Liveness, PathAction, PathTimer, PathView, PeerPaths, Pong};
 
 use std::time::Duration;
 

@@ -18,7 +18,9 @@ pub mod stream;
 pub mod udp;
 pub mod wake;
 
-pub use mesh_net::{ConnectError, ListenError, MeshListener, MeshNet, MeshNetConfig, StartError};
+pub use mesh_net::{
+    ConnectError, ListenError, MeshListener, MeshNet, MeshNetConfig, PingError, StartError, Surroundings,
+};
 pub use relay_stream::RelayPoint;
 pub use resolve::resolve;
 pub use stream::MeshStream;

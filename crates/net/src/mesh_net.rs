@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mesh::filter::FilterCounters;
-use mesh::paths::PathView;
+use mesh::paths::{PathView, Pong};
+use mesh::probe::{Candidate, Mapping};
 use mesh::tunnel::{Counters, PeerStatus};
 use mesh::{Mesh, MeshEvent, MeshPeer, RelayView};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use types::{NodePrivateKey, NodePublicKey, PacketFilter, SignedRelayTicket};
+use types::{NodePrivateKey, NodePublicKey, PacketFilter, RelayId, SignedRelayTicket};
 
 use crate::alarm::Alarm;
 use crate::engine::command::Command;
@@ -99,6 +100,33 @@ pub enum ListenError {
     /// The mesh has stopped.
     #[error("the mesh has stopped")]
     Stopped,
+}
+
+/// Why a ping has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PingError {
+    /// The key is no managed peer's.
+    #[error("the node is no peer")]
+    PeerUnknown,
+    /// Nothing came back in time.
+    #[error("the peer did not answer in time")]
+    NoAnswer,
+    /// The mesh has stopped.
+    #[error("the mesh has stopped")]
+    Stopped,
+}
+
+/// What is known of the networks around us.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Surroundings {
+    /// How our NAT maps.
+    pub mapping: Mapping,
+    /// Where we may be reached directly, best first.
+    pub candidates: Vec<Candidate>,
+    /// Every relay as we see it.
+    pub relays: Vec<RelayView>,
+    /// The relay that is nearest.
+    pub home: Option<RelayId>,
 }
 
 /// What the shell did with packets that the tunnel had found in order. Every count only grows.
@@ -298,16 +326,33 @@ impl MeshNet {
         self.tell(Command::NetworkChanged).await;
     }
 
-    /// Returns every relay as we see it.
-    pub async fn relays(&self) -> Vec<RelayView> {
-        let command = |reply| Command::RelayViews { reply };
+    /// Returns what is known of the networks around us.
+    pub async fn surroundings(&self) -> Surroundings {
+        let command = |reply| Command::Surroundings { reply };
         self.ask(command).await.unwrap_or_default()
     }
 
-    /// Returns where we may be reached directly, best first.
-    pub async fn candidates(&self) -> Vec<SocketAddr> {
-        let command = |reply| Command::Candidates { reply };
-        self.ask(command).await.unwrap_or_default()
+    /// Asks a peer inside its session whether it is there, on the path that data would take, and waits for at most `timeout`; a
+    /// peer without a session is woken first.
+    pub async fn ping(&self, peer: NodePublicKey, timeout: Duration) -> Result<Pong, PingError> {
+        // Before it is sent, so that no answer is too fast.
+        let mut events = self.subscribe();
+        let command = |reply| Command::Ping { peer, reply };
+        let sent = self.ask(command).await.map_err(|_| PingError::Stopped)?;
+        let transaction = sent.ok_or(PingError::PeerUnknown)?;
+        let answer = async {
+            loop {
+                match events.recv().await {
+                    Ok(MeshEvent::Pong(from, pong)) if from == peer && pong.transaction == transaction => {
+                        return Ok(pong);
+                    }
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return Err(PingError::Stopped),
+                }
+            }
+        };
+        let waited = tokio::time::timeout(timeout, answer).await;
+        waited.unwrap_or(Err(PingError::NoAnswer))
     }
 
     /// Returns what is known of a peer, and of the path to it when it is one of ours; `None` when the key is no peer's.

@@ -256,6 +256,7 @@ impl Membership {
             MeshEvent::SessionUp(_)
             | MeshEvent::SessionDown(..)
             | MeshEvent::Roamed(..)
+            | MeshEvent::Pong(..)
             | MeshEvent::Candidates
             | MeshEvent::Relay(_)
             | MeshEvent::HomeRelay(_) => {}
@@ -289,9 +290,9 @@ impl Membership {
 
     /// Returns where this node may be reached directly, best first.
     pub async fn endpoints(&self) -> Vec<String> {
-        let candidates = self.mesh.candidates().await.into_iter();
+        let candidates = self.mesh.surroundings().await.candidates.into_iter();
         candidates
-            .map(|address| address.to_string())
+            .map(|candidate| candidate.address.to_string())
             .take(ENDPOINTS_MAX)
             .collect()
     }

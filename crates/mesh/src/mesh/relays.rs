@@ -160,6 +160,10 @@ impl Relays {
         self.links.values().map(|link| link.view)
     }
 
+    pub(super) fn home(&self) -> Option<RelayId> {
+        self.home
+    }
+
     pub(super) fn view(&self, id: RelayId) -> Option<RelayView> {
         self.links.get(&id).map(|link| link.view)
     }

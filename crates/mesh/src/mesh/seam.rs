@@ -7,7 +7,7 @@ use types::{AllowedIp, NodePublicKey, RelayId};
 
 use super::relays::RelayView;
 use crate::endpoint::{Endpoint, SocketNumber};
-use crate::paths::{PathTimer, PathView};
+use crate::paths::{PathTimer, PathView, Pong};
 use crate::relay::client::ClientTimer;
 use crate::tunnel::{DownReason, Mobility, PresharedKey, Timer};
 
@@ -85,6 +85,8 @@ pub enum MeshEvent {
     Roamed(NodePublicKey, Endpoint),
     /// A peer is reached another way, or for another reason.
     Path(NodePublicKey, PathView),
+    /// A ping that was asked for was answered.
+    Pong(NodePublicKey, Pong),
     /// What we say of ourselves changed: the control plane should hear it.
     Candidates,
     /// A relay came up, went down or was measured.

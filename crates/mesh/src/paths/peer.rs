@@ -11,7 +11,7 @@
 //! # Kinds of methods
 //!
 //! - *Inputs*: [`set_relays`](PeerPaths::set_relays), [`set_named`](PeerPaths::set_named), [`session`](PeerPaths::session),
-//!   [`wanted`](PeerPaths::wanted), [`heard`](PeerPaths::heard), [`own_changed`](PeerPaths::own_changed),
+//!   [`wanted`](PeerPaths::wanted), [`ask`](PeerPaths::ask), [`heard`](PeerPaths::heard), [`own_changed`](PeerPaths::own_changed),
 //!   [`network_changed`](PeerPaths::network_changed), [`not_here`](PeerPaths::not_here),
 //!   [`relay_leaves`](PeerPaths::relay_leaves),
 //!   [`handle_probe`](PeerPaths::handle_probe), [`guess_answered`](PeerPaths::guess_answered),
@@ -19,10 +19,13 @@
 //! - *Outputs*: [`poll_action`](PeerPaths::poll_action) until `None`, then [`poll_timeout`](PeerPaths::poll_timeout).
 //! - *Questions*: [`view`](PeerPaths::view).
 
+mod asking;
 mod guessing;
 mod liveness;
 mod reason;
 mod search;
+
+pub use self::asking::Pong;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -33,6 +36,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use types::{Monotonic, NodePublicKey, PathKind, PathReason, RelayId};
 
+use self::asking::Asked;
 use super::RETRY_MIN;
 use super::guess::{Guess, Memory};
 use super::own::OwnCandidates;
@@ -56,6 +60,8 @@ pub enum PathAction {
     Renew,
     /// The relay may be gone: ask it.
     CheckRelay(RelayId),
+    /// A ping that somebody asked for was answered.
+    Answered(Pong),
     /// The peer saw us at this address.
     Observed(SocketAddr),
     /// May ports be guessed now, with so many sockets besides the main one? [`PeerPaths::guess_answered`] is the answer.
@@ -141,6 +147,7 @@ pub struct PeerPaths {
     relay_rtt: Option<Duration>,
     /// Through which relay the peer answered last, and when.
     relay_heard: Option<(RelayId, Monotonic)>,
+    asked: Asked,
     actions: VecDeque<PathAction>,
     told: Option<PathView>,
 }
@@ -174,6 +181,7 @@ impl PeerPaths {
             relay_ping: None,
             relay_rtt: None,
             relay_heard: None,
+            asked: Asked::default(),
             actions: VecDeque::new(),
             told: None,
         }
@@ -247,6 +255,7 @@ impl PeerPaths {
         }
         self.update_handshake();
         self.update_reason(now);
+        self.send_asked(now);
     }
 
     /// Tells whether the path in use is not watched, since nothing is sent: then [`wanted`](PeerPaths::wanted) comes before
@@ -378,6 +387,7 @@ impl PeerPaths {
 
     /// Acts on every timer that is due.
     pub fn handle_timeout(&mut self, liveness: Liveness, now: Monotonic) {
+        let liveness = self.with_asked(liveness);
         let is_due = |due: Option<Monotonic>| due.is_some_and(|due| due <= now);
         self.ping_due(now);
         if is_due(self.round_end) {

@@ -434,3 +434,80 @@ fn rounds_through_a_relay_come_ever_more_seldom() {
     assert!(gaps.windows(2).all(|pair| pair[0] < pair[1]), "{gaps:?}");
     assert!(rounds.len() <= 7, "{rounds:?}");
 }
+
+/// The pings that were asked for and answered among what is to be done.
+fn pongs(actions: &[PathAction]) -> Vec<Pong> {
+    let pongs = actions.iter().filter_map(|action| match action {
+        PathAction::Answered(pong) => Some(*pong),
+        _ => None,
+    });
+    pongs.collect()
+}
+
+#[test]
+fn a_ping_that_is_asked_for_waits_for_the_session_and_tells_its_path_and_time() {
+    let now = Monotonic::from_start(Duration::from_secs(100));
+    let mut paths = PeerPaths::new(key(2), Arc::default(), [7; 32]);
+    paths.set_relays(vec![RelayId(key(9))], now);
+    let transaction = paths.ask(now);
+    let is_it = |action: &PathAction| *action == PathAction::Probe(relayed(), Probe::Ping(transaction));
+    assert!(!std::iter::from_fn(|| paths.poll_action()).any(|action| is_it(&action)));
+    let now = now + 400 * MS;
+    paths.session(true, now);
+    assert!(std::iter::from_fn(|| paths.poll_action()).any(|action| is_it(&action)));
+    let now = now + 30 * MS;
+    paths.handle_probe(direct(1), Probe::Pong(transaction, None), now);
+    let elsewhere: Vec<_> = std::iter::from_fn(|| paths.poll_action()).collect();
+    assert_eq!(pongs(&elsewhere), [], "an answer from elsewhere");
+    for answers in [1, 0] {
+        paths.handle_probe(relayed(), Probe::Pong(transaction, None), now);
+        let done: Vec<_> = std::iter::from_fn(|| paths.poll_action()).collect();
+        let wanted = Pong {
+            transaction,
+            endpoint: relayed(),
+            reason: PathReason::Probing,
+            rtt: 30 * MS,
+        };
+        assert_eq!(pongs(&done), vec![wanted; answers]);
+    }
+}
+
+#[test]
+fn pings_alone_notice_that_a_direct_path_is_dead() {
+    let mut bench = Bench::new();
+    bench.promote(1);
+    bench.pass(Duration::from_secs(30));
+    for _ in 0..4 {
+        bench.paths.ask(bench.now);
+        bench.pass(Duration::from_secs(1));
+    }
+    assert_eq!(bench.kind(), Some(PathKind::Relay));
+}
+
+#[test]
+fn a_peer_that_answers_no_ping_may_have_lost_the_session() {
+    let mut bench = Bench::new();
+    bench.hear(relayed(), Probe::Ping([1; 12]));
+    bench.actions();
+    bench.paths.ask(bench.now);
+    assert!(!bench.pass(Duration::from_secs(3)).contains(&PathAction::Renew));
+    bench.paths.ask(bench.now);
+    assert!(bench.actions().contains(&PathAction::Renew));
+}
+
+#[test]
+fn no_more_pings_wait_than_may() {
+    let mut paths = PeerPaths::new(key(2), Arc::default(), [7; 32]);
+    let now = Monotonic::from_start(Duration::from_secs(100));
+    paths.set_relays(vec![RelayId(key(9))], now);
+    let asked: Vec<_> = (0..100).map(|_| paths.ask(now)).collect();
+    paths.session(true, now);
+    let sent: Vec<_> = std::iter::from_fn(|| paths.poll_action())
+        .filter_map(|action| match action {
+            PathAction::Probe(_, Probe::Ping(transaction)) => Some(transaction),
+            _ => None,
+        })
+        .filter(|transaction| asked.contains(transaction))
+        .collect();
+    assert_eq!(sent, asked[36..]);
+}

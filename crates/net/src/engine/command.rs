@@ -3,15 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use mesh::MeshPeer;
 use mesh::paths::PathView;
+use mesh::probe::Transaction;
 use mesh::tunnel::PeerStatus;
-use mesh::{MeshPeer, RelayView};
 use tokio::sync::{mpsc, oneshot};
 use types::{NodePublicKey, Now, PacketFilter, RelayId, SignedRelayTicket};
 
 use super::peer::Flow;
 use super::{Engine, Stopping};
-use crate::mesh_net::{ConnectError, ListenError, MeshCounters};
+use crate::mesh_net::{ConnectError, ListenError, MeshCounters, Surroundings};
 use crate::relay_stream::{RelayPoint, StreamEvent};
 use crate::stream::MeshStream;
 
@@ -62,11 +63,12 @@ pub(crate) enum Command {
         addresses: Vec<SocketAddr>,
     },
     NetworkChanged,
-    RelayViews {
-        reply: oneshot::Sender<Vec<RelayView>>,
+    Ping {
+        peer: NodePublicKey,
+        reply: oneshot::Sender<Option<Transaction>>,
     },
-    Candidates {
-        reply: oneshot::Sender<Vec<SocketAddr>>,
+    Surroundings {
+        reply: oneshot::Sender<Surroundings>,
     },
     Stream {
         relay: RelayId,
@@ -139,12 +141,17 @@ impl Engine {
             }
             Command::Local { addresses } => self.mesh.set_local(addresses, now),
             Command::NetworkChanged => self.mesh.network_changed(now),
-            Command::RelayViews { reply } => {
-                let _ = reply.send(self.mesh.relays().collect());
+            Command::Ping { peer, reply } => {
+                let _ = reply.send(self.mesh.ping(&peer, now));
             }
-            Command::Candidates { reply } => {
-                let candidates = self.mesh.own_candidates().candidates().iter();
-                let _ = reply.send(candidates.map(|candidate| candidate.address).collect());
+            Command::Surroundings { reply } => {
+                let own = self.mesh.own_candidates();
+                let _ = reply.send(Surroundings {
+                    mapping: own.mapping(),
+                    candidates: own.candidates().to_vec(),
+                    relays: self.mesh.relays().collect(),
+                    home: self.mesh.home_relay(),
+                });
             }
             Command::Stream { relay, event } => self.stream_event(relay, event, now),
             Command::Shutdown { grace, reply } => self.begin_shutdown(grace, reply, now),

@@ -59,6 +59,7 @@ impl PeerPaths {
         seen: Option<SocketAddr>,
         now: Monotonic,
     ) {
+        self.take_asked(source, transaction, now);
         if let Endpoint::Relayed { relay, .. } = source {
             self.relay_heard = Some((relay, now));
             if let Some((_, sent)) = self.relay_ping.filter(|(id, _)| *id == transaction) {
