@@ -77,6 +77,14 @@ impl Host {
     }
 }
 
+impl std::str::FromStr for Host {
+    type Err = BadTarget;
+
+    fn from_str(text: &str) -> Result<Self, BadTarget> {
+        Self::from_text(text.as_bytes()).ok_or(BadTarget::BadHost)
+    }
+}
+
 impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -121,6 +121,8 @@ pub enum PingError {
 pub struct Surroundings {
     /// How our NAT maps.
     pub mapping: Mapping,
+    /// The addresses of our interfaces, each with the port of our main socket.
+    pub local: Vec<SocketAddr>,
     /// Where we may be reached directly, best first.
     pub candidates: Vec<Candidate>,
     /// Every relay as we see it.

@@ -4,6 +4,8 @@
 //! | method | path | answer |
 //! |---|---|---|
 //! | GET | `/status` | [`Status`] |
+//! | GET | `/netcheck` | [`Netcheck`] |
+//! | POST | `/pings` | [`PingEvent`] lines until every ping has an answer or none, for a [`PingRequest`] ([`pings`]) |
 //! | POST | `/runs` | [`RunStarted`], for a [`StartRun`] (contract §5, `origin: "device"`) |
 //! | POST | `/shutdown` | nothing; the daemon stops in good order |
 //! | POST | `/forwards` | [`PortEvent`] lines as long as the connection lasts, for a [`ForwardRequest`] ([`ports`]) |
@@ -11,6 +13,9 @@
 //!
 //! A no is a [`LocalError`] in the contract's envelope, whatever the reason: `{"error":{"code":…,"message":…}}`.
 
+mod lines;
+pub mod netcheck;
+pub mod pings;
 pub mod ports;
 
 use std::io;
@@ -32,8 +37,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use types::{AgentSlug, RolloutId, RunId, RunStatus, ThreadId};
+/// The words of paths, for those who read what this API answers.
+pub use types::{PathKind, PathReason};
 
+pub use crate::local_api::netcheck::Netcheck;
+pub use crate::local_api::pings::{PingEvent, PingRequest};
 pub use crate::local_api::ports::{ExposeRequest, ForwardRequest, PortEvent};
+use crate::reach::{Reach, ReachError};
 use crate::sidecar::{RegisterError, Registration, Sidecar};
 use crate::status::{Status, StatusBoard, Traffic};
 
@@ -115,6 +125,8 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 pub async fn serve(listener: UnixListener, state: LocalState, until: CancellationToken) {
     let router = Router::new()
         .route("/status", get(status))
+        .route("/netcheck", get(netcheck::netcheck))
+        .route("/pings", post(pings::ping))
         .route("/runs", post(start_run))
         .route("/shutdown", post(shut_down))
         .route("/forwards", post(ports::forward))
@@ -166,6 +178,11 @@ async fn start_run(State(state): State<LocalState>, Body(request): Body<StartRun
     }
 }
 
+/// A time in milliseconds, to the microsecond.
+fn in_ms(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
+}
+
 async fn shut_down(State(state): State<LocalState>) -> StatusCode {
     state.shutdown.cancel();
     StatusCode::ACCEPTED
@@ -182,6 +199,20 @@ fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
 fn refuse_unlinked() -> Response {
     let message = "this device is not linked yet";
     refuse(StatusCode::CONFLICT, "device_offline", message)
+}
+
+fn reach(state: &LocalState) -> Option<Reach> {
+    let sidecar = state.sidecar.get()?;
+    Some(Reach::new(sidecar.membership().clone()))
+}
+
+fn refuse_target(error: &ReachError) -> Response {
+    let (status, code) = match error {
+        ReachError::Unknown { .. } => (StatusCode::NOT_FOUND, "not_found"),
+        ReachError::NoNetmap | ReachError::Stopped => (StatusCode::CONFLICT, "device_offline"),
+        _ => (StatusCode::BAD_REQUEST, "bad_request"),
+    };
+    refuse(status, code, &error.to_string())
 }
 
 /// A JSON body; one that cannot be read is answered in the envelope.

@@ -1,6 +1,7 @@
 //! The other end of the local socket: what `runmesh status` and apps on this device call.
 
 use std::io;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::local_api::{
-    ExposeRequest, ForwardRequest, LocalError, LocalErrorEnvelope, PortEvent, RunStarted, SOCKET, StartRun,
+    ExposeRequest, ForwardRequest, LocalError, LocalErrorEnvelope, Netcheck, PingEvent, PingRequest,
+    PortEvent, RunStarted, SOCKET, StartRun,
 };
 use crate::status::Status;
 
@@ -24,7 +26,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The longest event of a port, in bytes.
+/// The longest event, in bytes.
 const EVENT_BYTES_MAX: usize = 64 * 1024;
 
 /// Why the daemon gave no answer.
@@ -67,6 +69,17 @@ impl LocalClient {
         self.call(Method::GET, "/status", Vec::new()).await
     }
 
+    /// Asks what the networks around the device let through.
+    pub async fn netcheck(&self) -> Result<Netcheck, LocalClientError> {
+        self.call(Method::GET, "/netcheck", Vec::new()).await
+    }
+
+    /// Pings a node; what comes of it the events tell.
+    pub async fn ping(&self, request: &PingRequest) -> Result<Events<PingEvent>, LocalClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| broken(&error))?;
+        self.open("/pings", body).await
+    }
+
     /// Starts a run of an agent that is bound to this device.
     pub async fn start_run(&self, request: &StartRun) -> Result<RunStarted, LocalClientError> {
         let body = serde_json::to_vec(request).map_err(|error| broken(&error))?;
@@ -90,13 +103,14 @@ impl LocalClient {
         self.open("/exposed", body).await
     }
 
-    async fn open(&self, path: &str, body: Vec<u8>) -> Result<PortEvents, LocalClientError> {
+    async fn open<T>(&self, path: &str, body: Vec<u8>) -> Result<Events<T>, LocalClientError> {
         let opening = async {
             let (answer, connection) = self.request(Method::POST, path, body).await?;
             if answer.status().is_success() {
-                return Ok(PortEvents {
+                return Ok(Events {
                     body: answer.into_body(),
                     received: Vec::new(),
+                    event: PhantomData,
                     _connection: connection,
                 });
             }
@@ -187,17 +201,20 @@ fn refusal(bytes: &[u8]) -> LocalClientError {
 }
 
 /// What there is to tell of a forwarded or exposed port. Dropping it closes the port.
+pub type PortEvents = Events<PortEvent>;
+
+/// What there is to tell, as it comes. Dropping it ends what it tells of.
 #[derive(Debug)]
-pub struct PortEvents {
+pub struct Events<T> {
     body: Incoming,
     received: Vec<u8>,
+    event: PhantomData<T>,
     _connection: AbortOnDropHandle<()>,
 }
 
-impl PortEvents {
-    /// Waits for the next event, the first of which says where the port is; `None` when the daemon has closed the port. Can be
-    /// dropped at any await.
-    pub async fn next(&mut self) -> Result<Option<PortEvent>, LocalClientError> {
+impl<T: DeserializeOwned> Events<T> {
+    /// Waits for the next event; `None` when the daemon has nothing more to tell. Can be dropped at any await.
+    pub async fn next(&mut self) -> Result<Option<T>, LocalClientError> {
         loop {
             if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.received.drain(..=end).collect();
@@ -210,7 +227,7 @@ impl PortEvents {
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => self.received.extend(frame.into_data().unwrap_or_default()),
-                // A daemon that is killed closes the port just as well.
+                // A daemon that is killed ends it just as well.
                 Some(Err(_)) | None => return Ok(None),
             }
         }

@@ -15,7 +15,7 @@ use net::{MeshNet, RelayPoint, resolve};
 use tokio::sync::{broadcast, mpsc, watch};
 use types::control::FromNode;
 use types::netmap::ENDPOINTS_MAX;
-use types::{Generation, Netmap, NodeKind, NodePublicKey, PathReason, PeerRecord};
+use types::{Generation, Netmap, NodeKind, NodePublicKey, PathReason, PeerRecord, RelayId};
 
 use crate::link_state::Pinned;
 use crate::state_dir::StateDir;
@@ -253,17 +253,23 @@ impl Membership {
         match event {
             MeshEvent::Path(peer, view) => self.set_path(peer, view.into()),
             MeshEvent::HandshakeFailed(peer) => self.set_path(peer, Path::unreached(PathReason::PeerAsleep)),
+            MeshEvent::HomeRelay(home) => {
+                self.paths().set_home(home);
+                self.show();
+            }
             MeshEvent::SessionUp(_)
             | MeshEvent::SessionDown(..)
             | MeshEvent::Roamed(..)
             | MeshEvent::Pong(..)
             | MeshEvent::Candidates
-            | MeshEvent::Relay(_)
-            | MeshEvent::HomeRelay(_) => {}
+            | MeshEvent::Relay(_) => {}
         }
     }
 
     async fn look_at_all(&self) {
+        let home = self.mesh.surroundings().await.home;
+        self.paths().set_home(home);
+        self.show();
         let peers = self.paths().peers();
         for peer in peers {
             if let Some((_, Some(view))) = self.mesh.peer_status(peer).await {
@@ -318,6 +324,14 @@ impl Membership {
         self.paths().reason(peer)
     }
 
+    /// Returns what a relay is called.
+    #[must_use]
+    pub fn relay_name(&self, relay: RelayId) -> String {
+        let current = self.current.borrow();
+        let name = current.as_ref().map(|netmap| paths::relay_name(netmap, relay));
+        name.unwrap_or_else(|| relay.to_string())
+    }
+
     fn show(&self) {
         let paths = self.paths();
         let current = self.current.borrow().clone();
@@ -325,6 +339,7 @@ impl Membership {
             status.generation = current.as_ref().map(|netmap| netmap.generation);
             let Some(netmap) = current else {
                 status.peers.clear();
+                status.home_relay = None;
                 return;
             };
             status.netmap_refused = None;
@@ -335,7 +350,9 @@ impl Membership {
                 org_name: netmap.org_name.clone(),
                 addresses: vec![own.mesh_ip4.to_string(), own.mesh_ip6.to_string()],
             });
-            status.peers = netmap.peers.iter().map(|peer| paths.shown(peer)).collect();
+            status.home_relay = paths.home(&netmap);
+            let peers = netmap.peers.iter();
+            status.peers = peers.map(|peer| paths.shown(peer, &netmap)).collect();
         });
     }
 

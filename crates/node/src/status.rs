@@ -38,6 +38,9 @@ pub struct Status {
     /// What went through the mesh and what did not, since this start; absent before the device is a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
+    /// The relay that is nearest, at which others find this node; absent while none is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home_relay: Option<String>,
     /// Every node this one may talk to.
     pub peers: Vec<PeerStatus>,
     /// The dispatch session.
@@ -227,6 +230,7 @@ impl StatusBoard {
             mesh_address: None,
             proxy_address: None,
             traffic: None,
+            home_relay: None,
             peers: Vec::new(),
             sidecar: Connection::down(now, "not linked yet"),
             runs: Vec::new(),

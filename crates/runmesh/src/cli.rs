@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agents, audit, auth_keys, expose, forward, invitations, keys, links, members, nodes, overview, policy,
-    relay, run, runs, serve, sessions, status, threads, up,
+    agents, audit, auth_keys, expose, forward, invitations, keys, links, members, netcheck, nodes, overview,
+    ping, policy, relay, run, runs, serve, sessions, status, threads, up,
 };
 use crate::failure;
 
@@ -71,6 +71,10 @@ pub(crate) enum Command {
     Forward(forward::ForwardArgs),
     /// Offer a local port to the mesh, as long as this runs
     Expose(expose::ExposeArgs),
+    /// Ask another node whether it is there: how far it is, by which path, and why by that one
+    Ping(ping::PingArgs),
+    /// Show what the networks around this device let through
+    Netcheck(netcheck::NetcheckArgs),
     /// Show this device's node, as it sees itself
     Status(status::StatusArgs),
     /// Admit the device that shows a code

@@ -12,6 +12,8 @@ const COMMANDS: &[&[&str]] = &[
     &["up"],
     &["forward"],
     &["expose"],
+    &["ping"],
+    &["netcheck"],
     &["status"],
     &["approve"],
     &["deny"],

@@ -18,6 +18,8 @@ const COMMANDS: &[&str] = &[
     "up",
     "forward",
     "expose",
+    "ping",
+    "netcheck",
     "status",
     "approve",
     "deny",

@@ -65,3 +65,28 @@ pub enum PathReason {
     /// Nothing was sent to the peer yet; a path is looked for at the first packet.
     Idle,
 }
+
+impl PathReason {
+    /// Says it to a person, in a clause without a full stop.
+    #[must_use]
+    pub fn as_words(self) -> &'static str {
+        match self {
+            Self::EndpointAnswered => "it answers directly",
+            Self::Probing => "direct paths are being tried",
+            Self::NoCandidate => "it names no address at which it might be reached directly",
+            Self::NoAnswer => {
+                "none of its addresses answers: a firewall, or networks that do not reach each other"
+            }
+            Self::UdpBlocked => "no UDP reaches this network",
+            Self::PeerUdpBlocked => "no UDP reaches its network",
+            Self::SymmetricBoth => "the NATs of both ends give every destination another port",
+            Self::SymmetricOne => {
+                "the NAT of one end gives every destination another port, and none was guessed yet"
+            }
+            Self::PathLost => "the direct path went silent, another is looked for",
+            Self::NoRelay => "neither a relay nor a direct path answers",
+            Self::PeerAsleep => "it is not connected to any relay: it is off or away",
+            Self::Idle => "nothing was sent to it yet",
+        }
+    }
+}

@@ -34,6 +34,11 @@ impl OwnCandidates {
         self.mapping
     }
 
+    /// Returns the addresses of our interfaces.
+    pub fn local(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.local.iter().copied()
+    }
+
     /// Takes the addresses of our interfaces, each with the port of our socket. Loopback and addresses of the mesh itself are
     /// the caller's to leave out.
     pub fn set_local(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> bool {

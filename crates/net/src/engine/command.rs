@@ -148,6 +148,7 @@ impl Engine {
                 let own = self.mesh.own_candidates();
                 let _ = reply.send(Surroundings {
                     mapping: own.mapping(),
+                    local: own.local().collect(),
                     candidates: own.candidates().to_vec(),
                     relays: self.mesh.relays().collect(),
                     home: self.mesh.home_relay(),

@@ -3,30 +3,21 @@
 //! The answer is one [`PortEvent`] after another, each a line of JSON: first where it listens, then what led nowhere. When
 //! the connection ends, so does the port, and what it carries is cut.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 
-use axum::body::Body as AnswerBody;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse as _, Response};
-use futures_util::stream;
+use axum::response::Response;
 use mesh::proxy::Target;
 use net::ListenError;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use types::NodeName;
 
-use super::{Body, LocalState, refuse, refuse_unlinked};
+use super::lines::lines;
+use super::{Body, LocalState, reach, refuse, refuse_target, refuse_unlinked};
+use crate::reach::ReachError;
 use crate::reach::expose::Exposure;
 use crate::reach::forward::{Failed, Forward, ForwardError};
-use crate::reach::{Reach, ReachError};
-
-/// How many failures may wait to be told; more are not told.
-const EVENTS_MAX: usize = 64;
 
 /// Asks for a local port that leads to a port of another node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -78,6 +69,12 @@ pub enum PortEvent {
     },
 }
 
+impl From<Failed> for PortEvent {
+    fn from(Failed { from, reason }: Failed) -> Self {
+        Self::Failed { from, reason }
+    }
+}
+
 /// Forwards a port.
 pub(super) async fn forward(
     State(state): State<LocalState>,
@@ -100,7 +97,7 @@ pub(super) async fn forward(
                 node: forward.place().name.clone(),
                 target: forward.place().address,
             };
-            tell(listening, &state.shutdown, |failures| forward.serve(failures))
+            lines(listening, &state.shutdown, |failures| forward.serve(failures))
         }
         Err(ForwardError::Target(error)) => refuse_target(&error),
         Err(error) => refuse(StatusCode::CONFLICT, "conflict", &error.to_string()),
@@ -125,59 +122,11 @@ pub(super) async fn expose(State(state): State<LocalState>, Body(request): Body<
                     .map(|ip| SocketAddr::new(*ip, exposure.offered()))
                     .collect(),
             };
-            tell(exposed, &state.shutdown, |failures| exposure.serve(failures))
+            lines(exposed, &state.shutdown, |failures| exposure.serve(failures))
         }
         Err(error @ ListenError::BadPort) => {
             refuse(StatusCode::BAD_REQUEST, "bad_request", &error.to_string())
         }
         Err(error) => refuse(StatusCode::CONFLICT, "conflict", &error.to_string()),
     }
-}
-
-fn reach(state: &LocalState) -> Option<Reach> {
-    let sidecar = state.sidecar.get()?;
-    Some(Reach::new(sidecar.membership().clone()))
-}
-
-fn refuse_target(error: &ReachError) -> Response {
-    let (status, code) = match error {
-        ReachError::Unknown { .. } => (StatusCode::NOT_FOUND, "not_found"),
-        ReachError::NoNetmap | ReachError::Stopped => (StatusCode::CONFLICT, "device_offline"),
-        _ => (StatusCode::BAD_REQUEST, "bad_request"),
-    };
-    refuse(status, code, &error.to_string())
-}
-
-/// Answers with events as they come; when nobody reads the answer any more, or the daemon stops, the port's task ends.
-fn tell<F>(
-    first: PortEvent,
-    stop: &CancellationToken,
-    serve: impl FnOnce(mpsc::Sender<Failed>) -> F,
-) -> Response
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let (failures, failed) = mpsc::channel(EVENTS_MAX);
-    let (serving, stop) = (serve(failures), stop.clone());
-    let serving = tokio::spawn(async move {
-        stop.run_until_cancelled(serving).await;
-    });
-    let state = (Some(first), failed, AbortOnDropHandle::new(serving));
-    let lines = stream::unfold(state, |(first, mut failed, serving)| async move {
-        let event = match first {
-            Some(first) => first,
-            None => {
-                let Failed { from, reason } = failed.recv().await?;
-                PortEvent::Failed { from, reason }
-            }
-        };
-        let mut line = serde_json::to_vec(&event).ok()?;
-        line.push(b'\n');
-        Some((Ok::<_, Infallible>(line), (None, failed, serving)))
-    });
-    (
-        [(CONTENT_TYPE, "application/x-ndjson")],
-        AnswerBody::from_stream(lines),
-    )
-        .into_response()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mesh::Endpoint;
 use mesh::paths::PathView;
 use types::control::FromNode;
-use types::{NodePublicKey, PathKind, PathReason, PeerRecord};
+use types::{Netmap, NodePublicKey, PathKind, PathReason, PeerRecord, RelayId};
 
 use crate::status::PeerStatus;
 
@@ -20,29 +20,34 @@ pub(super) struct Path {
 /// How every known peer is reached. Peers come by [`Paths::expect`] and go by [`Paths::forget`]; what is said about others
 /// is passed over.
 #[derive(Debug, Default)]
-pub(super) struct Paths(BTreeMap<NodePublicKey, Path>);
+pub(super) struct Paths {
+    peers: BTreeMap<NodePublicKey, Path>,
+    home: Option<RelayId>,
+}
 
 impl Paths {
     /// Takes note of a peer; one that is known stays as it is.
     pub(super) fn expect(&mut self, peer: NodePublicKey) {
-        self.0.entry(peer).or_insert(Path::unreached(PathReason::Idle));
+        self.peers
+            .entry(peer)
+            .or_insert(Path::unreached(PathReason::Idle));
     }
 
     pub(super) fn forget(&mut self, peer: &NodePublicKey) {
-        self.0.remove(peer);
+        self.peers.remove(peer);
     }
 
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.peers.clear();
     }
 
     pub(super) fn peers(&self) -> Vec<NodePublicKey> {
-        self.0.keys().copied().collect()
+        self.peers.keys().copied().collect()
     }
 
     /// Sets how a known peer is reached; `true` when that is news.
     pub(super) fn set(&mut self, peer: &NodePublicKey, path: Path) -> bool {
-        match self.0.get_mut(peer) {
+        match self.peers.get_mut(peer) {
             Some(known) => std::mem::replace(known, path) != path,
             None => false,
         }
@@ -50,22 +55,32 @@ impl Paths {
 
     /// Returns why a peer is reached as it is.
     pub(super) fn reason(&self, peer: &NodePublicKey) -> PathReason {
-        let path = self.0.get(peer);
+        let path = self.peers.get(peer);
         path.map_or(PathReason::NoCandidate, |path| path.reason)
     }
 
     /// Returns what to tell the control plane about a peer.
     pub(super) fn report(&self, record: &PeerRecord) -> Option<FromNode> {
-        self.0.get(&record.public_key).map(|path| FromNode::Path {
+        self.peers.get(&record.public_key).map(|path| FromNode::Path {
             peer_id: record.id,
             path: path.kind,
             reason: path.reason,
         })
     }
 
+    /// Sets which relay is the nearest.
+    pub(super) fn set_home(&mut self, home: Option<RelayId>) {
+        self.home = home;
+    }
+
+    /// Returns what the nearest relay is called.
+    pub(super) fn home(&self, netmap: &Netmap) -> Option<String> {
+        self.home.map(|home| relay_name(netmap, home))
+    }
+
     /// Returns what to show of a peer on this device.
-    pub(super) fn shown(&self, record: &PeerRecord) -> PeerStatus {
-        let path = self.0.get(&record.public_key).copied();
+    pub(super) fn shown(&self, record: &PeerRecord, netmap: &Netmap) -> PeerStatus {
+        let path = self.peers.get(&record.public_key).copied();
         let path = path.unwrap_or(Path::unreached(PathReason::Idle));
         let addresses = record.allowed_ips.iter();
         PeerStatus {
@@ -76,9 +91,18 @@ impl Paths {
             addresses: addresses.map(|block| block.address().to_string()).collect(),
             path: path.kind,
             reason: path.reason,
-            endpoint: path.endpoint.map(|endpoint| format!("{endpoint:?}")),
+            endpoint: path.endpoint.map(|endpoint| match endpoint {
+                Endpoint::Direct { .. } => format!("{endpoint:?}"),
+                Endpoint::Relayed { relay, .. } => format!("relay {}", relay_name(netmap, relay)),
+            }),
         }
     }
+}
+
+/// Returns what a relay is called, or its key when the netmap names it no longer.
+pub(super) fn relay_name(netmap: &Netmap, id: RelayId) -> String {
+    let record = netmap.relays.iter().find(|record| record.id == id);
+    record.map_or_else(|| id.to_string(), |record| record.name.to_string())
 }
 
 impl Path {

@@ -13,11 +13,13 @@ pub mod proxy;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mesh::proxy::Target;
+use mesh::paths::{PathView, Pong};
+use mesh::proxy::{Host, Target};
 use net::mesh_net::CONNECT_TIMEOUT;
-use net::{ConnectError, MeshStream};
-use types::{MeshNameError, NodeName, NodePublicKey, PathReason};
+use net::{ConnectError, MeshStream, PingError};
+use types::{MeshNameError, NodeName, NodePublicKey, PathReason, PeerRecord, RelayId};
 
 use crate::membership::Membership;
 pub use place::Place;
@@ -111,6 +113,28 @@ impl Reach {
         let netmap = self.membership.follow().borrow().clone();
         let netmap = netmap.ok_or(ReachError::NoNetmap)?;
         place::find(&netmap, target)
+    }
+
+    /// Finds the peer that a host names now.
+    pub(crate) fn peer(&self, host: &Host) -> Result<PeerRecord, ReachError> {
+        let netmap = self.membership.follow().borrow().clone();
+        let netmap = netmap.ok_or(ReachError::NoNetmap)?;
+        place::peer(&netmap, host).cloned()
+    }
+
+    /// Pings a peer inside its session.
+    pub(crate) async fn ping(&self, peer: NodePublicKey, timeout: Duration) -> Result<Pong, PingError> {
+        self.membership.mesh().ping(peer, timeout).await
+    }
+
+    /// Returns how a peer is reached now.
+    pub(crate) async fn path(&self, peer: NodePublicKey) -> Option<PathView> {
+        self.membership.mesh().peer_status(peer).await?.1
+    }
+
+    /// Returns what a relay is called.
+    pub(crate) fn relay_name(&self, relay: RelayId) -> String {
+        self.membership.relay_name(relay)
     }
 
     /// Connects to a target within [`CONNECT_TIMEOUT`].

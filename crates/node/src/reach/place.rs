@@ -21,21 +21,26 @@ pub struct Place {
 
 /// Finds a target in a netmap.
 pub(super) fn find(netmap: &Netmap, target: &Target) -> Result<Place, ReachError> {
-    let host = || target.host.to_string();
-    let (peer, address) = match &target.host {
-        Host::Ip(address) => (of_address(netmap, *address, host)?, *address),
-        Host::Name(name) => {
-            let peer = of_name(netmap, name)?;
-            let node = || peer.name.clone();
-            let address = address_of(peer).ok_or_else(|| ReachError::NoAddress { node: node() })?;
-            (peer, address)
-        }
+    let peer = peer(netmap, &target.host)?;
+    let address = match &target.host {
+        Host::Ip(address) => Some(*address),
+        Host::Name(_) => address_of(peer),
     };
+    let node = || peer.name.clone();
+    let address = address.ok_or_else(|| ReachError::NoAddress { node: node() })?;
     Ok(Place {
         peer: peer.public_key,
         name: peer.name.clone(),
         address: SocketAddr::new(address, target.port),
     })
+}
+
+/// Finds the peer that a host names in a netmap.
+pub(super) fn peer<'a>(netmap: &'a Netmap, host: &Host) -> Result<&'a PeerRecord, ReachError> {
+    match host {
+        Host::Ip(address) => of_address(netmap, *address, || host.to_string()),
+        Host::Name(name) => of_name(netmap, name),
+    }
 }
 
 fn of_name<'a>(netmap: &'a Netmap, name: &str) -> Result<&'a PeerRecord, ReachError> {

@@ -18,8 +18,10 @@ pub(crate) mod invitations;
 pub(crate) mod keys;
 pub(crate) mod links;
 pub(crate) mod members;
+pub(crate) mod netcheck;
 pub(crate) mod nodes;
 pub(crate) mod overview;
+pub(crate) mod ping;
 pub(crate) mod policy;
 pub(crate) mod relay;
 pub(crate) mod relays;
@@ -68,6 +70,14 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Expose(args) => {
             log_to_stderr("warn");
             to_the_end(client_runtime()?, expose::expose(args, output))
+        }
+        Command::Ping(args) => {
+            log_to_stderr("warn");
+            to_the_end(client_runtime()?, ping::ping(args, output))
+        }
+        Command::Netcheck(args) => {
+            log_to_stderr("warn");
+            to_the_end(client_runtime()?, netcheck::netcheck(args, output))
         }
         Command::Status(args) => {
             log_to_stderr("warn");
@@ -120,6 +130,8 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         | Command::Up(_)
         | Command::Forward(_)
         | Command::Expose(_)
+        | Command::Ping(_)
+        | Command::Netcheck(_)
         | Command::Status(_) => {
             unreachable!("these commands do not ask the API")
         }

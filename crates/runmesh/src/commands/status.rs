@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use node::LocalClient;
 use node::link_state;
+use node::local_api::PathReason;
 use node::local_client::LocalClientError;
 use serde_json::{Value, json};
 
@@ -22,7 +23,7 @@ pub(crate) struct StatusArgs {
     state_dir: Option<PathBuf>,
 }
 
-const FIELDS: [Column; 22] = [
+const FIELDS: [Column; 23] = [
     ("running", "/running"),
     ("version", "/version"),
     ("server", "/serverUrl"),
@@ -34,6 +35,7 @@ const FIELDS: [Column; 22] = [
     ("addresses", "/node/addresses"),
     ("public key", "/publicKey"),
     ("mesh socket", "/meshAddress"),
+    ("home relay", "/homeRelay"),
     ("proxy", "/proxyAddress"),
     ("packets sent", "/traffic/packetsSent"),
     ("packets received", "/traffic/packetsReceived"),
@@ -51,9 +53,9 @@ const PEERS: [Column; 6] = [
     ("PEER", "/name"),
     ("KIND", "/kind"),
     ("PATH", "/path"),
-    ("REASON", "/reason"),
     ("ENDPOINT", "/endpoint"),
     ("ADDRESSES", "/addresses"),
+    ("BECAUSE", "/reason"),
 ];
 
 const DROPPED: [Column; 2] = [("DROPPED BECAUSE OF", "/reason"), ("COUNT", "/count")];
@@ -81,13 +83,25 @@ pub(crate) async fn status(args: StatusArgs, output: Output) -> Result<()> {
     if output.is_json() {
         return Ok(());
     }
-    show_table(&rows(&status, "peers"), &PEERS, output)?;
+    show_table(&peers(&status), &PEERS, output)?;
     show_table(&dropped(&status), &DROPPED, output)?;
     show_table(&rows(&status, "runs"), &RUNS, output)
 }
 
 fn rows(status: &Value, list: &str) -> Vec<Value> {
     status[list].as_array().cloned().unwrap_or_default()
+}
+
+/// The peers, with the reasons of their paths in words.
+fn peers(status: &Value) -> Vec<Value> {
+    let mut rows = rows(status, "peers");
+    for row in &mut rows {
+        // A daemon of another version may have a word that this one does not know.
+        if let Ok(reason) = serde_json::from_value::<PathReason>(row["reason"].clone()) {
+            row["reason"] = json!(reason.as_words());
+        }
+    }
+    rows
 }
 
 /// Why datagrams and packets went no further, the most frequent first.
@@ -100,7 +114,8 @@ fn dropped(status: &Value) -> Vec<Value> {
     rows
 }
 
-fn show_table(rows: &[Value], columns: &[Column], output: Output) -> Result<()> {
+/// Shows a table under what was shown before, unless it is empty.
+pub(super) fn show_table(rows: &[Value], columns: &[Column], output: Output) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -122,6 +137,13 @@ fn remembered(dir: &Path) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reason_of_a_path_is_said_in_words_and_an_unknown_one_as_it_is() {
+        let status = json!({ "peers": [{ "reason": "udp_blocked" }, { "reason": "newer" }] });
+        let reasons: Vec<_> = peers(&status).iter().map(|row| row["reason"].clone()).collect();
+        assert_eq!(reasons, ["no UDP reaches this network", "newer"]);
+    }
 
     #[test]
     fn the_most_frequent_reason_stands_first() {

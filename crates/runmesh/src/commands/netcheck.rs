@@ -1,0 +1,85 @@
+//! `runmesh netcheck`: what the networks around this device let through, as its daemon noticed.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use node::LocalClient;
+use node::local_api::Netcheck;
+use node::local_api::netcheck::{Ipv6, NatMapping, PortMapping};
+use serde_json::{Value, json};
+
+use super::forward::explained;
+use super::status::show_table;
+use super::up::state_dir;
+use crate::output::Output;
+use crate::table::Column;
+
+/// What `netcheck` takes.
+#[derive(Args)]
+pub(crate) struct NetcheckArgs {
+    /// Where the node keeps its keys and journal
+    #[arg(long, value_name = "DIR", env = "RUNMESH_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+const FIELDS: [Column; 6] = [
+    ("UDP", "/udp"),
+    ("IPv6", "/ipv6"),
+    ("NAT", "/nat"),
+    ("NAT mapping", "/mapping"),
+    ("port mapping", "/portMapping"),
+    ("home relay", "/homeRelay"),
+];
+
+const CANDIDATES: [Column; 2] = [("CANDIDATE", "/address"), ("KIND", "/kind")];
+
+const RELAYS: [Column; 6] = [
+    ("RELAY", "/name"),
+    ("UP", "/up"),
+    ("OVER", "/transport"),
+    ("MS", "/rttMs"),
+    ("SEES THIS DEVICE AT", "/observed"),
+    ("STOPS SOON", "/draining"),
+];
+
+/// Shows what the network lets through.
+pub(crate) async fn netcheck(args: NetcheckArgs, output: Output) -> Result<()> {
+    let client = LocalClient::new(&state_dir(args.state_dir)?);
+    let check = client.netcheck().await.map_err(explained)?;
+    if output.is_json() {
+        return output.record(&check, &FIELDS);
+    }
+    output.record(&worded(&check), &FIELDS)?;
+    let value = serde_json::to_value(&check).context("write JSON")?;
+    let rows = |list: &str| value[list].as_array().cloned().unwrap_or_default();
+    show_table(&rows("candidates"), &CANDIDATES, output)?;
+    show_table(&rows("relays"), &RELAYS, output)
+}
+
+/// The same for a person.
+fn worded(check: &Netcheck) -> Value {
+    let known = |flag: Option<bool>, yes: &'static str, no: &'static str, unknown: &'static str| match flag {
+        Some(true) => yes,
+        Some(false) => no,
+        None => unknown,
+    };
+    json!({
+        "udp": known(check.udp, "gets through", "blocked", "unknown: no relay is reached"),
+        "ipv6": match check.ipv6 {
+            Ipv6::Works => "works",
+            Ipv6::AddressOnly => "there is an address, no relay is reached over it",
+            Ipv6::None => "no address",
+        },
+        "nat": known(check.nat, "yes", "none", "unknown: no relay on another machine sees this device by UDP"),
+        "mapping": match check.mapping {
+            NatMapping::Unknown => "unknown",
+            NatMapping::EndpointIndependent => "endpoint-independent",
+            NatMapping::EndpointDependent => "endpoint-dependent",
+        },
+        "portMapping": match check.port_mapping {
+            PortMapping::NotLookedFor => "not looked for",
+        },
+        "homeRelay": check.home_relay,
+    })
+}
