@@ -179,3 +179,47 @@ fn a_netcheck_tells_of_the_network_and_of_every_relay() {
         "{told}"
     );
 }
+
+#[test]
+fn a_bugreport_tells_everything_but_secrets() {
+    let pair = Pair::start();
+    let key = pair.world.api.key.clone();
+    let prompt = "a prompt that nobody else may read";
+    let receipt = pair.world.dispatch(prompt).expect("accepted");
+    pair.world
+        .wait_for_run(text(&receipt, "runId"), |status| status == "completed")
+        .expect("it completes");
+    // Both devices: one that has executed a run, and one whose daemon has ended.
+    let Pair { world, desk } = pair;
+    drop(desk);
+    for (state_dir, is_running) in [("node", true), (DESK, false)] {
+        let dir = world.dir().join(state_dir);
+        let mut secrets = vec![key.clone(), prompt.to_owned()];
+        for file in ["node.key", "signing.key"] {
+            let secret = std::fs::read_to_string(dir.join(file)).expect("a key");
+            secrets.push(secret.trim().to_owned());
+        }
+        assert!(secrets.iter().all(|secret| secret.len() > 20));
+        for more in [&[][..], &["--hide-names"]] {
+            let mut command = world.api.command(&["bugreport", "--state-dir"]);
+            command.arg(&dir).args(more).env("RUNTOOLS_API_KEY", &key);
+            let output = command.output().expect("it starts");
+            let told = said(&output);
+            assert!(output.status.success(), "{told}");
+            for secret in &secrets {
+                assert!(!told.contains(secret.as_str()), "{secret}: {told}");
+            }
+            let report: Value = serde_json::from_slice(&output.stdout).expect("one document");
+            assert!(report["system"]["os"].is_string() && report["version"].is_string());
+            assert_eq!(report["daemon"].is_object(), is_running, "{report:#}");
+            assert_eq!(report["netcheck"].is_object(), is_running, "{report:#}");
+            assert_eq!(report["linkOnDisk"] == "linked", !is_running, "{report:#}");
+            if is_running {
+                assert_eq!(report["daemon"]["control"]["connected"], true);
+                let is_named = report["daemon"]["name"] == DEVICE;
+                assert_eq!(is_named, more.is_empty(), "{report:#}");
+                assert_eq!(told.contains(DESK), more.is_empty(), "{told}");
+            }
+        }
+    }
+}

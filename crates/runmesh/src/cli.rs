@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agents, audit, auth_keys, expose, forward, invitations, keys, links, members, netcheck, nodes, overview,
-    ping, policy, relay, run, runs, serve, sessions, status, threads, up,
+    agents, audit, auth_keys, bugreport, expose, forward, invitations, keys, links, members, netcheck, nodes,
+    overview, ping, policy, relay, run, runs, serve, sessions, status, threads, up,
 };
 use crate::failure;
 
@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Ping(ping::PingArgs),
     /// Show what the networks around this device let through
     Netcheck(netcheck::NetcheckArgs),
+    /// Print one JSON document for whoever is to find out what is wrong; no secrets are in it
+    Bugreport(bugreport::BugreportArgs),
     /// Show this device's node, as it sees itself
     Status(status::StatusArgs),
     /// Admit the device that shows a code

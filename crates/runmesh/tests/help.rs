@@ -14,6 +14,7 @@ const COMMANDS: &[&[&str]] = &[
     &["expose"],
     &["ping"],
     &["netcheck"],
+    &["bugreport"],
     &["status"],
     &["approve"],
     &["deny"],

@@ -20,6 +20,7 @@ const COMMANDS: &[&str] = &[
     "expose",
     "ping",
     "netcheck",
+    "bugreport",
     "status",
     "approve",
     "deny",

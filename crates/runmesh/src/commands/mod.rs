@@ -11,6 +11,7 @@ use crate::output::Output;
 pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod auth_keys;
+pub(crate) mod bugreport;
 pub(crate) mod expose;
 pub(crate) mod follow;
 pub(crate) mod forward;
@@ -79,6 +80,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             log_to_stderr("warn");
             to_the_end(client_runtime()?, netcheck::netcheck(args, output))
         }
+        Command::Bugreport(args) => {
+            log_to_stderr("warn");
+            to_the_end(client_runtime()?, bugreport::bugreport(args))
+        }
         Command::Status(args) => {
             log_to_stderr("warn");
             to_the_end(client_runtime()?, status::status(args, output))
@@ -132,6 +137,7 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         | Command::Expose(_)
         | Command::Ping(_)
         | Command::Netcheck(_)
+        | Command::Bugreport(_)
         | Command::Status(_) => {
             unreachable!("these commands do not ask the API")
         }
