@@ -81,6 +81,24 @@ pub struct Node {
     /// When its key stops being good, if ever.
     #[schema(value_type = Option<schema::Time>)]
     pub key_expires_at: Option<Timestamp>,
+    /// How far its revocation has come; null when it is not revoked, and when the control plane has forgotten the count
+    /// (it was started anew since, or a thousand revocations followed).
+    #[serde(default)]
+    pub cut_off: Option<CutOff>,
+}
+
+/// How far a revocation has come: who has dropped the node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CutOff {
+    /// The nodes that saw it and are not revoked themselves, the platform's own among them.
+    pub nodes: u64,
+    /// How many of them have said that their session with it is dropped.
+    pub confirmed: u64,
+    /// How many of the others have no control stream now. They are told first thing when they return.
+    pub offline: u64,
+    /// From the revocation to the last of these confirmations, in milliseconds.
+    pub elapsed_ms: u64,
 }
 
 /// Which nodes to list.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use api::nodes::Node;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use types::{NodeId, OrgId};
+use types::{Generation, NodeId, OrgId};
 
 /// How long a revocation waits for the node's control stream to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -33,6 +33,8 @@ struct Ends {
     replaced: CancellationToken,
     revoked: CancellationToken,
     closed: CancellationToken,
+    /// Up to which generation the node has said that all is in force.
+    applied: Option<Generation>,
 }
 
 /// One node's control stream, from hello to end.
@@ -75,6 +77,7 @@ impl Hub {
             replaced: CancellationToken::new(),
             revoked: CancellationToken::new(),
             closed: CancellationToken::new(),
+            applied: None,
         };
         if let Some(older) = inner.streams.insert(node, ends.clone()) {
             older.replaced.cancel();
@@ -86,6 +89,23 @@ impl Hub {
             ends,
             changes,
         }
+    }
+
+    /// Counts those of the nodes that have no stream.
+    pub(crate) fn absent(&self, nodes: &BTreeSet<NodeId>) -> usize {
+        let inner = self.lock();
+        let absent = nodes.iter().filter(|node| !inner.streams.contains_key(node));
+        absent.count()
+    }
+
+    /// Returns those of the nodes that have said that this generation, or a newer one, is in force.
+    pub(crate) fn applied(&self, nodes: &BTreeSet<NodeId>, generation: Generation) -> Vec<NodeId> {
+        let inner = self.lock();
+        let has = |node: &&NodeId| {
+            let ends = inner.streams.get(node);
+            ends.is_some_and(|ends| ends.applied >= Some(generation))
+        };
+        nodes.iter().filter(has).copied().collect()
     }
 
     /// Closes a node's stream and waits until it is closed.
@@ -131,6 +151,16 @@ impl Attendance {
     /// Ends when the node was revoked.
     pub(crate) async fn revoked(&self) {
         self.ends.revoked.cancelled().await;
+    }
+
+    /// Takes note that the node has everything up to this generation in force.
+    pub(crate) fn applied(&self, generation: Generation) {
+        let mut inner = self.hub.lock();
+        if let Some(ends) = inner.streams.get_mut(&self.node)
+            && ends.number == self.ends.number
+        {
+            ends.applied = ends.applied.max(Some(generation));
+        }
     }
 
     /// Tells whether no newer stream of the node has taken its place.

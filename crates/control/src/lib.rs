@@ -6,7 +6,9 @@
 mod app;
 mod bare;
 pub mod clock;
+mod cut_offs;
 mod door;
+mod given;
 mod http;
 mod hub;
 mod keys;

@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::app::{self, App, AppConfig, Limits, Reaches, Revocations};
 use crate::clock::Clock;
+use crate::cut_offs::CutOffs;
 use crate::door::Door;
 use crate::http;
 use crate::hub::Hub;
@@ -167,7 +168,6 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
     })?;
     let platform = Platform::start(keys.platform.clone(), config.mesh_listen, &public_url)
         .map_err(|error| ServeError::Mesh(error.to_string()))?;
-    let mesh_addr = platform.local_addr();
     let relays = relays(&config, &keys, &public_url)?;
     let app = Arc::new(App {
         store,
@@ -180,6 +180,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         },
         keys,
         hub: Hub::default(),
+        cut_offs: CutOffs::default(),
         reaches: Reaches::default(),
         revocations: Revocations::default(),
         limits: Limits::default(),
@@ -207,7 +208,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
     let task = tokio::spawn(door.serve(listener, router, stop.clone()));
     Ok(Server {
         http_addr,
-        mesh_addr,
+        mesh_addr: app.platform.local_addr(),
         public_url,
         admin_key,
         app,

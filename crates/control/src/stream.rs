@@ -8,9 +8,10 @@ use std::time::Duration;
 use axum::extract::ws::{Message, WebSocket};
 use mesh::control_stream::{Channel, Responder};
 use types::control::{FromNode, Hello, ToNode};
-use types::{Netmap, NodeStatus};
+use types::{Generation, Netmap, NodeStatus};
 
 use crate::app::{AppError, presence};
+use crate::given::Given;
 use crate::http::Shared;
 use crate::hub::Attendance;
 use crate::limits::{Buckets, Quota};
@@ -152,7 +153,8 @@ async fn session(
     }
     tracing::info!(node = %row.node.id, capability = hello.capability_version, "a node is online");
     let mut changes = attendance.changes.clone();
-    let mut sent = push(app, link, row, (None, hello.generation)).await?;
+    let mut given = greet(app, link, row, hello.generation).await?;
+    note(app, attendance, row, given.in_force());
     let reports = Buckets::new(REPORTS);
     let mut noted = app.clock.now().mono;
     let mut tickets = tokio::time::interval(TICKET_EVERY);
@@ -163,7 +165,8 @@ async fn session(
         tokio::select! {
             changed = changes.changed() => {
                 changed.map_err(|_| End::Closed)?;
-                sent = push(app, link, row, (Some(&sent), None)).await?;
+                push(app, link, row, &mut given).await?;
+                note(app, attendance, row, given.in_force());
             }
             _ = tickets.tick(), if takes_tickets => {
                 let now = app.clock.wall();
@@ -180,7 +183,10 @@ async fn session(
             }
             message = link.message() => {
                 heard = tokio::time::Instant::now();
-                if let Some(message) = message? {
+                let message = message?;
+                if let Some(FromNode::NetmapApplied { generation }) = message {
+                    note(app, attendance, row, given.applied(generation));
+                } else if let Some(message) = message {
                     take(app, link, row, (message, &reports)).await?;
                 }
                 if app.clock.now().mono.since(noted) >= SILENCE_MAX {
@@ -192,27 +198,40 @@ async fn session(
     }
 }
 
-/// Sends the netmap as it is now, unless the node has it: by generation at hello, by content afterwards.
-async fn push(
-    app: &Shared,
-    link: &mut Link,
-    row: &NodeRow,
-    (sent, has): (Option<&Netmap>, Option<types::Generation>),
-) -> Result<Netmap, End> {
-    let map = presence::current_map(app, row.node.org_id, row.node.id).await?;
-    let map = map.ok_or(End::Revoked)?;
-    let same = sent.is_some_and(|sent| {
-        let unchanged = Netmap {
-            generation: sent.generation,
-            ..map.clone()
-        };
-        unchanged == *sent
-    });
-    if !same && has != Some(map.generation) {
-        link.send(&ToNode::Netmap(Box::new(map.clone()))).await?;
-        return Ok(map);
+/// Sends the netmap as it is now, unless the node has this generation.
+async fn greet(app: &Shared, link: &mut Link, row: &NodeRow, has: Option<Generation>) -> Result<Given, End> {
+    let map = current_map(app, row).await?;
+    let given = Given::at_hello(map.clone(), has);
+    if given.in_force().is_none() {
+        link.send(&ToNode::Netmap(Box::new(map))).await?;
     }
-    Ok(sent.cloned().unwrap_or(map))
+    Ok(given)
+}
+
+/// Sends the netmap as it is now, unless it says what the one before said.
+async fn push(app: &Shared, link: &mut Link, row: &NodeRow, given: &mut Given) -> Result<(), End> {
+    let map = current_map(app, row).await?;
+    if given.renew(&map) {
+        link.send(&ToNode::Netmap(Box::new(map))).await?;
+    }
+    Ok(())
+}
+
+async fn current_map(app: &Shared, row: &NodeRow) -> Result<Netmap, End> {
+    let map = presence::current_map(app, row.node.org_id, row.node.id).await?;
+    map.ok_or(End::Revoked)
+}
+
+/// Takes note of what the node has in force.
+fn note(app: &Shared, attendance: &Attendance, row: &NodeRow, in_force: Option<Generation>) {
+    let Some(generation) = in_force else {
+        return;
+    };
+    let (org, id) = (row.node.org_id, row.node.id);
+    tracing::debug!(node = %id, generation = generation.0, "a netmap is in force");
+    attendance.applied(generation);
+    let now = app.clock.now().mono;
+    app.cut_offs.confirm(org, id, generation, now);
 }
 
 async fn take(
@@ -234,12 +253,11 @@ async fn take(
             path,
             reason,
         } => presence::path(app, (org, id), peer_id, (path, reason)).await?,
-        FromNode::NetmapApplied { generation } => {
-            tracing::debug!(node = %id, generation = generation.0, "a netmap is in force");
-        }
         FromNode::NetmapRefused { generation, .. } => {
             tracing::warn!(node = %id, generation = generation.0, "a node refused its netmap");
         }
+        // The session has taken what is in force.
+        FromNode::NetmapApplied { .. } => {}
         FromNode::Hello(_) => return Err(End::NoHello),
     }
     Ok(())

@@ -12,7 +12,7 @@ use net::mesh_net::{MeshNet, MeshNetConfig};
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::Fixture;
-use support::device::{hello, link, link_as, private_key, second_member};
+use support::device::{Stream, hello, link, link_as, private_key, second_member};
 use tokio_tungstenite::tungstenite::Message;
 use types::control::{FromNode, ToNode};
 use types::{Netmap, NodePrivateKey, PathKind, PathReason};
@@ -141,6 +141,84 @@ async fn a_revoked_node_is_told_cut_off_and_sent_away_for_ever() {
     let mut again = device.open(None).await;
     assert_eq!(again.next().await, Some(ToNode::Revoked));
     assert_eq!(node(&fixture, &device.id).await["status"], "revoked");
+}
+
+/// Revokes a node, as the admin; returns the counts.
+async fn cut_off(fixture: &Fixture, id: &str) -> Value {
+    let path = format!("/v1/runmesh/nodes/{id}/revoke");
+    fixture.post(&path, json!({})).await.data(200)["cutOff"].clone()
+}
+
+/// Takes a netmap that does not name a node, and says that it is in force.
+async fn drop_peer(stream: &mut Stream, id: &str) -> Netmap {
+    let map = stream.netmap().await;
+    assert!(map.peers.iter().all(|peer| peer.id.to_string() != id));
+    let generation = map.generation;
+    stream.send(&FromNode::NetmapApplied { generation }).await;
+    map
+}
+
+#[tokio::test]
+async fn a_revocation_counts_who_has_dropped_the_node_also_those_who_return_later() {
+    let fixture = Fixture::start().await;
+    let here = link(&fixture, 1).await;
+    let away = link(&fixture, 2).await;
+    let lost = link(&fixture, 3).await;
+    assert_eq!(node(&fixture, &lost.id).await["cutOff"], json!(null));
+    let old = away.open(None).await.netmap().await;
+    until(&fixture, &away.id, "status", json!("offline")).await;
+    let mut stream = here.open(None).await;
+    let before = stream.netmap().await;
+    let (counts, map) = tokio::join!(cut_off(&fixture, &lost.id), async {
+        // What is in force from before the revocation is no answer.
+        let generation = before.generation;
+        stream.send(&FromNode::NetmapApplied { generation }).await;
+        drop_peer(&mut stream, &lost.id).await
+    });
+    assert!(map.generation > before.generation);
+    let count = |of: &Value| {
+        (
+            of["nodes"].clone(),
+            of["confirmed"].clone(),
+            of["offline"].clone(),
+        )
+    };
+    assert_eq!(count(&counts), (json!(3), json!(2), json!(1)));
+
+    let mut back = away.open(Some(old.generation)).await;
+    let map = drop_peer(&mut back, &lost.id).await;
+    back.ping().await;
+    let counts = node(&fixture, &lost.id).await["cutOff"].clone();
+    assert_eq!(count(&counts), (json!(3), json!(3), json!(0)));
+    assert_eq!(cut_off(&fixture, &lost.id).await, counts);
+    let listed = fixture.get("/v1/runmesh/nodes?status=revoked").await;
+    assert_eq!(listed.data(200)[0]["cutOff"], counts);
+
+    // It was in force already; nothing is sent.
+    let mut again = away.open(Some(map.generation)).await;
+    again.ping().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_answer_was_lost_is_counted_by_its_next_hello() {
+    let fixture = Fixture::start().await;
+    let here = link(&fixture, 1).await;
+    let lost = link(&fixture, 2).await;
+    let mut stream = here.open(None).await;
+    stream.netmap().await;
+    let (counts, map) = tokio::join!(cut_off(&fixture, &lost.id), stream.netmap());
+    assert_eq!(
+        counts["confirmed"], 1,
+        "only the platform, also after two seconds"
+    );
+    assert_eq!((&counts["nodes"], &counts["offline"]), (&json!(2), &json!(0)));
+    drop(stream);
+    until(&fixture, &here.id, "status", json!("offline")).await;
+    assert_eq!(node(&fixture, &lost.id).await["cutOff"]["offline"], 1);
+    let mut back = here.open(Some(map.generation)).await;
+    back.ping().await;
+    let counts = node(&fixture, &lost.id).await["cutOff"].clone();
+    assert_eq!((&counts["confirmed"], &counts["offline"]), (&json!(2), &json!(0)));
 }
 
 #[tokio::test]

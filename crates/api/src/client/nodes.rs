@@ -54,7 +54,7 @@ impl Client {
             .map(data)
     }
 
-    /// Revokes a node; a second time answers the same node.
+    /// Revokes a node; the answer says how far it has come. A second time answers the same node.
     pub async fn revoke_node(&self, id: NodeId) -> Result<Node, ClientError> {
         self.send(Method::POST, &format!("v1/runmesh/nodes/{id}/revoke"), &())
             .await

@@ -125,6 +125,7 @@ pub(crate) async fn admit(app: &App, conn: &mut Conn, newcomer: Newcomer) -> Res
         created_at: app.clock.wall(),
         revoked_at: None,
         key_expires_at: None,
+        cut_off: None,
     };
     store::nodes::insert(conn, &node, newcomer.auth_key).await?;
     Ok(node)

@@ -46,6 +46,7 @@ pub(crate) use page::{Page, Window};
 pub(crate) use reach::Reaches;
 
 use crate::clock::Clock;
+use crate::cut_offs::CutOffs;
 use crate::door::origin;
 use crate::hub::Hub;
 use crate::keys::ControlKeys;
@@ -67,6 +68,7 @@ pub(crate) struct App {
     pub(crate) orchestrator: Arc<Orchestrator>,
     pub(crate) keys: ControlKeys,
     pub(crate) hub: Hub,
+    pub(crate) cut_offs: CutOffs,
     pub(crate) reaches: Reaches,
     pub(crate) revocations: Revocations,
     pub(crate) limits: Limits,

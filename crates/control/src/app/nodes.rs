@@ -8,7 +8,7 @@ use types::{NodeId, NodeKind, NodeName, NodeStatus};
 use super::activity::Happening;
 use super::admission::read_tags;
 use super::audit::Deed;
-use super::departure::Departure;
+use super::departure::{self, Departure};
 use super::{Actor, App, AppError, Caller, Page, Window, activity, audit, netmap, policy, reach};
 use crate::store::nodes::NodeRow;
 use crate::store::{self, Conn, StoreError};
@@ -43,7 +43,10 @@ pub(crate) async fn list(app: &App, caller: &Caller, mut query: NodesQuery) -> R
     };
     let bounds = (window.key(), window.fetch());
     let rows = store::nodes::list(&mut conn, caller.org, sight.as_ref(), &query, bounds).await?;
-    let rows = rows.into_iter().map(|row| row.node).collect();
+    let mut rows: Vec<Node> = rows.into_iter().map(|row| row.node).collect();
+    for node in &mut rows {
+        departure::show(app, node);
+    }
     Ok(window.cut(rows, |node: &Node| {
         (node.created_at.unix_ms(), node.id.to_string())
     }))
@@ -52,7 +55,9 @@ pub(crate) async fn list(app: &App, caller: &Caller, mut query: NodesQuery) -> R
 /// Returns one node.
 pub(crate) async fn find(app: &App, caller: &Caller, id: NodeId) -> Result<Node, AppError> {
     let mut conn = app.store.read().await?;
-    Ok(visible(app, &mut conn, caller, id).await?.node)
+    let mut node = visible(app, &mut conn, caller, id).await?.node;
+    departure::show(app, &mut node);
+    Ok(node)
 }
 
 /// Computes a node's configuration.
@@ -156,8 +161,16 @@ async fn retag(
 }
 
 /// Shuts a node out for ever: when this returns, its sessions with the platform are cut and its control stream is
-/// closed. A second time answers the same node.
+/// closed, and the nodes that saw it and are there have dropped it or had two seconds to do so. A second time answers the
+/// same node.
 pub(crate) async fn revoke(app: &App, caller: &Caller, id: NodeId) -> Result<Node, AppError> {
+    let mut node = shut_out(app, caller, id).await?;
+    app.cut_offs.settled(id, &app.hub).await;
+    departure::show(app, &mut node);
+    Ok(node)
+}
+
+async fn shut_out(app: &App, caller: &Caller, id: NodeId) -> Result<Node, AppError> {
     let mut tx = app.store.write().await?;
     let before = own(app, &mut tx, caller, id).await?.node;
     let Some(departure) = revoke_within(app, &mut tx, caller, &before).await? else {

@@ -129,6 +129,7 @@ fn platform_node(app: &App, org: &OrgRow, host: u32) -> Node {
         created_at: org.created_at,
         revoked_at: None,
         key_expires_at: None,
+        cut_off: None,
     }
 }
 

@@ -98,6 +98,8 @@ async fn patch(
 }
 
 /// Revoke a node for ever; a second time answers the same node.
+///
+/// `cutOff` says how many of the nodes that saw it have dropped it. Those that are there are waited for, at most two seconds.
 #[utoipa::path(delete, path = "/v1/runmesh/nodes/{id}", tag = "nodes", operation_id = "deleteNode",
     params(("id" = inline(schema::Id), Path)), responses((status = 200, body = Success<Node>)))]
 async fn delete(
@@ -109,6 +111,8 @@ async fn delete(
 }
 
 /// Revoke a node for ever; a second time answers the same node.
+///
+/// `cutOff` says how many of the nodes that saw it have dropped it. Those that are there are waited for, at most two seconds.
 #[utoipa::path(post, path = "/v1/runmesh/nodes/{id}/revoke", tag = "nodes", operation_id = "revokeNode",
     params(("id" = inline(schema::Id), Path)), responses((status = 200, body = Success<Node>)))]
 async fn revoke(

@@ -407,6 +407,7 @@ fn read(row: &AnyRow) -> Result<NodeRow, StoreError> {
         created_at: row.time("created_at")?,
         revoked_at,
         key_expires_at: row.maybe_time("key_expires_at")?,
+        cut_off: None,
     };
     Ok(NodeRow {
         node,

@@ -80,12 +80,12 @@ pub(crate) async fn topology(conn: &mut Conn, id: OrgId) -> Result<u64, StoreErr
 
 /// Raises the generation, and the number that says that a policy means something else from now on: nodes come or go, or
 /// get other names, owners or tags, or the policy itself changes in this transaction.
-pub(crate) async fn raise_topology(conn: &mut Conn, id: OrgId) -> Result<(), StoreError> {
+pub(crate) async fn raise_topology(conn: &mut Conn, id: OrgId) -> Result<Generation, StoreError> {
     sqlx::query("UPDATE orgs SET topology = topology + 1 WHERE id = $1")
         .bind(id.to_string())
         .execute(&mut *conn)
         .await?;
-    raise_generation(conn, id).await.map(|_| ())
+    raise_generation(conn, id).await
 }
 
 /// Hands out the next host number of the org's IPv4 block; none is handed out twice.

@@ -74,6 +74,7 @@ fn node(org: &OrgRow, seed: u8, name: &str) -> Node {
         created_at: at(i64::from(seed)),
         revoked_at: None,
         key_expires_at: None,
+        cut_off: None,
     }
 }
 

@@ -1,13 +1,14 @@
 //! `runmesh nodes`, `node`, `rename`, `revoke` and `config`.
 
 use anyhow::{Context, Result};
-use api::nodes::{Node, NodesQuery};
+use api::nodes::{CutOff, Node, NodesQuery};
 use clap::{Args, ValueEnum};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Api;
 use crate::failure::hinted;
+use crate::output::talk;
 use crate::table::Column;
 
 /// What `nodes` takes.
@@ -123,7 +124,7 @@ pub(crate) async fn list(args: NodesArgs, api: &Api) -> Result<()> {
 
 /// Shows one node.
 pub(crate) async fn show(args: &NodeArgs, api: &Api) -> Result<()> {
-    api.output.record(&resolve(&args.node, api).await?, &FIELDS)
+    show_with_cut_off(&resolve(&args.node, api).await?, api)
 }
 
 /// Renames a node.
@@ -136,8 +137,38 @@ pub(crate) async fn rename(args: &RenameArgs, api: &Api) -> Result<()> {
 /// Revokes a node.
 pub(crate) async fn revoke(args: &NodeArgs, api: &Api) -> Result<()> {
     let node = resolve(&args.node, api).await?;
-    api.output
-        .record(&api.client.revoke_node(node.id).await?, &FIELDS)
+    show_with_cut_off(&api.client.revoke_node(node.id).await?, api)
+}
+
+fn show_with_cut_off(node: &Node, api: &Api) -> Result<()> {
+    api.output.record(node, &FIELDS)?;
+    if let Some(cut_off) = node.cut_off.filter(|_| !api.output.is_json()) {
+        talk(&words(&cut_off));
+    }
+    Ok(())
+}
+
+/// Says how far a revocation has come.
+fn words(cut_off: &CutOff) -> String {
+    let CutOff {
+        nodes,
+        confirmed,
+        offline,
+        elapsed_ms,
+    } = *cut_off;
+    let took = match elapsed_ms {
+        0..100 => format!("{elapsed_ms} ms"),
+        _ => format!("{:.1} s", elapsed_ms as f64 / 1000.0),
+    };
+    let mut text = format!("cut off at {confirmed} of {nodes} nodes in {took}");
+    if offline > 0 {
+        text.push_str(&format!("; offline and told first thing on return: {offline}"));
+    }
+    let silent = nodes.saturating_sub(confirmed + offline);
+    if silent > 0 {
+        text.push_str(&format!("; there but without an answer yet: {silent}"));
+    }
+    text
 }
 
 /// Shows a node's configuration.
@@ -196,4 +227,26 @@ async fn find(name: &str, all: Option<bool>, api: &Api) -> Result<Option<Node>> 
 /// Reads one of the contract's words, such as `online`.
 pub(crate) fn word<T: DeserializeOwned>(text: String) -> Result<T> {
     serde_json::from_value(Value::String(text.clone())).with_context(|| format!("`{text}` is not known"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_says_how_far_it_has_come() {
+        let said = |nodes, confirmed, offline, elapsed_ms| {
+            words(&CutOff {
+                nodes,
+                confirmed,
+                offline,
+                elapsed_ms,
+            })
+        };
+        assert_eq!(said(12, 12, 0, 312), "cut off at 12 of 12 nodes in 0.3 s");
+        assert_eq!(
+            said(12, 9, 2, 16),
+            "cut off at 9 of 12 nodes in 16 ms; offline and told first thing on return: 2; there but without an answer yet: 1"
+        );
+    }
 }
