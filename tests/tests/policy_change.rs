@@ -1,4 +1,4 @@
-//! A change of policy, from the command line to the packets of two linked devices.
+//! A change of policy and a revocation, from the command line to the packets of two linked devices.
 //!
 //! The devices are linked by real daemons; then their state is taken over by the same parts in this process, since a
 //! listener inside the mesh is needed.
@@ -89,6 +89,20 @@ impl Member {
         peers.iter().any(|peer| peer.public_key == self.key)
     }
 
+    /// Connects as soon as the netmap says where the other is now: until then it names the daemon that has gone.
+    async fn reach(&self, other: &Self, port: u16) -> net::MeshStream {
+        let reached = async {
+            loop {
+                if let Ok(stream) = self.connect(other, port).await {
+                    return stream;
+                }
+            }
+        };
+        tokio::time::timeout(SOON, reached)
+            .await
+            .expect("reached in time")
+    }
+
     async fn connect(&self, other: &Self, port: u16) -> Result<net::MeshStream, ConnectError> {
         let netmap = self.membership.follow().borrow().clone().expect("a netmap");
         let peer = netmap.peers.iter().find(|peer| peer.public_key == other.key);
@@ -121,8 +135,8 @@ async fn a_change_of_policy_cuts_a_flow_between_two_devices_and_opens_another() 
     b.until(|peers| a.sees(peers)).await;
     let mut old = b.mesh.listen(8000).await.expect("listens");
     let mut new = b.mesh.listen(9000).await.expect("listens");
-    let (near, far) = tokio::join!(a.connect(&b, 8000), old.accept());
-    let (mut near, mut far) = (near.expect("the same owner's"), far.expect("accepted"));
+    let mut near = a.reach(&b, 8000).await;
+    let mut far = old.accept().await.expect("accepted");
     near.write_all(b"x").await.expect("writes");
     assert_eq!(far.read_u8().await.expect("reads"), b'x');
 
@@ -169,6 +183,45 @@ async fn a_change_of_policy_cuts_a_flow_between_two_devices_and_opens_another() 
         a.connect(&b, 9000).await.expect_err("gone"),
         ConnectError::PeerUnknown
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_has_cut_a_flow_between_two_devices_when_it_counts_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = Runmesh::find().expect("the program");
+    let (_serve, api) = program
+        .serve(&dir.path().join("control"), ANY_PORT, ANY_PORT)
+        .expect("a control plane");
+    let a = Member::link(&api, dir.path(), "a").await;
+    let b = Member::link(&api, dir.path(), "b").await;
+    a.until(|peers| b.sees(peers)).await;
+    b.until(|peers| a.sees(peers)).await;
+    let mut listener = b.mesh.listen(8000).await.expect("listens");
+    let mut near = a.reach(&b, 8000).await;
+    let mut far = listener.accept().await.expect("accepted");
+    near.write_all(b"x").await.expect("writes");
+    assert_eq!(far.read_u8().await.expect("reads"), b'x');
+
+    let revoked = api.call(&["revoke", "a"]).expect("revoked");
+    let counts = &revoked["cutOff"];
+    assert_eq!(
+        (&counts["nodes"], &counts["confirmed"]),
+        (&json!(2), &json!(2)),
+        "b and the platform: {counts}"
+    );
+    // Not a moment later: the count says that it is so already.
+    let read = tokio::time::timeout(Duration::ZERO, far.read_u8()).await;
+    let cut = read.expect("cut before it was counted").expect_err("cut");
+    assert_eq!(cut.kind(), ErrorKind::ConnectionReset);
+    assert!(!a.sees(&b.membership.follow().borrow().as_ref().expect("a netmap").peers));
+    assert_eq!(
+        b.mesh.peer_status(a.key).await.map(|_| ()),
+        None,
+        "no session with it is left"
+    );
+    let read = tokio::time::timeout(SOON, near.read_u8()).await;
+    read.expect("the revoked one has forgotten it all")
+        .expect_err("cut");
 }
 
 #[test]
