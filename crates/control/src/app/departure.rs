@@ -41,7 +41,7 @@ impl Departure {
         (node, change): (&Node, Change),
     ) -> Result<Option<Self>, AppError> {
         // Before the write, after which nobody sees it.
-        let circle = app.reaches.of(conn, node.org_id).await?.circle(node.id);
+        let circle = app.reaches.within(conn, node.org_id).await?.circle(node.id);
         if !store::nodes::revoke(conn, node.org_id, node.id, app.clock.wall()).await? {
             return Ok(None);
         }

@@ -48,6 +48,16 @@ impl Reaches {
         Ok(reach)
     }
 
+    /// The same within a write that may have changed something already: what is worked out from it is kept for nobody,
+    /// since the write may yet be taken back.
+    pub(crate) async fn within(&self, conn: &mut Conn, org: OrgId) -> Result<Arc<Reach>, StoreError> {
+        let topology = store::orgs::topology(conn, org).await?;
+        match self.known(org, topology) {
+            Some(known) => Ok(known),
+            None => Ok(Arc::new(Reach::work_out(conn, org, topology).await?)),
+        }
+    }
+
     fn known(&self, org: OrgId, topology: u64) -> Option<Arc<Reach>> {
         let mut kept = self.kept();
         let at = kept
