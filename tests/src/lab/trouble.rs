@@ -157,7 +157,10 @@ fn kill_relay(place: Place<'_>) -> Result<Report> {
     let ticking = Ticking::start(opened.stream)?;
     std::thread::sleep(Duration::from_secs(1));
     let used = pair.one.path_to(&pair.other.name)?.endpoint;
-    let carries = |relay: &&RelayMachine| relay.record["id"].as_str().is_some_and(|id| used.contains(id));
+    let carries = |relay: &&RelayMachine| {
+        let name = relay.record["name"].as_str();
+        name.is_some_and(|name| used == format!("relay {name}"))
+    };
     let carrying = relays.iter().find(carries);
     let carrying = carrying.with_context(|| format!("`{used}` is none of the relays"))?;
     carrying.process.kill()?;
