@@ -64,26 +64,26 @@ pub fn run(plan: &Plan) -> Result<()> {
     fs::write(&known, exceptions() + &stage.settings()).context("write the fuzzer's settings")?;
     let key = format!("X-API-Key: {}", api.key);
     // The one that knows the ids goes first, since the next may find the device and revoke it; the last may find its own
-    // key and revoke that.
+    // key and revoke that, or take itself out of the org.
     let rounds = [
         Round {
             header: format!("Authorization: Bearer {}", api.key),
             config: &known,
-            operations: &["--exclude-operation-id", "revokeApiKey"],
+            operations: &["--exclude-operation-id-regex", "revokeApiKey|removeMember"],
             share: 45,
             in_short: "coverage",
         },
         Round {
             header: key.clone(),
             config: &strange,
-            operations: &["--exclude-operation-id", "revokeApiKey"],
+            operations: &["--exclude-operation-id-regex", "revokeApiKey|removeMember"],
             share: 45,
             in_short: "fuzzing,stateful",
         },
         Round {
             header: key,
             config: &strange,
-            operations: &["--include-operation-id-regex", "ApiKeys?$"],
+            operations: &["--include-operation-id-regex", "ApiKeys?$|Members?$"],
             share: 10,
             in_short: "stateful",
         },

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use types::{AuthKeyId, Timestamp, UserId};
 use utoipa::ToSchema;
 
+use crate::json;
 use crate::links::LinkStart;
 use crate::nodes::{Node, NodeConfig};
 use crate::schema;
@@ -71,7 +72,11 @@ pub struct CreateAuthKey {
     #[schema(value_type = Option<Vec<schema::Label>>, max_items = 16)]
     pub tags: Option<Vec<String>>,
     /// How long it lives, in seconds: 1 to 7776000 (90 days), default 3600; never longer than the credential that makes it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::maybe_whole"
+    )]
     #[schema(minimum = 1, maximum = 7_776_000)]
     pub expires_in_seconds: Option<u32>,
 }

@@ -25,7 +25,7 @@ const LIMIT_HEADERS: [&str; 3] = ["X-RateLimit-Limit", "X-RateLimit-Remaining", 
 /// Completes the description of one operation.
 pub(super) fn operation(operation: &mut Operation, path: &str, access: Access) {
     describe_access(operation, access);
-    let limited = path.contains("/devices/link/");
+    let limited = path.contains("/devices/link/") || path.ends_with("/devices/join");
     for status in refusals(operation, path, access, limited) {
         let refusal = RefOr::Ref(Ref::from_response_name(refusal_name(status)));
         let responses = &mut operation.responses.responses;
