@@ -1,7 +1,6 @@
 //! Real clients at a real relay: over UDP, driven by hand, and over WebSockets.
 
-// Each test program uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
