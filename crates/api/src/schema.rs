@@ -127,7 +127,7 @@ enums! {
     PathKind { Direct, Relay }
     /// Why the path is the one it is.
     PathReason {
-        EndpointAnswered, Probing, NoCandidate, NoAnswer, UdpBlocked, PeerUdpBlocked, SymmetricBoth, SymmetricOne, PathLost, NoRelay, PeerAsleep, Idle
+        EndpointAnswered, Probing, NoCandidate, NoAnswer, UdpBlocked, PeerUdpBlocked, SymmetricBoth, SymmetricOne, PathLost, NoRelay, PeerAsleep, NoCommonFamily, Idle
     }
     /// Where an agent's runs are executed; `local-mac` is any registered device.
     ExecutionMode { InSandbox, Managed, LocalMac }

@@ -62,6 +62,8 @@ pub enum PathReason {
     NoRelay,
     /// The peer has not been heard for longer than a session lives.
     PeerAsleep,
+    /// One end has only IPv4 and the other only IPv6, so that no datagram goes straight from one to the other.
+    NoCommonFamily,
     /// Nothing was sent to the peer yet; a path is looked for at the first packet.
     Idle,
 }
@@ -86,6 +88,7 @@ impl PathReason {
             Self::PathLost => "the direct path went silent, another is looked for",
             Self::NoRelay => "neither a relay nor a direct path answers",
             Self::PeerAsleep => "it is not connected to any relay: it is off or away",
+            Self::NoCommonFamily => "one end has only IPv4 and the other only IPv6",
             Self::Idle => "nothing was sent to it yet",
         }
     }

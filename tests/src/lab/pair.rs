@@ -95,7 +95,7 @@ fn expected(one: Nat, other: Nat) -> Expected<'static> {
         (UdpBlocked | Tcp443Only, _) => Expected::Relay("udp_blocked"),
         (_, UdpBlocked | Tcp443Only) => Expected::Relay("peer_udp_blocked"),
         (Ipv6Only, Ipv6Only | None) | (None, Ipv6Only) => Expected::Direct,
-        (Ipv6Only, _) | (_, Ipv6Only) => Expected::Relay("no_answer"),
+        (Ipv6Only, _) | (_, Ipv6Only) => Expected::Relay("no_common_family"),
         (Symmetric, Symmetric) => Expected::Relay("symmetric_both"),
         (Symmetric, nat) | (nat, Symmetric) if by_port(nat) => Expected::Either,
         _ => Expected::Direct,

@@ -393,6 +393,23 @@ fn every_relayed_pair_has_its_reason() {
 }
 
 #[test]
+fn ends_without_a_family_in_common_say_so_and_one_address_in_common_is_enough() {
+    let ipv6: SocketAddr = "[2001:db8::1]:41641".parse().expect("address");
+    for (local, reason) in [
+        (vec![ipv6], PathReason::NoCommonFamily),
+        (vec![ipv6, candidate(7).address], PathReason::NoAnswer),
+    ] {
+        let mut own = OwnCandidates::default();
+        own.set_local(local);
+        let mut bench = Bench::new();
+        bench.paths.own_changed(&Arc::new(own), bench.now);
+        bench.candidates(Mapping::Unknown, &[1]);
+        bench.pass(ROUND + MS);
+        assert_eq!(bench.paths.view().reason, reason);
+    }
+}
+
+#[test]
 fn a_peer_that_is_at_no_relay_is_asleep_and_tried_directly() {
     let mut bench = Bench::new();
     bench.paths.session(false, bench.now);

@@ -39,9 +39,19 @@ impl PeerPaths {
             (_, Mapping::Blocked) => PathReason::PeerUdpBlocked,
             _ if is_searching && !self.has_searched || self.guess.is_under_way() => PathReason::Probing,
             _ if self.table.is_empty() => PathReason::NoCandidate,
+            _ if !self.has_common_family() => PathReason::NoCommonFamily,
             (Mapping::EndpointDependent, Mapping::EndpointDependent) => PathReason::SymmetricBoth,
             (Mapping::EndpointDependent, _) | (_, Mapping::EndpointDependent) => PathReason::SymmetricOne,
             _ => PathReason::NoAnswer,
         }
+    }
+
+    /// Tells whether we have an address of a family that the peer has one of. Of ourselves that is not known before the shell
+    /// said it, and then nothing is concluded.
+    fn has_common_family(&self) -> bool {
+        let own = self.own.candidates();
+        let peers = self.table.endpoints().filter_map(|endpoint| endpoint.remote());
+        let mut peers = peers.map(|address| address.is_ipv4());
+        own.is_empty() || peers.any(|is_ipv4| own.iter().any(|own| own.address.is_ipv4() == is_ipv4))
     }
 }
