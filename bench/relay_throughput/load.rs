@@ -9,7 +9,7 @@ use crate::DATAGRAM_BYTES;
 pub(crate) const BATCH: u64 = 46;
 
 /// How many datagrams of one pair are under way: few enough for the socket buffers of any relay.
-const WINDOW: u64 = 2 * BATCH;
+pub(crate) const WINDOW: u64 = 2 * BATCH;
 
 /// After how long without any arrival what is under way counts as lost.
 const LOST_AFTER: Duration = Duration::from_millis(20);

@@ -1,12 +1,15 @@
 //! Measures what a relay costs: pairs of clients push datagrams of 1,400 bytes through one, and the processor time of the
 //! relay alone is set against what arrived. With `--coturn` the same load then goes through TURN channels of a coturn that
-//! is started for it (Debian: `apt-get install coturn`), with one relay thread.
+//! is started for it (Debian: `apt-get install coturn`), with one relay thread; with `--derper PROGRAM` through a derper
+//! (`go install tailscale.com/cmd/derper@v1.102.5`).
 //!
 //! All ends share the machine: Gb/s is what the whole of it reaches, CPU-seconds per GB is what the relay needs.
-//! Usage: `cargo run --release -p bench --bin relay_throughput -- [--coturn]`, see `--help`.
+//! Usage: `cargo run --release -p bench --bin relay_throughput -- [--coturn] [--derper PROGRAM]`, see `--help`.
 
+mod derp;
 mod load;
 mod runmesh;
+mod server;
 mod turn;
 
 use std::time::Duration;
@@ -36,6 +39,9 @@ struct Arguments {
     /// The program to start for it.
     #[arg(long, default_value = "turnserver")]
     turnserver: String,
+    /// A derper to start and measure under the same load.
+    #[arg(long, value_name = "PROGRAM")]
+    derper: Option<String>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -53,23 +59,36 @@ fn main() -> anyhow::Result<()> {
         .coturn
         .then(|| turn::Bench::start(&arguments.turnserver, arguments.pairs))
         .transpose()?;
+    let mut derper = arguments
+        .derper
+        .map(|program| derp::Bench::start(&program, arguments.pairs))
+        .transpose()?;
     for mode in [Mode::Batches, Mode::Singly] {
-        // By turns, so that what else the machine does falls on both alike.
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        // By turns, so that what else the machine does falls on all alike.
+        let (mut ours, mut coturns, mut derpers) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..arguments.runs {
             ours.push(load::run(&mut relay, mode, span)?);
             if let Some(coturn) = &mut coturn {
-                theirs.push(load::run(coturn, mode, span)?);
+                coturns.push(load::run(coturn, mode, span)?);
+            }
+            if let Some(derper) = &mut derper {
+                derpers.push(load::run(derper, mode, span)?);
             }
         }
         report("runmesh", mode, &ours);
-        if !theirs.is_empty() {
-            report("coturn", mode, &theirs);
-            let ratio = median(&theirs, Measured::cpu_per_gb).0 / median(&ours, Measured::cpu_per_gb).0;
-            println!("{mode:>8}: runmesh carries {ratio:.1} times as much with the same processor time");
-        }
+        compare("coturn", mode, &ours, &coturns);
+        compare("derper", mode, &ours, &derpers);
     }
     Ok(())
+}
+
+fn compare(what: &str, mode: Mode, ours: &[Measured], theirs: &[Measured]) {
+    if theirs.is_empty() {
+        return;
+    }
+    report(what, mode, theirs);
+    let ratio = median(theirs, Measured::cpu_per_gb).0 / median(ours, Measured::cpu_per_gb).0;
+    println!("{mode:>8}: runmesh carries {ratio:.1} times as much as {what} with the same processor time");
 }
 
 fn report(what: &str, mode: Mode, runs: &[Measured]) {

@@ -3,9 +3,8 @@
 //! The client sends ChannelData; the relay hands the bare datagrams to the peer. That is one header taken off and one socket
 //! more than our relay has, and half of what two clients behind TURN would need.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket as StdUdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -17,6 +16,7 @@ use sha1::Sha1;
 
 use crate::DATAGRAM_BYTES;
 use crate::load::{BATCH, Mode, Relayed};
+use crate::server::Server;
 
 const USER: &str = "bench";
 const PASSWORD: &str = "bench-password";
@@ -52,24 +52,11 @@ struct Pair {
     peer: UdpSocket,
 }
 
-/// A coturn of our own; it ends with this value.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Bench {
     pub(crate) fn start(program: &str, pairs: usize) -> anyhow::Result<Self> {
-        let server = Server::start(program)?;
+        let server = Server::start(|address| turnserver(program, address))?;
         let pairs = (0..pairs)
-            .map(|_| Pair::open(server.address))
+            .map(|_| Pair::open(server.address()))
             .collect::<anyhow::Result<_>>()?;
         let frame = [
             CHANNEL.to_be_bytes().as_slice(),
@@ -100,7 +87,7 @@ impl Relayed for Bench {
         };
         for chunk in bytes.chunks(chunk_len) {
             let client = &mut self.pairs[pair].client;
-            let _ = client.send(self.server.address, chunk, frame_len, &mut 0);
+            let _ = client.send(self.server.address(), chunk, frame_len, &mut 0);
         }
     }
 
@@ -116,55 +103,38 @@ impl Relayed for Bench {
     fn tick(&mut self) {}
 
     fn cpu(&mut self) -> anyhow::Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.server.child.id()))?;
-        let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
-        // utime and stime, the 14th and 15th field, over all threads.
-        let ticks: Vec<u64> = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .map(str::parse)
-            .collect::<Result<_, _>>()?;
-        let per_second = rustix::param::clock_ticks_per_second();
-        Ok(Duration::from_secs_f64(
-            ticks.iter().sum::<u64>() as f64 / per_second as f64,
-        ))
+        self.server.cpu()
     }
 }
 
-impl Server {
-    fn start(program: &str) -> anyhow::Result<Self> {
-        let free = StdUdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let directory = std::env::temp_dir();
-        let own = |name: &str| directory.join(format!("relay-throughput-{}.{name}", free.port()));
-        let child = Command::new(program)
-            .args([
-                "-n",
-                "--no-tls",
-                "--no-dtls",
-                "--no-tcp",
-                "--no-cli",
-                "--lt-cred-mech",
-            ])
-            .args(["--listening-ip", "127.0.0.1", "--relay-ip", "127.0.0.1"])
-            .args(["--relay-threads", "1", "--allow-loopback-peers", "--no-rfc5780"])
-            .args(["--realm", REALM, "--user", &format!("{USER}:{PASSWORD}")])
-            .args([
-                "--listening-port",
-                &free.port().to_string(),
-                "--log-file",
-                "stdout",
-            ])
-            .arg("--pidfile")
-            .arg(own("pid"))
-            .arg("--userdb")
-            .arg(own("db"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {program}"))?;
-        Ok(Self { child, address: free })
-    }
+/// Makes a coturn with one relay thread of an address.
+fn turnserver(program: &str, address: SocketAddr) -> Command {
+    let directory = std::env::temp_dir();
+    let own = |name: &str| directory.join(format!("relay-throughput-{}.{name}", address.port()));
+    let mut command = Command::new(program);
+    command
+        .args([
+            "-n",
+            "--no-tls",
+            "--no-dtls",
+            "--no-tcp",
+            "--no-cli",
+            "--lt-cred-mech",
+        ])
+        .args(["--listening-ip", "127.0.0.1", "--relay-ip", "127.0.0.1"])
+        .args(["--relay-threads", "1", "--allow-loopback-peers", "--no-rfc5780"])
+        .args(["--realm", REALM, "--user", &format!("{USER}:{PASSWORD}")])
+        .args([
+            "--listening-port",
+            &address.port().to_string(),
+            "--log-file",
+            "stdout",
+        ])
+        .arg("--pidfile")
+        .arg(own("pid"))
+        .arg("--userdb")
+        .arg(own("db"));
+    command
 }
 
 impl Pair {
