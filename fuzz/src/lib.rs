@@ -177,11 +177,9 @@ pub fn stun(input: &[u8]) {
             Some((transaction, address.ip().to_canonical(), address.port()))
         );
     }
-    if let Some(transaction) = stun::parse_request(input) {
-        assert_eq!(
-            stun::parse_request(&stun::request(transaction)),
-            Some(transaction)
-        );
+    if let Some(request) = stun::parse_request(input) {
+        let written = stun::request_for(request.transaction, request.answer);
+        assert_eq!(stun::parse_request(&written), Some(request));
     }
 }
 

@@ -1,6 +1,7 @@
 //! STUN binding requests and their answers (RFC 8489), as far as a node needs them to learn its address as others see it.
 //!
-//! Only the binding method, only the attribute XOR-MAPPED-ADDRESS; no authentication, no fingerprint demanded. Who
+//! Only the binding method; of answers only the attribute XOR-MAPPED-ADDRESS, of requests only those that say where the answer
+//! shall come from or go to (RFC 5780, to find out how a NAT filters); no authentication, no fingerprint demanded. Who
 //! accepts an answer compares the transaction id and the source itself.
 //!
 //! | offset | bytes | what (integers big endian) |
@@ -12,7 +13,8 @@
 //! | 20 | | attributes: type 2, length 2, value, padded to a multiple of 4 |
 //!
 //! XOR-MAPPED-ADDRESS (0x0020): zero 1, family 1 (1 IPv4, 2 IPv6), port xor the cookie's upper half 2, address xor the cookie
-//! (IPv6: cookie and transaction id) 4 or 16.
+//! (IPv6: cookie and transaction id) 4 or 16. CHANGE-REQUEST (0x0003): flags 4, of which 2 means another port; 4, another
+//! address, is not served. RESPONSE-PORT (0x0027): port 2, padding 2.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -26,10 +28,37 @@ pub const MESSAGE_LEN_MAX: usize = 1280;
 const MAGIC: u32 = 0x2112_A442;
 const REQUEST: u16 = 0x0001;
 const SUCCESS: u16 = 0x0101;
+const CHANGE_REQUEST: u16 = 0x0003;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+const RESPONSE_PORT: u16 = 0x0027;
+
+const CHANGE_PORT: u32 = 2;
+
+/// The lowest port to which an answer is sent other than the one that asked: below are the system's services.
+const RESPONSE_PORT_MIN: u16 = 1024;
 
 /// What ties an answer to its request; 12 random bytes.
 pub type TransactionId = [u8; 12];
+
+/// How a request is to be answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// From where it was sent to, to where it came from.
+    Plain,
+    /// From the other port of the same machine.
+    OtherPort,
+    /// To another port of who asked, from 1024 on.
+    ToPort(u16),
+}
+
+/// A binding request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// What the answer repeats.
+    pub transaction: TransactionId,
+    /// How it is to be answered.
+    pub answer: Answer,
+}
 
 /// Tells whether a datagram looks like STUN: the two leading zero bits, the magic cookie, a length that fits.
 #[must_use]
@@ -50,10 +79,60 @@ pub fn request(transaction: TransactionId) -> [u8; REQUEST_LEN] {
     bytes
 }
 
-/// Reads a binding request; `None` when it is none.
+/// Writes a binding request that says how it is to be answered.
 #[must_use]
-pub fn parse_request(datagram: &[u8]) -> Option<TransactionId> {
-    (is_stun(datagram) && u16_at(datagram, 0) == REQUEST).then(|| transaction(datagram))
+pub fn request_for(transaction: TransactionId, answer: Answer) -> Vec<u8> {
+    let (kind, value) = match answer {
+        Answer::Plain => return request(transaction).to_vec(),
+        Answer::OtherPort => (CHANGE_REQUEST, CHANGE_PORT.to_be_bytes()),
+        Answer::ToPort(port) => {
+            let [high, low] = port.to_be_bytes();
+            (RESPONSE_PORT, [high, low, 0, 0])
+        }
+    };
+    let mut bytes = header(REQUEST, 8, &transaction);
+    bytes.extend(kind.to_be_bytes());
+    bytes.extend((value.len() as u16).to_be_bytes());
+    bytes.extend(value);
+    bytes
+}
+
+/// Reads a binding request; `None` when it is none, or wants to be answered in a way that nobody is served in. Attributes it
+/// does not know are skipped.
+#[must_use]
+pub fn parse_request(datagram: &[u8]) -> Option<Request> {
+    if !is_stun(datagram) || u16_at(datagram, 0) != REQUEST {
+        return None;
+    }
+    let mut answer = Answer::Plain;
+    let mut rest = &datagram[REQUEST_LEN..];
+    while rest.len() >= 4 {
+        let (kind, len) = (u16_at(rest, 0), usize::from(u16_at(rest, 2)));
+        let value = rest.get(4..4 + len)?;
+        answer = match (kind, answer) {
+            (CHANGE_REQUEST | RESPONSE_PORT, Answer::Plain) => wanted(kind, value)?,
+            (CHANGE_REQUEST | RESPONSE_PORT, _) => return None,
+            _ => answer,
+        };
+        rest = rest.get(4 + len.next_multiple_of(4)..)?;
+    }
+    Some(Request {
+        transaction: transaction(datagram),
+        answer,
+    })
+}
+
+fn wanted(kind: u16, value: &[u8]) -> Option<Answer> {
+    let value: [u8; 4] = value.try_into().ok()?;
+    match (kind, u32::from_be_bytes(value)) {
+        (CHANGE_REQUEST, 0) => Some(Answer::Plain),
+        (CHANGE_REQUEST, CHANGE_PORT) => Some(Answer::OtherPort),
+        (CHANGE_REQUEST, _) => None,
+        _ => {
+            let port = u16_at(&value, 0);
+            (port >= RESPONSE_PORT_MIN).then_some(Answer::ToPort(port))
+        }
+    }
 }
 
 /// Writes the answer to a request that came from `source`.
@@ -168,7 +247,42 @@ mod tests {
             let source = source.parse().expect("address");
             assert_eq!(parse_response(&response(ID, source)), Some((ID, source)));
         }
-        assert_eq!(parse_request(&request(ID)), Some(ID));
+    }
+
+    #[test]
+    fn a_request_says_how_it_is_to_be_answered() {
+        for answer in [Answer::Plain, Answer::OtherPort, Answer::ToPort(1024)] {
+            let request = Request {
+                transaction: ID,
+                answer,
+            };
+            assert_eq!(parse_request(&request_for(ID, answer)), Some(request));
+        }
+        // RFC 5780, sections 7.2 and 7.5.
+        assert_eq!(request_for(ID, Answer::OtherPort)[20..], [0, 3, 0, 4, 0, 0, 0, 2]);
+        assert_eq!(
+            request_for(ID, Answer::ToPort(0x1234))[20..],
+            [0, 0x27, 0, 4, 0x12, 0x34, 0, 0]
+        );
+    }
+
+    #[test]
+    fn what_nobody_is_served_is_no_request() {
+        let with = |attributes: &[u8]| {
+            let mut bytes = request(ID).to_vec();
+            bytes.extend(attributes);
+            bytes[3] = attributes.len() as u8;
+            parse_request(&bytes)
+        };
+        assert_eq!(with(&[0, 3, 0, 4, 0, 0, 0, 4]), None, "another address");
+        assert_eq!(with(&[0, 3, 0, 4, 0, 0, 0, 6]), None, "another address and port");
+        assert_eq!(with(&[0, 0x27, 0, 4, 3, 255, 0, 0]), None, "a port of a service");
+        assert_eq!(with(&[0, 3, 0, 2, 0, 2, 0, 0]), None, "a short value");
+        assert_eq!(with(&[0, 3, 0, 5, 0, 0, 0, 2]), None, "a cut value");
+        let both = [0, 3, 0, 4, 0, 0, 0, 2, 0, 0x27, 0, 4, 4, 0, 0, 0];
+        assert_eq!(with(&both), None, "two wishes at once");
+        let unknown = with(&[0x80, 0x22, 0, 4, b'a', b'b', b'c', b'd']);
+        assert_eq!(unknown.map(|request| request.answer), Some(Answer::Plain));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod alarm;
 pub mod clock;
 mod engine;
+pub mod filtering;
 pub mod key_file;
 pub mod memory;
 pub mod mesh_net;

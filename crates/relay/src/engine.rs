@@ -3,12 +3,13 @@
 //! It blocks in one place only, waiting for a socket, the bell or a deadline. No lock, channel or allocation is paid for a
 //! datagram from UDP to UDP.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mesh::relay::server::{Forward as _, RelayServer, Source};
-use mesh::stun;
+use mesh::stun::{self, Answer};
 use net::alarm::Alarm;
 use net::clock::{self, Clock};
 use net::udp::{ReceiveBuffer, UdpSocket};
@@ -48,7 +49,7 @@ pub(crate) enum Command {
         reply: oneshot::Sender<()>,
     },
     Open {
-        remote: std::net::SocketAddr,
+        remote: SocketAddr,
         reply: oneshot::Sender<Result<Stream, OpenError>>,
     },
 }
@@ -209,7 +210,8 @@ impl Engine {
         self.has_more |= self.resting.is_none();
     }
 
-    /// Answers what came to the second port: STUN, and nothing else.
+    /// Answers what came to the second port: STUN, and nothing else. A request may have its answer come from the first port, or
+    /// go to another port of who asks: it is no longer than the question by more than an address, and goes to no other host.
     fn answer_stun(&mut self, now: Now) {
         let Some(stun) = self.stun.as_mut().filter(|_| self.resting.is_none()) else {
             return;
@@ -218,18 +220,26 @@ impl Engine {
             Ok(may_have_more) => self.has_more |= may_have_more,
             Err(error) => return self.note_receive_failure(&error, now),
         }
-        let counters = &mut self.outbox.counters;
         for batch in self.received.batches() {
             for datagram in batch.bytes.chunks(batch.segment_len) {
-                counters.datagrams_received += 1;
-                counters.bytes_received += datagram.len() as u64;
-                let Some(transaction) = stun::parse_request(datagram) else {
-                    counters.not_stun += 1;
+                self.outbox.counters.datagrams_received += 1;
+                self.outbox.counters.bytes_received += datagram.len() as u64;
+                let Some(request) = stun::parse_request(datagram) else {
+                    self.outbox.counters.not_stun += 1;
                     continue;
                 };
-                let answer = stun::response(transaction, batch.source);
-                // Lost on the way, if the system has no room.
-                let _ = stun.send(batch.source, &answer, answer.len(), &mut 0);
+                let answer = stun::response(request.transaction, batch.source);
+                let port = match request.answer {
+                    Answer::ToPort(port) => port,
+                    Answer::Plain | Answer::OtherPort => batch.source.port(),
+                };
+                let to = SocketAddr::new(batch.source.ip(), port);
+                if request.answer == Answer::OtherPort {
+                    self.outbox.forward(Source::Udp(to), &answer, answer.len());
+                } else {
+                    // Lost on the way, if the system has no room.
+                    let _ = stun.send(to, &answer, answer.len(), &mut 0);
+                }
                 self.stun_requests += 1;
             }
         }
@@ -264,7 +274,7 @@ impl Engine {
         draining.replies.push(reply);
     }
 
-    fn open_stream(&mut self, remote: std::net::SocketAddr, now: Now) -> Result<Stream, OpenError> {
+    fn open_stream(&mut self, remote: SocketAddr, now: Now) -> Result<Stream, OpenError> {
         if self.draining.is_some() {
             return Err(OpenError::Draining);
         }

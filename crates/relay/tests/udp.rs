@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{GIVE_UP, UdpNode, World, key, loopback, options};
 use mesh::relay::client::ClientEvent;
 use mesh::relay::server::{Quota, RelayDrop};
-use mesh::stun;
+use mesh::stun::{self, Answer};
 use relay::{Relay, StartError};
 
 #[test]
@@ -247,6 +247,44 @@ fn both_ports_answer_stun_and_survive_rubbish() {
     // The relay is as well as before.
     let (mut a, mut b) = (world.node(1), world.node(2));
     a.get_acquainted(&mut b);
+}
+
+#[test]
+fn the_second_port_answers_from_the_first_and_to_another_port_of_who_asks() {
+    let mut options = options();
+    options.stun_listen = Some(loopback());
+    let world = World::new(options);
+    let (first, second) = (
+        world.relay.local_addr(),
+        world.relay.stun_addr().expect("asked for"),
+    );
+    let [asking, other] = [(); 2].map(|()| StdUdpSocket::bind(loopback()).expect("binds"));
+    for socket in [&asking, &other] {
+        socket.set_read_timeout(Some(GIVE_UP)).expect("a limit");
+    }
+    let seen_at = asking.local_addr().expect("bound");
+    let to_other = Answer::ToPort(other.local_addr().expect("bound").port());
+    for (answer, at, from) in [
+        (Answer::Plain, &asking, second),
+        (Answer::OtherPort, &asking, first),
+        (to_other, &other, second),
+    ] {
+        let request = stun::request_for([7; 12], answer);
+        // The first port serves no such wish; what it does not answer must not come here.
+        if answer != Answer::Plain {
+            asking.send_to(&request, first).expect("sends");
+        }
+        asking.send_to(&request, second).expect("sends");
+        let mut buffer = [0; 100];
+        let (len, source) = at.recv_from(&mut buffer).expect("an answer in time");
+        assert_eq!(
+            (stun::parse_response(&buffer[..len]), source),
+            (Some(([7; 12], seen_at)), from)
+        );
+    }
+    let status = world.status();
+    assert_eq!(status.relay.stun_requests, 3);
+    assert_eq!(status.relay.dropped(RelayDrop::BadFrame), 2);
 }
 
 #[test]

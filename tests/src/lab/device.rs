@@ -111,6 +111,12 @@ impl Device {
             .call(&["status", "--state-dir", &self.state_dir.to_string_lossy()])
     }
 
+    /// Returns what the networks around it let through.
+    pub fn netcheck(&self) -> Result<Value> {
+        self.program
+            .call(&["netcheck", "--state-dir", &self.state_dir.to_string_lossy()])
+    }
+
     /// Returns how it reaches a peer.
     pub fn path_to(&self, peer: &str) -> Result<PathSeen> {
         let status = self.status()?;

@@ -263,9 +263,13 @@ impl RelayServer {
         out: &mut impl Forward,
         now: Now,
     ) -> Result<(), RelayDrop> {
-        if let Some(transaction) = stun::parse_request(bytes) {
+        if let Some(request) = stun::parse_request(bytes) {
+            // Only the second port, which knows this one, sends an answer another way than its question came.
+            if request.answer != stun::Answer::Plain {
+                return Err(RelayDrop::BadFrame);
+            }
             self.counters.stun_requests += 1;
-            self.answer(source, stun::response(transaction, source.address()));
+            self.answer(source, stun::response(request.transaction, source.address()));
             return Ok(());
         }
         match frame::parse(bytes).map_err(|_| RelayDrop::BadFrame)? {

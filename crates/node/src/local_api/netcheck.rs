@@ -1,6 +1,7 @@
-//! What the networks around this device let through, as far as it was noticed: nothing is sent to find out.
+//! What the networks around this device let through.
 //!
-//! Relays are asked every 20 s while they are in use, so that what stands here is that old at most.
+//! Most of it was noticed: relays are asked every 20 s while they are in use, so that it is that old at most. How the NAT
+//! filters is measured when somebody asks, since it takes a socket that has written to nobody yet.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,9 +10,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use mesh::RelayView;
 use mesh::probe::{CandidateKind, Mapping};
-use net::Surroundings;
+use net::filtering::{self, Filtering, StunPorts};
+use net::{RelayPoint, Surroundings};
 use serde::{Deserialize, Serialize};
-use types::RelayId;
+use types::{RelayId, RelayRecord};
 
 use super::{LocalState, in_ms, refuse_unlinked};
 
@@ -27,6 +29,8 @@ pub struct Netcheck {
     pub nat: Option<bool>,
     /// How the NAT maps (RFC 4787, section 4.1); without a NAT `endpoint_independent`.
     pub mapping: NatMapping,
+    /// From whom the NAT or firewall lets something in (RFC 4787, section 5).
+    pub filtering: NatFiltering,
     /// Whether the router opens ports when asked (PCP, NAT-PMP, UPnP).
     pub port_mapping: PortMapping,
     /// Where this device may be reached directly, best first.
@@ -59,6 +63,34 @@ pub enum NatMapping {
     EndpointIndependent,
     /// Another outer port for another destination.
     EndpointDependent,
+}
+
+/// From whom a NAT or a firewall lets something in to a port that has written to somebody, in RFC 4787's words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NatFiltering {
+    /// Not measured: that takes a relay on another machine that is reached by UDP over IPv4 and has a second port.
+    Unknown,
+    /// From anybody.
+    EndpointIndependent,
+    /// From the addresses that were written to.
+    AddressDependent,
+    /// One of the two above; to tell which takes relays at two addresses.
+    AtMostAddressDependent,
+    /// From the addresses and ports that were written to.
+    AddressAndPortDependent,
+}
+
+impl From<Option<Filtering>> for NatFiltering {
+    fn from(measured: Option<Filtering>) -> Self {
+        match measured {
+            None => Self::Unknown,
+            Some(Filtering::EndpointIndependent) => Self::EndpointIndependent,
+            Some(Filtering::AddressDependent) => Self::AddressDependent,
+            Some(Filtering::AtMostAddressDependent) => Self::AtMostAddressDependent,
+            Some(Filtering::AddressAndPortDependent) => Self::AddressAndPortDependent,
+        }
+    }
 }
 
 /// Whether the router opens ports when asked.
@@ -104,13 +136,39 @@ pub(super) async fn netcheck(State(state): State<LocalState>) -> Response {
     };
     let membership = sidecar.membership();
     let surroundings = membership.mesh().surroundings().await;
-    Json(Netcheck::new(&surroundings, |relay| membership.relay_name(relay))).into_response()
+    let netmap = membership.follow().borrow().clone();
+    let relays = netmap.as_ref().map_or(&[][..], |netmap| &netmap.relays);
+    let filtering = filtering::measure(&stun_ports(relays).await).await;
+    let name = |relay| membership.relay_name(relay);
+    Json(Netcheck::new(&surroundings, filtering.into(), name)).into_response()
+}
+
+/// Returns where relays answer STUN, as far as each has two ports of one address.
+async fn stun_ports(relays: &[RelayRecord]) -> Vec<StunPorts> {
+    let mut ports = Vec::new();
+    for record in relays {
+        let point = RelayPoint::resolve(record).await;
+        let pair = |first: &SocketAddr| {
+            let mut seconds = point.stun.iter();
+            let second = seconds.find(|second| second.ip() == first.ip())?;
+            Some(StunPorts {
+                first: *first,
+                second: *second,
+            })
+        };
+        ports.extend(point.udp.iter().filter_map(pair));
+    }
+    ports
 }
 
 impl Netcheck {
     /// Words what the mesh knows.
     #[must_use]
-    pub fn new(surroundings: &Surroundings, name: impl Fn(RelayId) -> String) -> Self {
+    pub fn new(
+        surroundings: &Surroundings,
+        filtering: NatFiltering,
+        name: impl Fn(RelayId) -> String,
+    ) -> Self {
         let relays = &surroundings.relays;
         let by_udp = || relays.iter().filter(|relay| relay.is_up && !relay.is_stream);
         let is_blocked = surroundings.mapping == Mapping::Blocked;
@@ -126,6 +184,7 @@ impl Netcheck {
                 Mapping::EndpointDependent => NatMapping::EndpointDependent,
                 Mapping::Unknown | Mapping::Blocked => NatMapping::Unknown,
             },
+            filtering,
             port_mapping: PortMapping::NotLookedFor,
             candidates: candidates(surroundings),
             home_relay: surroundings.home.map(&name),
@@ -218,7 +277,7 @@ mod tests {
             home: relays.first().map(|relay| relay.id),
             relays,
         };
-        Netcheck::new(&surroundings, |_| "near".to_owned())
+        Netcheck::new(&surroundings, None.into(), |_| "near".to_owned())
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use node::LocalClient;
 use node::local_api::Netcheck;
-use node::local_api::netcheck::{Ipv6, NatMapping, PortMapping};
+use node::local_api::netcheck::{Ipv6, NatFiltering, NatMapping, PortMapping};
 use serde_json::{Value, json};
 
 use super::forward::explained;
@@ -23,11 +23,12 @@ pub(crate) struct NetcheckArgs {
     state_dir: Option<PathBuf>,
 }
 
-const FIELDS: [Column; 6] = [
+const FIELDS: [Column; 7] = [
     ("UDP", "/udp"),
     ("IPv6", "/ipv6"),
     ("NAT", "/nat"),
     ("NAT mapping", "/mapping"),
+    ("NAT filtering", "/filtering"),
     ("port mapping", "/portMapping"),
     ("home relay", "/homeRelay"),
 ];
@@ -76,6 +77,13 @@ fn worded(check: &Netcheck) -> Value {
             NatMapping::Unknown => "unknown",
             NatMapping::EndpointIndependent => "endpoint-independent",
             NatMapping::EndpointDependent => "endpoint-dependent",
+        },
+        "filtering": match check.filtering {
+            NatFiltering::Unknown => "unknown",
+            NatFiltering::EndpointIndependent => "endpoint-independent",
+            NatFiltering::AddressDependent => "address-dependent",
+            NatFiltering::AtMostAddressDependent => "endpoint-independent or address-dependent",
+            NatFiltering::AddressAndPortDependent => "address and port-dependent",
         },
         "portMapping": match check.port_mapping {
             PortMapping::NotLookedFor => "not looked for",

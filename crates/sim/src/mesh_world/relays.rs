@@ -19,8 +19,8 @@ impl MeshWorld {
     /// The second port answers STUN and nothing else.
     pub(super) fn answer_stun(&mut self, number: RelayNumber, source: SocketAddr, request: &[u8]) {
         let relay = &self.relays[number.0];
-        if let Some(transaction) = mesh::stun::parse_request(request).filter(|_| !relay.is_down) {
-            let answer = mesh::stun::response(transaction, source);
+        if let Some(request) = mesh::stun::parse_request(request).filter(|_| !relay.is_down) {
+            let answer = mesh::stun::response(request.transaction, source);
             self.internet
                 .send(relay.host, STUN_PORT, source, answer, self.now.mono);
         }
