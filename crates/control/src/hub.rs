@@ -29,7 +29,7 @@ struct Inner {
 struct Ends {
     number: u64,
     org: OrgId,
-    changes: watch::Sender<u64>,
+    changes: watch::Sender<Generation>,
     replaced: CancellationToken,
     revoked: CancellationToken,
     closed: CancellationToken,
@@ -43,24 +43,25 @@ pub(crate) struct Attendance {
     hub: Hub,
     node: NodeId,
     ends: Ends,
-    /// Changes whenever the node's netmap may have.
-    pub(crate) changes: watch::Receiver<u64>,
+    /// Changes whenever the node's netmap may have; holds the committed generation of the org that is newest of those told.
+    pub(crate) changes: watch::Receiver<Generation>,
 }
 
 impl Hub {
-    /// Says that the netmaps of these nodes may have changed. In an org of thousands all others are left alone.
-    pub(crate) fn changed(&self, nodes: &BTreeSet<NodeId>) {
+    /// Says that a committed generation may have changed the netmaps of these nodes. In an org of thousands all others are
+    /// left alone.
+    pub(crate) fn changed(&self, nodes: &BTreeSet<NodeId>, generation: Generation) {
         let inner = self.lock();
         for ends in nodes.iter().filter_map(|node| inner.streams.get(node)) {
-            ends.changes.send_modify(|n| *n = n.wrapping_add(1));
+            ends.tell(generation);
         }
     }
 
-    /// Says that every netmap of an org may have changed.
-    pub(crate) fn changed_org(&self, org: OrgId) {
+    /// Says that a committed generation may have changed every netmap of an org.
+    pub(crate) fn changed_org(&self, org: OrgId, generation: Generation) {
         let inner = self.lock();
         for ends in inner.streams.values().filter(|ends| ends.org == org) {
-            ends.changes.send_modify(|n| *n = n.wrapping_add(1));
+            ends.tell(generation);
         }
     }
 
@@ -73,7 +74,7 @@ impl Hub {
         let ends = Ends {
             number: inner.next,
             org,
-            changes: watch::Sender::new(0),
+            changes: watch::Sender::new(Generation::default()),
             replaced: CancellationToken::new(),
             revoked: CancellationToken::new(),
             closed: CancellationToken::new(),
@@ -139,6 +140,12 @@ impl Hub {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ends {
+    fn tell(&self, generation: Generation) {
+        self.changes.send_modify(|told| *told = generation.max(*told));
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use types::{AllowedIp, OrgName, RelayRecord, SecretString};
 use url::Url;
 
-use crate::app::{self, App, AppConfig, Limits, Reaches, Revocations};
+use crate::app::{self, App, AppConfig, Limits, Reaches, Revocations, Rosters};
 use crate::clock::Clock;
 use crate::cut_offs::CutOffs;
 use crate::door::Door;
@@ -169,6 +169,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
     let platform = Platform::start(keys.platform.clone(), config.mesh_listen, &public_url)
         .map_err(|error| ServeError::Mesh(error.to_string()))?;
     let relays = relays(&config, &keys, &public_url)?;
+    let rosters = Rosters::new(store.clone(), platform.endpoints());
     let app = Arc::new(App {
         store,
         clock: config.clock.clone(),
@@ -182,6 +183,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         hub: Hub::default(),
         cut_offs: CutOffs::default(),
         reaches: Reaches::default(),
+        rosters,
         revocations: Revocations::default(),
         limits: Limits::default(),
         platform,

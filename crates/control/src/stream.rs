@@ -8,9 +8,9 @@ use std::time::Duration;
 use axum::extract::ws::{Message, WebSocket};
 use mesh::control_stream::{Channel, Responder};
 use types::control::{FromNode, Hello, ToNode};
-use types::{Generation, Netmap, NodeStatus};
+use types::{Generation, NodeStatus};
 
-use crate::app::{AppError, presence};
+use crate::app::{AppError, netmap, presence};
 use crate::given::Given;
 use crate::http::Shared;
 use crate::hub::Attendance;
@@ -165,7 +165,8 @@ async fn session(
         tokio::select! {
             changed = changes.changed() => {
                 changed.map_err(|_| End::Closed)?;
-                push(app, link, row, &mut given).await?;
+                let told = *changes.borrow_and_update();
+                push(app, link, row, (&mut given, told)).await?;
                 note(app, attendance, row, given.in_force());
             }
             _ = tickets.tick(), if takes_tickets => {
@@ -200,7 +201,8 @@ async fn session(
 
 /// Sends the netmap as it is now, unless the node has this generation.
 async fn greet(app: &Shared, link: &mut Link, row: &NodeRow, has: Option<Generation>) -> Result<Given, End> {
-    let map = current_map(app, row).await?;
+    let own = (row.node.org_id, row.node.id);
+    let map = netmap::now(app, own).await?.ok_or(End::Revoked)?;
     let given = Given::at_hello(map.clone(), has);
     if given.in_force().is_none() {
         link.send(&ToNode::Netmap(Box::new(map))).await?;
@@ -209,17 +211,18 @@ async fn greet(app: &Shared, link: &mut Link, row: &NodeRow, has: Option<Generat
 }
 
 /// Sends the netmap as it is now, unless it says what the one before said.
-async fn push(app: &Shared, link: &mut Link, row: &NodeRow, given: &mut Given) -> Result<(), End> {
-    let map = current_map(app, row).await?;
+async fn push(
+    app: &Shared,
+    link: &mut Link,
+    row: &NodeRow,
+    (given, told): (&mut Given, Generation),
+) -> Result<(), End> {
+    let own = (row.node.org_id, row.node.id);
+    let map = netmap::at_least(app, own, told).await?.ok_or(End::Revoked)?;
     if given.renew(&map) {
         link.send(&ToNode::Netmap(Box::new(map))).await?;
     }
     Ok(())
-}
-
-async fn current_map(app: &Shared, row: &NodeRow) -> Result<Netmap, End> {
-    let map = presence::current_map(app, row.node.org_id, row.node.id).await?;
-    map.ok_or(End::Revoked)
 }
 
 /// Takes note of what the node has in force.

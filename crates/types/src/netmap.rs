@@ -1,6 +1,7 @@
 //! The netmap: the whole state one node should have, with a generation, and the one check every peer record passes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +47,9 @@ pub struct Netmap {
     pub org_signing_key: SigningPublicKey,
     /// The node itself.
     pub node: SelfRecord,
-    /// Every node it may talk to.
-    pub peers: Vec<PeerRecord>,
+    /// Every node it may talk to; shared, since the netmaps of an org name the same nodes over and over.
+    #[serde(with = "shared")]
+    pub peers: Vec<Arc<PeerRecord>>,
     /// The relays that carry what cannot go directly.
     #[serde(default)]
     pub relays: Vec<RelayRecord>,
@@ -199,7 +201,7 @@ impl Netmap {
         let Some(orchestrator) = &self.orchestrator else {
             return Ok(());
         };
-        let is_platform = |p: &PeerRecord| p.id == orchestrator.node_id && p.kind == NodeKind::Platform;
+        let is_platform = |p: &Arc<PeerRecord>| p.id == orchestrator.node_id && p.kind == NodeKind::Platform;
         if self.peers.iter().any(is_platform) && orchestrator.port != 0 {
             Ok(())
         } else {
@@ -271,6 +273,26 @@ fn check_endpoints(endpoints: &[String]) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Shared records as JSON: the records.
+mod shared {
+    use super::{Arc, PeerRecord};
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        records: &[Arc<PeerRecord>],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(records.iter().map(Arc::as_ref))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Arc<PeerRecord>>, D::Error> {
+        let records = Vec::<PeerRecord>::deserialize(deserializer)?;
+        Ok(records.into_iter().map(Arc::new).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,7 +344,7 @@ mod tests {
                     mesh_ip6: node_ip6(org_id, id),
                 },
             },
-            peers: vec![peer(2), peer(3)],
+            peers: vec![Arc::new(peer(2)), Arc::new(peer(3))],
             relays: vec![relay()],
             filter: Some(PacketFilter {
                 rules: vec![FilterRule {
@@ -339,7 +361,7 @@ mod tests {
 
     fn check_bad_peer(spoil: impl Fn(&mut PeerRecord), expected: &str) {
         let mut map = netmap();
-        spoil(&mut map.peers[1]);
+        spoil(Arc::make_mut(&mut map.peers[1]));
         match map.verify(&key(1), None) {
             Err(NetmapError::BadPeer { reason, .. }) => assert_eq!(reason, expected),
             other => panic!("{expected}: {other:?}"),
@@ -450,7 +472,7 @@ mod tests {
     #[test]
     fn the_orchestrator_must_be_a_platform_peer() {
         let mut map = netmap();
-        map.peers[0].kind = NodeKind::Device;
+        Arc::make_mut(&mut map.peers[0]).kind = NodeKind::Device;
         assert_eq!(map.verify(&key(1), None), Err(NetmapError::OrchestratorMissing));
     }
 }

@@ -8,10 +8,9 @@ use api::activity::Severity;
 use api::auth_keys::{
     AuthKey, CreateAuthKey, CreatedAuthKey, Join, Joined, LIFETIME_SECONDS_DEFAULT, LIFETIME_SECONDS_MAX,
 };
-use api::nodes::Node;
 use api::page::PageQuery;
 use serde_json::{Map, json};
-use types::{AuthKeyId, NodeStatus, OrgId, Timestamp};
+use types::{AuthKeyId, NodeId, NodeStatus, OrgId, Timestamp};
 
 use super::admission::{self, Claims, Newcomer, read_label, read_tags};
 use super::api_keys::end_of;
@@ -124,7 +123,9 @@ pub(crate) async fn join(app: &App, ip: IpAddr, request: Join) -> Result<Joined,
         return Err(wrong_guess(app, &address));
     };
     if let Some(known) = store::nodes::find_by_key(&mut tx, &claims.public_key).await? {
-        return again(app, &mut tx, (&known, key.id)).await;
+        may_again(&mut tx, (&known, key.id)).await?;
+        drop(tx);
+        return joined(app, org, known.node.id).await;
     }
     let now = app.clock.wall();
     if !store::auth_keys::spend(&mut tx, key.id, now).await? {
@@ -163,39 +164,34 @@ pub(crate) async fn join(app: &App, ip: IpAddr, request: Join) -> Result<Joined,
         change,
     )
     .await?;
-    store::orgs::raise_topology(&mut tx, org).await?;
+    let generation = store::orgs::raise_topology(&mut tx, org).await?;
     app.admit_to_platform(&mut tx, &node).await?;
-    let joined = joined(app, &mut tx, org, &node).await?;
     if let Err(error) = tx.commit().await {
         app.platform.expel(node.public_key).await;
         return Err(error.into());
     }
-    app.tell_circle(org, node.id).await;
-    Ok(joined)
+    app.tell_circle(org, node.id, generation).await;
+    joined(app, org, node.id).await
 }
 
-/// Answers a device that has joined before; only by the key that let it in.
-async fn again(
-    app: &App,
-    tx: &mut Tx,
-    (known, key): (&store::nodes::NodeRow, AuthKeyId),
-) -> Result<Joined, AppError> {
+/// Lets a device that has joined before ask again; only by the key that let it in.
+async fn may_again(tx: &mut Tx, (known, key): (&store::nodes::NodeRow, AuthKeyId)) -> Result<(), AppError> {
     if known.node.status == NodeStatus::Revoked {
         return Err(revoked());
     }
     if store::nodes::auth_key(tx, known.node.id).await? != Some(key) {
         return Err(AppError::conflict("this device is linked already"));
     }
-    joined(app, tx, known.node.org_id, &known.node).await
+    Ok(())
 }
 
-async fn joined(app: &App, conn: &mut Conn, org: OrgId, node: &Node) -> Result<Joined, AppError> {
-    let row = store::nodes::find(conn, org, node.id)
+/// Says what a node is told that has joined, which must be committed. It may have been shut out at once.
+async fn joined(app: &App, org: OrgId, id: NodeId) -> Result<Joined, AppError> {
+    let mut conn = app.store.read().await?;
+    let row = store::nodes::find(&mut conn, org, id)
         .await?
-        .ok_or_else(AppError::internal)?;
-    let config = netmap::config(app, conn, &row)
-        .await?
-        .ok_or_else(AppError::internal)?;
+        .ok_or_else(revoked)?;
+    let config = netmap::config(app, &mut conn, &row).await?.ok_or_else(revoked)?;
     Ok(Joined {
         node: row.node,
         config,

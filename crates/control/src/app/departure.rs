@@ -82,7 +82,7 @@ impl News {
         // Whoever answered between the commit and the beginning of the count.
         let early = app.hub.applied(&self.circle, self.generation);
         confirm(app, node, early, self.generation);
-        app.hub.changed(&self.circle);
+        app.hub.changed(&self.circle, self.generation);
     }
 }
 

@@ -164,7 +164,7 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
     let decision = Some((caller.org, node.id));
     decide(app, &mut tx, &row, LinkStatus::Approved, decision).await?;
     record_approval(app, &mut tx, caller, (&row, &node)).await?;
-    store::orgs::raise_topology(&mut tx, caller.org).await?;
+    let generation = store::orgs::raise_topology(&mut tx, caller.org).await?;
     // Within the write: a revocation waits for it and so cannot be overtaken by the admission.
     app.admit_to_platform(&mut tx, &node).await?;
     if let Err(error) = tx.commit().await {
@@ -173,7 +173,7 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
         }
         return Err(error.into());
     }
-    app.tell_circle(caller.org, node.id).await;
+    app.tell_circle(caller.org, node.id, generation).await;
     Ok(node)
 }
 

@@ -25,6 +25,8 @@ pub(crate) mod policy;
 pub(crate) mod presence;
 pub(crate) mod reach;
 pub(crate) mod relays;
+mod roster;
+mod rosters;
 pub(crate) mod runs;
 pub(crate) mod sessions;
 pub(crate) mod sign_in;
@@ -37,13 +39,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::nodes::Node;
-use types::{DisplayText, Monotonic, NodeId, OrgId, UserId};
+use types::{DisplayText, Generation, Monotonic, NodeId, OrgId, UserId};
 use url::Url;
 
 pub(crate) use access::{Access, Actor, Caller, Revocations};
 pub(crate) use error::{AppError, RateLimit};
 pub(crate) use page::{Page, Window};
 pub(crate) use reach::Reaches;
+pub(crate) use rosters::Rosters;
 
 use crate::clock::Clock;
 use crate::cut_offs::CutOffs;
@@ -56,7 +59,7 @@ use crate::orchestrator::Orchestrator;
 use crate::platform::Platform;
 use crate::provider::Provider;
 use crate::relays::Relays;
-use crate::store::{self, Conn, Store, StoreError, Tx};
+use crate::store::{self, Conn, Store, Tx};
 
 /// Everything a request needs, shared by all of them.
 #[derive(Debug)]
@@ -70,6 +73,7 @@ pub(crate) struct App {
     pub(crate) hub: Hub,
     pub(crate) cut_offs: CutOffs,
     pub(crate) reaches: Reaches,
+    pub(crate) rosters: Rosters,
     pub(crate) revocations: Revocations,
     pub(crate) limits: Limits,
     pub(crate) platform: Platform,
@@ -108,18 +112,14 @@ impl App {
         Ok(())
     }
 
-    /// Tells who sees a node, and the node itself, that its netmap may have changed. To be called after the commit.
-    pub(crate) async fn tell_circle(&self, org: OrgId, node: NodeId) {
-        let circle = async {
-            let mut conn = self.store.read().await?;
-            let reach = self.reaches.of(&mut conn, org).await?;
-            Ok::<_, StoreError>(reach.circle(node))
-        };
-        match circle.await {
-            Ok(circle) => self.hub.changed(&circle),
+    /// Tells who sees a node, and the node itself, that its netmap may have changed. To be called after the commit, with the
+    /// generation that it made.
+    pub(crate) async fn tell_circle(&self, org: OrgId, node: NodeId, generation: Generation) {
+        match self.rosters.at_least(&self.reaches, org, generation).await {
+            Ok(roster) => self.hub.changed(&roster.reach.circle(node), generation),
             Err(error) => {
                 tracing::warn!(%error, "who sees a node is not known; all of the org are told");
-                self.hub.changed_org(org);
+                self.hub.changed_org(org, generation);
             }
         }
     }

@@ -1,75 +1,59 @@
-//! What each node may know: its netmap, computed from the store by the org's policy.
+//! What each node may know: its netmap, cut from the org's roster by the org's policy.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use api::nodes::{ControlConfig, InterfaceConfig, NodeConfig, PeerConfig};
-use runs::protocol::ORCHESTRATOR_PORT;
-use types::netmap::{OrchestratorRecord, SelfRecord};
-use types::{
-    AllowedIp, MESH_MTU, MeshAddresses, Netmap, NodeId, NodeKind, NodeStatus, PacketFilter, PeerRecord,
-};
+use types::{AllowedIp, Generation, MESH_MTU, Netmap, NodeId, NodeKind, OrgId, PeerRecord};
 
-use super::reach::{Reach, blocks};
-use super::{App, relays};
+use super::{App, AppError, relays};
 use crate::store::nodes::NodeRow;
-use crate::store::{self, Conn, StoreError};
+use crate::store::{Conn, StoreError};
 
-/// How many peers are looked up one by one before it is cheaper to read the org's nodes at once.
-const FINDS_MAX: usize = 64;
-
-/// Computes the netmap of a node that may take part; `None` when its org is gone.
-pub(crate) async fn of_node(app: &App, conn: &mut Conn, row: &NodeRow) -> Result<Option<Netmap>, StoreError> {
-    // The generation first: a change between the two reads makes the map newer than it says, and is followed by another.
-    let generation = store::orgs::generation(conn, row.node.org_id).await?;
-    let Some(org) = store::orgs::find(conn, row.node.org_id).await? else {
-        return Ok(None);
-    };
-    let reach = app.reaches.of(conn, org.id).await?;
-    let rows = seen(conn, &reach, row).await?;
-    let peers: Vec<PeerRecord> = rows.iter().map(|peer| peer_record(app, peer)).collect();
-    let filter = filter_among(&peers, reach.evaluation.filter(row.node.id));
-    let platform = rows.iter().find(|peer| peer.node.kind == NodeKind::Platform);
-    Ok(Some(Netmap {
-        generation,
-        org_id: org.id,
-        org_name: org.name,
-        org_signing_key: org.signing_key.public(),
-        node: SelfRecord {
-            id: row.node.id,
-            name: row.name.clone(),
-            public_key: row.node.public_key,
-            addresses: MeshAddresses {
-                mesh_ip4: row.node.mesh_ip4,
-                mesh_ip6: row.node.mesh_ip6,
-            },
-        },
-        peers,
-        relays: app.relays.records().to_vec(),
-        filter: Some(filter),
-        orchestrator: platform.map(|row| OrchestratorRecord {
-            node_id: row.node.id,
-            port: ORCHESTRATOR_PORT,
-        }),
-    }))
+/// Returns the netmap of a node as it is now; `None` when the node may not take part.
+pub(crate) async fn now(app: &App, own: (OrgId, NodeId)) -> Result<Option<Netmap>, AppError> {
+    let mut conn = app.store.read().await?;
+    Ok(current(app, &mut conn, own).await?)
 }
 
-/// Computes what the API shows of the netmap of a node that may take part; `None` when its org is gone.
+/// Returns the netmap of a node at a committed generation or newer; `None` when the node may not take part.
+pub(crate) async fn at_least(
+    app: &App,
+    (org, id): (OrgId, NodeId),
+    generation: Generation,
+) -> Result<Option<Netmap>, AppError> {
+    let roster = app.rosters.at_least(&app.reaches, org, generation).await?;
+    Ok(roster.netmap(id, app.relays.records()))
+}
+
+async fn current(
+    app: &App,
+    conn: &mut Conn,
+    (org, id): (OrgId, NodeId),
+) -> Result<Option<Netmap>, StoreError> {
+    let roster = app.rosters.current(&app.reaches, conn, org).await?;
+    Ok(roster.netmap(id, app.relays.records()))
+}
+
+/// Says what the API shows of the netmap of a node, the platform first and others by name; `None` when the node may not take
+/// part.
 pub(crate) async fn config(
     app: &App,
     conn: &mut Conn,
     row: &NodeRow,
 ) -> Result<Option<NodeConfig>, StoreError> {
-    let Some(map) = of_node(app, conn, row).await? else {
+    let Some(mut map) = current(app, conn, (row.node.org_id, row.node.id)).await? else {
         return Ok(None);
     };
-    let peers = map.peers.into_iter().map(|peer| PeerConfig {
+    let in_order = |peer: &Arc<PeerRecord>| (peer.kind != NodeKind::Platform, peer.name.clone());
+    map.peers.sort_by_cached_key(in_order);
+    let peers = map.peers.iter().map(|peer| PeerConfig {
         id: peer.id,
         name: peer.name.to_string(),
         kind: peer.kind,
         public_key: peer.public_key,
-        allowed_ips: peer.allowed_ips,
-        endpoints: peer.endpoints,
+        allowed_ips: peer.allowed_ips.clone(),
+        endpoints: peer.endpoints.clone(),
         home_relay: None,
     });
     Ok(Some(NodeConfig {
@@ -135,56 +119,6 @@ fn most_reachable(endpoints: &[String]) -> Option<&String> {
         Ok(IpAddr::V6(_)) | Err(_) => false,
     };
     endpoints.iter().find(is_public_v4).or(endpoints.first())
-}
-
-/// The rows of those that a node sees.
-async fn seen(conn: &mut Conn, reach: &Reach, row: &NodeRow) -> Result<Vec<NodeRow>, StoreError> {
-    let nodes = reach.evaluation.nodes();
-    let ids: Vec<NodeId> = reach
-        .evaluation
-        .peers(row.node.id)
-        .map(|number| nodes[number].id)
-        .collect();
-    let org = row.node.org_id;
-    if ids.len() > FINDS_MAX {
-        let ids: BTreeSet<NodeId> = ids.into_iter().collect();
-        let mut rows = store::nodes::in_org(conn, org).await?;
-        rows.retain(|peer| ids.contains(&peer.node.id));
-        return Ok(rows);
-    }
-    let mut rows = Vec::new();
-    for id in ids {
-        let found = store::nodes::find(conn, org, id).await?;
-        rows.extend(found.filter(|peer| peer.node.status != NodeStatus::Revoked));
-    }
-    Ok(rows)
-}
-
-/// Leaves out of a filter who has gone since it was worked out: a netmap names addresses of its peers only.
-fn filter_among(peers: &[PeerRecord], mut filter: PacketFilter) -> PacketFilter {
-    let known: BTreeSet<AllowedIp> = peers.iter().flat_map(|peer| &peer.allowed_ips).copied().collect();
-    for rule in &mut filter.rules {
-        rule.from
-            .retain(|block| block.prefix_len() == 0 || known.contains(block));
-    }
-    filter.rules.retain(|rule| !rule.from.is_empty());
-    filter
-}
-
-fn peer_record(app: &App, row: &NodeRow) -> PeerRecord {
-    let is_platform = row.node.kind == NodeKind::Platform;
-    PeerRecord {
-        id: row.node.id,
-        name: row.name.clone(),
-        kind: row.node.kind,
-        public_key: row.node.public_key,
-        allowed_ips: blocks(row),
-        endpoints: if is_platform {
-            app.platform.endpoints()
-        } else {
-            row.endpoints.clone()
-        },
-    }
 }
 
 #[cfg(test)]

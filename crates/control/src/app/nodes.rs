@@ -106,12 +106,12 @@ pub(crate) async fn patch(
     if let Some(tags) = &tags {
         retag(app, &mut tx, caller, (&before, tags)).await?;
     }
-    store::orgs::raise_topology(&mut tx, caller.org).await?;
+    let generation = store::orgs::raise_topology(&mut tx, caller.org).await?;
     let after = found(&mut tx, caller, id).await?.node;
     tx.commit().await?;
     // A policy may name it by its name or its tags, so that others see it now than did before.
-    app.hub.changed(&circle);
-    app.tell_circle(caller.org, id).await;
+    app.hub.changed(&circle, generation);
+    app.tell_circle(caller.org, id, generation).await;
     Ok(after)
 }
 

@@ -45,9 +45,9 @@ pub(crate) async fn put(app: &App, caller: &Caller, request: PutPolicy) -> Resul
     };
     store::policies::put(&mut tx, caller.org, &row).await?;
     record(app, &mut tx, caller, (before.as_ref(), &row)).await?;
-    store::orgs::raise_topology(&mut tx, caller.org).await?;
+    let generation = store::orgs::raise_topology(&mut tx, caller.org).await?;
     tx.commit().await?;
-    app.hub.changed_org(caller.org);
+    app.hub.changed_org(caller.org, generation);
     shown(Some(row))
 }
 

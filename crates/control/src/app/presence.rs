@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use serde_json::{Map, json};
 use types::control::Hello;
 use types::netmap::ENDPOINTS_MAX;
-use types::{Netmap, NodeId, NodePublicKey, NodeStatus, OrgId, PathKind, PathReason};
+use types::{NodeId, NodePublicKey, OrgId, PathKind, PathReason};
 
 use super::audit::Deed;
-use super::{Actor, App, AppError, audit, netmap};
+use super::{Actor, App, AppError, audit};
 use crate::hub::Attendance;
 use crate::store;
 use crate::store::nodes::{Arrival, NodeRow};
@@ -47,12 +47,13 @@ pub(crate) async fn arrive(app: &App, before: &NodeRow, hello: &Hello) -> Result
         };
         audit::record(app, &mut tx, org, deed).await?;
     }
-    if changed {
-        store::orgs::raise_generation(&mut tx, org).await?;
-    }
+    let generation = match changed {
+        true => Some(store::orgs::raise_generation(&mut tx, org).await?),
+        false => None,
+    };
     tx.commit().await?;
-    if changed {
-        app.tell_circle(org, id).await;
+    if let Some(generation) = generation {
+        app.tell_circle(org, id, generation).await;
     }
     Ok(true)
 }
@@ -84,9 +85,9 @@ pub(crate) async fn moved(app: &App, org: OrgId, id: NodeId, endpoints: &[String
         return Ok(());
     }
     store::nodes::set_endpoints(&mut tx, id, &endpoints).await?;
-    store::orgs::raise_generation(&mut tx, org).await?;
+    let generation = store::orgs::raise_generation(&mut tx, org).await?;
     tx.commit().await?;
-    app.tell_circle(org, id).await;
+    app.tell_circle(org, id, generation).await;
     Ok(())
 }
 
@@ -104,16 +105,6 @@ pub(crate) async fn path(
         tx.commit().await?;
     }
     Ok(())
-}
-
-/// Computes a node's netmap as it is now; `None` when the node may no longer take part.
-pub(crate) async fn current_map(app: &App, org: OrgId, id: NodeId) -> Result<Option<Netmap>, AppError> {
-    let mut conn = app.store.read().await?;
-    let row = store::nodes::find(&mut conn, org, id).await?;
-    match row.filter(|row| row.node.status != NodeStatus::Revoked) {
-        Some(row) => Ok(netmap::of_node(app, &mut conn, &row).await?),
-        None => Ok(None),
-    }
 }
 
 /// A node names its own sockets, by address: anything else is left out.

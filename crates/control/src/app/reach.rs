@@ -31,7 +31,6 @@ impl Reaches {
     /// Returns what the org's policy means now. Within a write it must be asked before anything is changed: what is worked
     /// out is kept for everybody.
     pub(crate) async fn of(&self, conn: &mut Conn, org: OrgId) -> Result<Arc<Reach>, StoreError> {
-        // The number first: a change between the reads makes this newer than it says, and is followed by another.
         let topology = store::orgs::topology(conn, org).await?;
         if let Some(known) = self.known(org, topology) {
             return Ok(known);
@@ -40,12 +39,32 @@ impl Reaches {
         if let Some(known) = self.known(org, topology) {
             return Ok(known);
         }
-        let reach = Arc::new(Reach::work_out(conn, org, topology).await?);
+        let rows = store::nodes::in_org(conn, org).await?;
+        let reach = Arc::new(Reach::work_out(conn, org, topology, &rows).await?);
+        // What was read while it changed is of no one moment: it serves who asked, and nobody else.
+        if store::orgs::topology(conn, org).await? == topology {
+            self.keep(org, &reach);
+        }
+        Ok(reach)
+    }
+
+    /// Returns what the policy means to exactly the nodes of this topology, if that was worked out.
+    pub(crate) fn exactly(&self, org: OrgId, topology: u64) -> Option<Arc<Reach>> {
+        self.known(org, topology)
+            .filter(|reach| reach.topology == topology)
+    }
+
+    /// Keeps what was worked out from what is committed, exactly as it was at its topology.
+    pub(crate) fn keep(&self, org: OrgId, reach: &Arc<Reach>) {
         let mut kept = self.kept();
+        let is_known =
+            |(known, other): &(OrgId, Arc<Reach>)| *known == org && other.topology >= reach.topology;
+        if kept.iter().any(is_known) {
+            return;
+        }
         kept.retain(|(known, _)| *known != org);
         kept.truncate(KEPT_MAX - 1);
-        kept.push_front((org, Arc::clone(&reach)));
-        Ok(reach)
+        kept.push_front((org, Arc::clone(reach)));
     }
 
     /// The same within a write that may have changed something already: what is worked out from it is kept for nobody,
@@ -54,7 +73,10 @@ impl Reaches {
         let topology = store::orgs::topology(conn, org).await?;
         match self.known(org, topology) {
             Some(known) => Ok(known),
-            None => Ok(Arc::new(Reach::work_out(conn, org, topology).await?)),
+            None => {
+                let rows = store::nodes::in_org(conn, org).await?;
+                Ok(Arc::new(Reach::work_out(conn, org, topology, &rows).await?))
+            }
         }
     }
 
@@ -75,10 +97,14 @@ impl Reaches {
 }
 
 impl Reach {
-    /// Works it out anew, from what a connection sees.
-    async fn work_out(conn: &mut Conn, org: OrgId, topology: u64) -> Result<Self, StoreError> {
+    /// Works it out anew, from the nodes of an org and the policy that a connection sees.
+    pub(crate) async fn work_out(
+        conn: &mut Conn,
+        org: OrgId,
+        topology: u64,
+        rows: &[NodeRow],
+    ) -> Result<Self, StoreError> {
         let policy = in_force(conn, org).await?;
-        let rows = store::nodes::in_org(conn, org).await?;
         let evaluation = Evaluation::new(&policy, rows.iter().map(subject).collect());
         Ok(Self { topology, evaluation })
     }

@@ -143,10 +143,10 @@ pub(crate) async fn list(
     .await
 }
 
-/// Lists the nodes of an org that may take part, the platform's too, oldest first.
+/// Lists the nodes of an org that may take part, the platform's too, by id.
 pub(crate) async fn in_org(conn: &mut Conn, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
     sqlx::query(select!(
-        "WHERE n.org_id = $1 AND n.revoked_at IS NULL ORDER BY n.created_at, n.id"
+        "WHERE n.org_id = $1 AND n.revoked_at IS NULL ORDER BY n.id"
     ))
     .bind(org.to_string())
     .all(conn, read)

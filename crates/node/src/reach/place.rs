@@ -1,6 +1,7 @@
 //! What a target means: which peer of the netmap it names, and at which address. Nothing is asked of any other network.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use mesh::proxy::{Host, Target};
 use types::names::node_of_mesh_name;
@@ -51,7 +52,8 @@ fn of_name<'a>(netmap: &'a Netmap, name: &str) -> Result<&'a PeerRecord, ReachEr
         return Err(ReachError::ThisDevice { host: host() });
     }
     let peer = netmap.peers.iter().find(|peer| peer.name == node);
-    peer.ok_or_else(|| ReachError::Unknown { host: host() })
+    peer.map(Arc::as_ref)
+        .ok_or_else(|| ReachError::Unknown { host: host() })
 }
 
 fn of_address(
@@ -64,9 +66,9 @@ fn of_address(
         return Err(ReachError::ThisDevice { host: host() });
     }
     // No two peers share an address, so any that has it is the one.
-    let has_it = |peer: &&PeerRecord| peer.allowed_ips.iter().any(|block| block.contains(address));
+    let has_it = |peer: &&Arc<PeerRecord>| peer.allowed_ips.iter().any(|block| block.contains(address));
     if let Some(peer) = netmap.peers.iter().find(has_it) {
-        return Ok(peer);
+        return Ok(peer.as_ref());
     }
     Err(if is_of_the_mesh(netmap, address) {
         ReachError::Unknown { host: host() }
@@ -107,16 +109,16 @@ mod tests {
         NodePrivateKey::from_random([seed; 32]).public()
     }
 
-    fn peer(seed: u8, name: &str, blocks: &[&str]) -> PeerRecord {
+    fn peer(seed: u8, name: &str, blocks: &[&str]) -> Arc<PeerRecord> {
         let blocks = blocks.iter().map(|block| block.parse().expect("a block"));
-        PeerRecord {
+        Arc::new(PeerRecord {
             id: NodeId::from_random([seed; 16]),
             name: name.parse().expect("a label"),
             kind: NodeKind::Device,
             public_key: key(seed),
             allowed_ips: blocks.collect(),
             endpoints: Vec::new(),
-        }
+        })
     }
 
     fn org() -> OrgId {

@@ -1,0 +1,143 @@
+//! An org's nodes at one generation: what every netmap of that generation is cut from.
+
+use std::sync::Arc;
+
+use runs::protocol::ORCHESTRATOR_PORT;
+use types::netmap::{OrchestratorRecord, SelfRecord};
+use types::{
+    Generation, MeshAddresses, Netmap, NodeId, NodeKind, OrgId, OrgName, PeerRecord, RelayRecord,
+    SigningPublicKey,
+};
+
+use super::reach::{Reach, Reaches, blocks};
+use crate::store::nodes::NodeRow;
+use crate::store::{self, Conn, StoreError};
+
+/// The nodes of an org that may take part, and who sees whom, exactly as they are at one generation.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    pub(crate) generation: Generation,
+    pub(crate) reach: Arc<Reach>,
+    org_id: OrgId,
+    org_name: OrgName,
+    org_signing_key: SigningPublicKey,
+    /// By id, as in the evaluation: a place there is the place here.
+    seats: Vec<Seat>,
+}
+
+/// One node, as others and itself are told of it.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) record: Arc<PeerRecord>,
+    addresses: MeshAddresses,
+}
+
+/// What a roster is read with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Readings<'a> {
+    pub(crate) reaches: &'a Reaches,
+    /// Where the platform's nodes are reached.
+    pub(crate) endpoints: &'a [String],
+    /// An earlier roster of the org, whose records serve again where nothing changed.
+    pub(crate) before: Option<&'a Roster>,
+}
+
+impl Roster {
+    /// Reads an org as it is now; `None` when it changed meanwhile, and what was read is of no one moment.
+    pub(crate) async fn read(
+        conn: &mut Conn,
+        org: OrgId,
+        with: Readings<'_>,
+    ) -> Result<Option<Self>, StoreError> {
+        let generation = store::orgs::generation(conn, org).await?;
+        let topology = store::orgs::topology(conn, org).await?;
+        let column = "org_id";
+        let row = store::orgs::find(conn, org).await?;
+        let row = row.ok_or(StoreError::Unreadable { column })?;
+        let rows = store::nodes::in_org(conn, org).await?;
+        let reach = match with.reaches.exactly(org, topology) {
+            Some(known) => known,
+            None => Arc::new(Reach::work_out(conn, org, topology, &rows).await?),
+        };
+        // Whatever a node can see raises the generation in the same write.
+        if store::orgs::generation(conn, org).await? != generation {
+            return Ok(None);
+        }
+        with.reaches.keep(org, &reach);
+        let seats = rows.iter().map(|row| Seat::new(row, with)).collect();
+        Ok(Some(Self {
+            generation,
+            reach,
+            org_id: org,
+            org_name: row.name,
+            org_signing_key: row.signing_key.public(),
+            seats,
+        }))
+    }
+
+    /// Returns how many nodes it holds.
+    pub(crate) fn len(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// Returns the netmap of a node; `None` when the node may not take part.
+    pub(crate) fn netmap(&self, id: NodeId, relays: &[RelayRecord]) -> Option<Netmap> {
+        let own = self.seat(id)?;
+        let peers = self.reach.evaluation.peers(id);
+        let peers: Vec<_> = peers.map(|place| Arc::clone(&self.seats[place].record)).collect();
+        let platform = peers.iter().find(|peer| peer.kind == NodeKind::Platform);
+        let orchestrator = platform.map(|peer| OrchestratorRecord {
+            node_id: peer.id,
+            port: ORCHESTRATOR_PORT,
+        });
+        Some(Netmap {
+            generation: self.generation,
+            org_id: self.org_id,
+            org_name: self.org_name.clone(),
+            org_signing_key: self.org_signing_key,
+            node: SelfRecord {
+                id,
+                name: own.record.name.clone(),
+                public_key: own.record.public_key,
+                addresses: own.addresses,
+            },
+            peers,
+            relays: relays.to_vec(),
+            filter: Some(self.reach.evaluation.filter(id)),
+            orchestrator,
+        })
+    }
+
+    pub(super) fn seat(&self, id: NodeId) -> Option<&Seat> {
+        let place = self.seats.binary_search_by_key(&id, |seat| seat.record.id).ok()?;
+        Some(&self.seats[place])
+    }
+}
+
+impl Seat {
+    fn new(row: &NodeRow, with: Readings<'_>) -> Self {
+        let record = record(row, with.endpoints);
+        let before = with.before.and_then(|roster| roster.seat(record.id));
+        let same = before.filter(|seat| *seat.record == record);
+        Self {
+            record: same.map_or_else(|| Arc::new(record), |seat| Arc::clone(&seat.record)),
+            addresses: MeshAddresses {
+                mesh_ip4: row.node.mesh_ip4,
+                mesh_ip6: row.node.mesh_ip6,
+            },
+        }
+    }
+}
+
+fn record(row: &NodeRow, platform: &[String]) -> PeerRecord {
+    let is_platform = row.node.kind == NodeKind::Platform;
+    let endpoints = if is_platform { platform } else { &row.endpoints };
+    PeerRecord {
+        id: row.node.id,
+        name: row.name.clone(),
+        kind: row.node.kind,
+        public_key: row.node.public_key,
+        allowed_ips: blocks(row),
+        endpoints: endpoints.to_vec(),
+    }
+}
