@@ -1,6 +1,6 @@
-//! The shell of the data plane: the operating system's side of the mesh in userspace mode.
+//! The shell of the data plane: the operating system's side of the mesh, in userspace and in TUN mode.
 //!
-//! Sockets, clocks, randomness, userspace TCP/IP and the thread that drives `mesh::tunnel` live here. What a packet means
+//! Sockets, clocks, randomness, userspace TCP/IP, the network device and the thread that drives `mesh::tunnel` live here. What a packet means
 //! on the wire does not: only `mesh` knows wire bytes.
 
 pub mod alarm;
@@ -16,6 +16,7 @@ pub mod random;
 pub mod relay_stream;
 mod resolve;
 pub mod stream;
+pub mod tun;
 pub mod udp;
 pub mod wake;
 

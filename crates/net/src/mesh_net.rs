@@ -1,4 +1,4 @@
-//! The mesh in userspace mode, as the rest of the program sees it: peers, streams to them, streams from them.
+//! The mesh, as the rest of the program sees it: peers, streams to them, streams from them.
 //!
 //! The work is done by one thread of the operating system (`engine`); everything here asks it and waits for its answer.
 
@@ -23,6 +23,7 @@ use crate::netstack::StackConfig;
 use crate::random;
 use crate::relay_stream::{RelayPoint, RelayStreams};
 use crate::stream::{Doorbell, MeshStream};
+use crate::tun::{Held, Loss, Tun};
 use crate::udp::UdpSocket;
 
 /// How long [`MeshNet::connect`] tries.
@@ -146,6 +147,22 @@ pub struct NetCounters {
     pub sends_refused: u64,
     /// Receives that the operating system refused.
     pub receives_refused: u64,
+    /// Handed to the host, in TUN mode.
+    pub packets_to_host: u64,
+    /// Sent by the host into the mesh, in TUN mode.
+    pub packets_from_host: u64,
+    /// Of the host, dropped: for no node that we know.
+    pub host_unrouted: u64,
+    /// Of the host, dropped: not from our own address.
+    pub host_spoofed: u64,
+    /// Of the host, dropped: the headers are not in order, or it is longer than the mesh's packets are.
+    pub host_malformed: u64,
+    /// Of the host, dropped: an IP fragment, which no peer would take.
+    pub host_fragmented: u64,
+    /// Of the host, dropped: the node itself has a connection between these addresses and ports.
+    pub host_port_taken: u64,
+    /// For the host, dropped: it did not take them.
+    pub host_refused: u64,
     /// Connections cut because the listener's queue was full or the listener gone.
     pub accepts_refused: u64,
     /// Batches received or to send, and rounds of timers, given up because they made the tunnel panic: each is a defect.
@@ -157,8 +174,14 @@ pub struct NetCounters {
 impl NetCounters {
     /// Returns every reason for which the shell dropped something or gave it up, with its word and its count.
     #[must_use]
-    pub fn drops(&self) -> [(&'static str, u64); 8] {
+    pub fn drops(&self) -> [(&'static str, u64); 14] {
         [
+            ("host_unrouted", self.host_unrouted),
+            ("host_spoofed", self.host_spoofed),
+            ("host_malformed", self.host_malformed),
+            ("host_fragmented", self.host_fragmented),
+            ("host_port_taken", self.host_port_taken),
+            ("host_refused", self.host_refused),
             ("misdirected", self.packets_misdirected),
             ("fragmented", self.packets_fragmented),
             ("malformed", self.packets_malformed),
@@ -212,6 +235,22 @@ impl MeshNet {
 
     /// Starts a mesh without peers; `stack` limits every peer's connections.
     pub fn start_with(config: MeshNetConfig, stack: StackConfig) -> Result<Self, StartError> {
+        Self::start_parts(config, stack, None)
+    }
+
+    /// Starts a mesh without peers, in which the host is with all its programs, by a device: TUN mode. The device goes when the
+    /// mesh stops; [`Loss`] tells when it goes before.
+    pub fn start_with_host(config: MeshNetConfig, tun: Tun) -> Result<(Self, Loss), StartError> {
+        let (held, loss) = tun.hold();
+        let mesh = Self::start_parts(config, StackConfig::default(), Some(held))?;
+        Ok((mesh, loss))
+    }
+
+    fn start_parts(
+        config: MeshNetConfig,
+        stack: StackConfig,
+        host: Option<Held>,
+    ) -> Result<Self, StartError> {
         let socket = UdpSocket::bind(config.listen).map_err(|source| StartError::Bind {
             address: config.listen,
             source,
@@ -232,6 +271,7 @@ impl MeshNet {
             alarm: Alarm::new()?,
             mesh,
             relay_streams,
+            host,
             stack,
             commands: receiver,
             doorbell: handle.doorbell.clone(),

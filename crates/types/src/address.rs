@@ -89,6 +89,13 @@ impl AllowedIp {
             .ok_or(AllowedIpError)
     }
 
+    /// Makes the block of this prefix length that holds `address`; `None` when an address has not so many bits.
+    #[must_use]
+    pub fn covering(address: IpAddr, prefix_len: u8) -> Option<Self> {
+        let block = Self { address, prefix_len };
+        Self::new(block.masked(address), prefix_len).ok()
+    }
+
     /// Makes the block that holds one address only.
     #[must_use]
     pub fn host(address: IpAddr) -> Self {

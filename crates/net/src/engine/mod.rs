@@ -1,15 +1,17 @@
 //! The thread of the data plane: it owns the socket, the mesh core and every peer's stack, and runs each batch to completion.
 //!
-//! It blocks in one place only, waiting for the socket, the bell or a deadline. No lock, channel or allocation is paid per
+//! It blocks in one place only, waiting for the socket, the host's device, the bell or a deadline. No lock, channel or allocation is paid per
 //! packet; streams pay one short lock per chunk of bytes.
 
 pub(crate) mod command;
+mod host;
 mod peer;
 mod peers;
 mod sockets;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use types::{Monotonic, NodePublicKey, Now, RelayId};
 
 use self::command::Command;
+use self::host::HostSide;
 use self::peer::Peer;
 use self::peers::{Ingress, Peers};
 use self::sockets::ExtraSockets;
@@ -31,6 +34,7 @@ use crate::mesh_net::ConnectError;
 use crate::netstack::{BATCH_PACKETS, Packets, StackConfig};
 use crate::relay_stream::RelayStreams;
 use crate::stream::{Doorbell, StreamId};
+use crate::tun::Held;
 use crate::udp::{Batch, ReceiveBuffer, SendOutcome, UdpSocket};
 
 /// How often one turn asks the socket, so that timers and commands are not starved by a flood: at most 2 MiB.
@@ -55,6 +59,8 @@ pub(crate) struct Parts {
     pub(crate) alarm: Alarm,
     pub(crate) mesh: Mesh,
     pub(crate) relay_streams: RelayStreams,
+    /// The host's device, in TUN mode.
+    pub(crate) host: Option<Held>,
     pub(crate) stack: StackConfig,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) doorbell: Arc<Doorbell>,
@@ -70,6 +76,7 @@ pub(crate) struct Engine {
     received: ReceiveBuffer,
     mesh: Mesh,
     relay_streams: RelayStreams,
+    host: Option<HostSide>,
     peers: Peers,
     commands: mpsc::Receiver<Command>,
     doorbell: Arc<Doorbell>,
@@ -105,6 +112,7 @@ impl Engine {
             received: ReceiveBuffer::default(),
             mesh: parts.mesh,
             relay_streams: parts.relay_streams,
+            host: parts.host.map(HostSide::new),
             peers: Peers::new(parts.stack, parts.doorbell.clone()),
             commands: parts.commands,
             doorbell: parts.doorbell,
@@ -130,6 +138,7 @@ impl Engine {
             self.transmit();
             self.receive(now);
             self.receive_extra(now);
+            self.take_from_host(now);
             self.take_commands(now);
             self.visit_streams();
             self.fire_timers(now);
@@ -173,12 +182,16 @@ impl Engine {
                 interest |= PollFlags::OUT;
             }
             let bell = PollFd::new(&self.doorbell.bell, PollFlags::IN);
-            let fds = match self.resting {
+            let socket = match self.resting {
                 // A broken socket would end the wait even if nothing were asked of it.
-                Some(_) => [bell.clone(), bell],
-                None => [PollFd::new(&self.socket, interest), bell],
+                Some(_) => bell.clone(),
+                None => PollFd::new(&self.socket, interest),
             };
-            self.alarm.wait(fds, until);
+            let host = match &self.host {
+                Some(host) if !is_held_up => PollFd::new(host, PollFlags::IN),
+                _ => bell.clone(),
+            };
+            self.alarm.wait([socket, bell, host], until);
         }
         self.doorbell.bell.silence();
     }
@@ -193,6 +206,9 @@ impl Engine {
         let held_up = self.blocked.as_ref().map(|(datagrams, _)| datagrams.socket);
         let mut fds: Vec<_> = self.extra.interests(held_up).collect();
         fds.push(PollFd::new(&self.doorbell.bell, PollFlags::IN));
+        if let Some(host) = self.host.as_ref().filter(|_| self.blocked.is_none()) {
+            fds.push(PollFd::new(host, PollFlags::IN));
+        }
         if self.resting.is_none() {
             let room = match held_up {
                 Some(SocketNumber::MAIN) => PollFlags::OUT,
@@ -223,7 +239,8 @@ impl Engine {
         self.resting = None;
         for _ in 0..RECEIVES_PER_TURN {
             let (mesh, replies) = (&mut self.mesh, &mut self.replies);
-            let mut sink = Ingress::new(&mut self.peers, &mut self.out, replies, now);
+            let mut sink =
+                Ingress::new(&mut self.peers, &mut self.out, replies, now).with_host(self.host.as_mut());
             let mut broken = 0;
             let may_have_more = self.socket.receive(&mut self.received, |batch| {
                 let Batch {
@@ -236,7 +253,7 @@ impl Engine {
                 });
             });
             self.peers.counters.batches_broken += broken;
-            self.seal_replies(now);
+            self.finish_intake(now);
             self.transmit();
             match may_have_more {
                 Ok(true) => self.receive_failures = 0,
@@ -257,7 +274,8 @@ impl Engine {
             let Some(socket) = self.extra.get_mut(number) else {
                 continue;
             };
-            let mut sink = Ingress::new(&mut self.peers, &mut self.out, replies, now);
+            let mut sink =
+                Ingress::new(&mut self.peers, &mut self.out, replies, now).with_host(self.host.as_mut());
             let mut broken = 0;
             let received = socket.receive(&mut self.received, |batch| {
                 let (source, len) = (batch.source, batch.segment_len);
@@ -266,7 +284,7 @@ impl Engine {
                 });
             });
             self.peers.counters.batches_broken += broken;
-            self.seal_replies(now);
+            self.finish_intake(now);
             self.transmit();
             if let Err(error) = &received {
                 tracing::debug!(%error, "receiving failed on an extra socket");
@@ -290,8 +308,10 @@ impl Engine {
         }
     }
 
-    /// Seals what the stacks answered at once while they took in a batch, each run of packets to its peer.
-    fn seal_replies(&mut self, now: Now) {
+    /// Hands the host what a batch brought for it, and seals what the stacks answered at once while they took it in, each run
+    /// of packets to its peer.
+    fn finish_intake(&mut self, now: Now) {
+        self.hand_to_host();
         let mut first = 0;
         for (key, end) in std::mem::take(&mut self.replies) {
             self.seal(&key, first..end, now);
@@ -400,6 +420,7 @@ impl Engine {
                 ..
             } = datagrams;
             let socket = match datagrams.socket {
+                _ if self.leads_back(to) => None,
                 SocketNumber::MAIN => Some(&mut self.socket),
                 number => self.extra.get_mut(number),
             };
@@ -416,6 +437,12 @@ impl Engine {
             }
             self.mesh.recycle(datagrams.bytes);
         }
+    }
+
+    /// Tells whether datagrams for an address would come back by the device, to be sealed again, and so without end: whatever a
+    /// peer says of where it is reached.
+    fn leads_back(&self, to: SocketAddr) -> bool {
+        self.host.is_some() && self.mesh.route(to.ip()).is_some()
     }
 
     /// Returns the next datagrams to send; what else the core wants is done on the way.
@@ -457,10 +484,11 @@ impl Engine {
     /// Takes a message of a relay's WebSocket.
     fn take_stream_message(&mut self, relay: RelayId, mut bytes: Vec<u8>, now: Now) {
         let (mesh, replies) = (&mut self.mesh, &mut self.replies);
-        let mut sink = Ingress::new(&mut self.peers, &mut self.out, replies, now);
+        let mut sink =
+            Ingress::new(&mut self.peers, &mut self.out, replies, now).with_host(self.host.as_mut());
         let broken = contained(|| mesh.handle_stream(relay, &mut bytes, &mut sink, now));
         self.peers.counters.batches_broken += broken;
-        self.seal_replies(now);
+        self.finish_intake(now);
     }
 
     fn publish(&mut self) {

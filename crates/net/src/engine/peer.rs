@@ -82,6 +82,11 @@ impl Peer {
         self.guarded(|stack| stack.egress(now, out)).unwrap_or(false)
     }
 
+    /// Tells whether the stack has a connection between a local and a remote address.
+    pub(crate) fn has(&mut self, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.guarded(|stack| stack.has(local, remote)).unwrap_or(false)
+    }
+
     pub(crate) fn touch(&mut self, conn: ConnId) {
         self.guarded(|stack| stack.touch(conn));
     }
@@ -302,6 +307,9 @@ mod tests {
             panic!("defect")
         }
         fn status(&self, _: ConnId) -> ConnStatus {
+            panic!("defect")
+        }
+        fn has(&self, _: SocketAddr, _: SocketAddr) -> bool {
             panic!("defect")
         }
         fn addresses(&self, _: ConnId) -> (SocketAddr, SocketAddr) {

@@ -10,16 +10,20 @@ use mesh::tunnel::PacketSink;
 use tokio::sync::{mpsc, oneshot};
 use types::{AllowedIp, Monotonic, NodePublicKey, Now};
 
+use super::host::HostSide;
 use super::peer::{Flow, Peer};
 use crate::mesh_net::{ConnectError, NetCounters};
 use crate::netstack::{Admission, ConnId, ConnStatus, Header, HeaderError, OpenError, Packets, StackConfig};
 use crate::stream::{Doorbell, MeshStream, StreamCore, StreamId};
 
+/// Where streams to a port go.
+type Listeners = BTreeMap<u16, mpsc::Sender<MeshStream>>;
+
 type ConnectReply = oneshot::Sender<Result<MeshStream, ConnectError>>;
 
 pub(crate) struct Peers {
     pub(super) map: HashMap<NodePublicKey, Peer>,
-    pub(super) listeners: BTreeMap<u16, mpsc::Sender<MeshStream>>,
+    pub(super) listeners: Listeners,
     pub(super) counters: NetCounters,
     /// Each once; whoever waits longest is served first.
     dirty: VecDeque<NodePublicKey>,
@@ -229,6 +233,8 @@ pub(super) struct Ingress<'a> {
     peers: &'a mut Peers,
     out: &'a mut Packets,
     replies: &'a mut Vec<(NodePublicKey, usize)>,
+    /// What is for the host, if it is in the mesh.
+    host: Option<&'a mut Packets>,
     now: Now,
 }
 
@@ -243,13 +249,21 @@ impl<'a> Ingress<'a> {
             peers,
             out,
             replies,
+            host: None,
             now,
         }
+    }
+
+    /// Leaves to the host what no stack holds.
+    pub(super) fn with_host(mut self, host: Option<&'a mut HostSide>) -> Self {
+        self.host = host.map(|host| &mut host.inbound);
+        self
     }
 }
 
 impl PacketSink for Ingress<'_> {
-    /// A packet of a peer goes to that peer's stack and to no other, and only if it is for one of our addresses there.
+    /// A packet of a peer goes to that peer's stack and to no other, or to the host, and only if it is for one of our
+    /// addresses there.
     fn packet(&mut self, from: &NodePublicKey, packet: &[u8]) {
         let counters = &mut self.peers.counters;
         let header = match Header::parse(packet) {
@@ -262,6 +276,12 @@ impl PacketSink for Ingress<'_> {
         };
         if !peer.locals.contains(&header.destination) {
             return counters.packets_misdirected += 1;
+        }
+        if let Some(host) = self.host.as_deref_mut()
+            && !is_for_stack(&header, peer, &self.peers.listeners)
+        {
+            counters.packets_to_host += 1;
+            return host.push_with(packet.len(), |room| room.copy_from_slice(packet));
         }
         counters.packets_taken += 1;
         let (mono, listeners) = (self.now.mono, &self.peers.listeners);
@@ -281,6 +301,15 @@ impl PacketSink for Ingress<'_> {
             self.peers.dirty.push_back(*from);
         }
     }
+}
+
+/// Tells whether a packet is for a peer's stack, which shares its addresses with the host.
+fn is_for_stack(header: &Header, peer: &mut Peer, listeners: &Listeners) -> bool {
+    header.segment.is_some_and(|segment| {
+        let listener = listeners.get(&segment.destination.port());
+        let is_listened = segment.is_opening && listener.is_some_and(|queue| !queue.is_closed());
+        is_listened || peer.has(segment.destination, segment.source)
+    })
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ fn engine(key: NodePrivateKey) -> (Engine, mpsc::Sender<Command>, broadcast::Rec
         alarm: Alarm::new().expect("alarm"),
         mesh: Mesh::new(key, random::bytes()),
         relay_streams: RelayStreams::new(sender.downgrade(), doorbell.clone()),
+        host: None,
         stack: StackConfig::default(),
         commands,
         doorbell,

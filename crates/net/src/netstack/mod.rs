@@ -180,6 +180,9 @@ pub trait NetStack: Send {
     /// Returns where a connection stands.
     fn status(&self, conn: ConnId) -> ConnStatus;
 
+    /// Tells whether there is a connection between these two addresses, a local and a remote one.
+    fn has(&self, local: SocketAddr, remote: SocketAddr) -> bool;
+
     /// Returns the local and the remote address of a connection.
     fn addresses(&self, conn: ConnId) -> (SocketAddr, SocketAddr);
 
@@ -243,6 +246,21 @@ impl Packets {
         let result = fill(&mut self.bytes[start..]);
         self.ends.push(self.bytes.len());
         result
+    }
+
+    /// Appends a packet that `fill` writes into `room` bytes, as long as it says; nothing when it says `None` or fails.
+    pub fn push_up_to<E>(
+        &mut self,
+        room: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<Option<usize>, E>,
+    ) -> Result<Option<usize>, E> {
+        let start = self.ends.last().copied().unwrap_or(0);
+        self.bytes.resize(start + room, 0);
+        let filled = fill(&mut self.bytes[start..]);
+        if let Ok(Some(len)) = filled {
+            self.ends.push(start + len.min(room));
+        }
+        filled
     }
 
     /// Returns the packet of this number, from 0 on.

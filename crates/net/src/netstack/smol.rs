@@ -19,8 +19,13 @@ use super::{
     StackConfig,
 };
 
-/// Local ports of outgoing connections: the dynamic range of RFC 6335.
-const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+/// Local ports of outgoing connections. In TUN mode the host has the same addresses, so these are ports that its own TCP does
+/// not choose: Linux takes those from 32768 to 60999, macOS the dynamic range of RFC 6335 from 49152 on.
+const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = if cfg!(target_os = "macos") {
+    40_000..=49_151
+} else {
+    61_000..=65_535
+};
 
 /// A [`NetStack`] by smoltcp.
 pub struct SmolStack {
@@ -211,9 +216,10 @@ impl SmolStack {
     fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<u16> {
         for _ in DYNAMIC_PORTS {
             let port = self.next_port;
-            self.next_port = match port.checked_add(1) {
-                Some(next) => next,
-                None => *DYNAMIC_PORTS.start(),
+            self.next_port = if port == *DYNAMIC_PORTS.end() {
+                *DYNAMIC_PORTS.start()
+            } else {
+                port + 1
             };
             if !self.by_pair.contains_key(&((local, port).into(), remote)) {
                 return Some(port);
@@ -324,6 +330,10 @@ impl NetStack for SmolStack {
     fn status(&self, conn: ConnId) -> ConnStatus {
         let known = self.socket(conn);
         known.map_or(ConnStatus::Finished, |(entry, socket)| entry.status(socket))
+    }
+
+    fn has(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.by_pair.contains_key(&(local, remote))
     }
 
     fn addresses(&self, conn: ConnId) -> (SocketAddr, SocketAddr) {
