@@ -4,6 +4,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use net::tun::TunName;
 use types::SecretString;
 use url::Url;
 
@@ -26,6 +27,8 @@ pub struct NodeConfig {
     pub auth_key: Option<SecretString>,
     /// The UDP address of the mesh socket; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// The network device by which the host itself is in the mesh; `None`: userspace mode, without one.
+    pub tun: Option<TunName>,
     /// Where programs on this device reach the mesh by SOCKS5 and HTTP CONNECT; `None`: nowhere.
     pub proxy: Option<ProxyConfig>,
     /// The version of the program, as it is shown to the org.
@@ -46,6 +49,7 @@ impl NodeConfig {
             label: None,
             auth_key: None,
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+            tun: None,
             proxy: None,
             app_version: env!("CARGO_PKG_VERSION").to_owned(),
             policy_seed: PolicySeed::default(),
@@ -61,6 +65,7 @@ impl std::fmt::Debug for NodeConfig {
             .field("state_dir", &self.state_dir)
             .field("label", &self.label)
             .field("listen", &self.listen)
+            .field("tun", &self.tun)
             .field("proxy", &self.proxy)
             .field("policy_seed", &self.policy_seed)
             .finish_non_exhaustive()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use api::client::Client;
 use api::links::LinkStart;
 use net::clock::Clock;
+use net::tun::{HostNetwork, Tun, TunError};
 use net::{MeshNet, MeshNetConfig};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use crate::backoff::Backoff;
 use crate::config::{Exit, NodeConfig};
 use crate::control_client::{ControlClient, hostname};
 use crate::footprint::give_back_at_rest;
+use crate::host::HostPlace;
 use crate::journal_file::OpenError;
 use crate::journal_keeper::JournalKeeper;
 use crate::link::{LinkError, Linker};
@@ -72,6 +74,9 @@ pub enum NodeError {
     /// The proxy cannot be had.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    /// The host cannot be in the mesh.
+    #[error(transparent)]
+    Tun(#[from] TunError),
     /// The mesh cannot be started.
     #[error(transparent)]
     Mesh(#[from] net::StartError),
@@ -83,7 +88,7 @@ pub enum NodeError {
 pub async fn run(config: NodeConfig, shutdown: CancellationToken) -> Result<Exit, NodeError> {
     // Whoever installed another one first meant it.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let daemon = Daemon::open(config, shutdown.child_token())?;
+    let mut daemon = Daemon::open(config, shutdown.child_token())?;
     let serving = daemon.serve_local()?;
     let resting = tokio::spawn(give_back_at_rest(daemon.board.clone()));
     let ended = daemon.live().await;
@@ -103,6 +108,7 @@ struct Daemon {
     server_url: Url,
     sidecar: Arc<OnceLock<Arc<Sidecar>>>,
     proxy: Option<Proxy>,
+    tun: Option<Tun>,
     shutdown: CancellationToken,
 }
 
@@ -144,8 +150,14 @@ impl Daemon {
         let server_url = server_url(&config, record.as_ref())?;
         board.change(|status| status.server_url = Some(server_url.to_string()));
         let proxy = config.proxy.as_ref().map(Proxy::bind).transpose()?;
+        // Before a code is shown: what cannot be had should cost nobody an approval.
+        let tun = config.tun.as_ref().map(Tun::open).transpose()?;
+        if let Some(tun) = &tun {
+            board.change(|status| status.mode = format!("tun {}", tun.name()));
+        }
         Ok(Self {
             proxy,
+            tun,
             config,
             state_dir,
             private_key,
@@ -171,7 +183,7 @@ impl Daemon {
         Ok(Serving { until, task })
     }
 
-    async fn live(&self) -> Result<Exit, NodeError> {
+    async fn live(&mut self) -> Result<Exit, NodeError> {
         let linked = tokio::select! {
             pinned = self.pinned() => pinned,
             () = self.shutdown.cancelled() => return Ok(Exit::Shutdown),
@@ -238,13 +250,10 @@ impl Daemon {
         }
     }
 
-    async fn take_part(&self, pinned: Pinned) -> Result<Exit, NodeError> {
+    async fn take_part(&mut self, pinned: Pinned) -> Result<Exit, NodeError> {
         self.board.change(|status| status.link = LinkStatus::Linked);
         let (journal, interrupted) = JournalKeeper::open(&self.state_dir.file("journal"))?;
-        let mesh = MeshNet::start(MeshNetConfig {
-            private_key: self.private_key.clone(),
-            listen: self.config.listen,
-        })?;
+        let (mesh, host) = self.start_mesh().await?;
         let address = mesh.local_addr().to_string();
         self.board.change(|status| status.mesh_address = Some(address));
         let own_key = self.private_key.public();
@@ -273,14 +282,37 @@ impl Daemon {
             on_talk: self.config.on_talk.clone(),
             backoff: new_backoff(),
         };
-        let was_revoked = self.until_the_end(&membership, &sidecar, outbox, control).await;
+        let hosting = keep_host(host, &membership);
+        let ended = self
+            .until_the_end(&membership, &sidecar, outbox, control, hosting)
+            .await;
         drop(following);
         mesh.shutdown().await;
-        if was_revoked {
+        if ended? {
             self.shut_out()
         } else {
             Ok(Exit::Shutdown)
         }
+    }
+
+    /// Starts the mesh, in TUN mode with the host in it.
+    async fn start_mesh(&mut self) -> Result<(MeshNet, Option<HostPlace>), NodeError> {
+        let config = MeshNetConfig {
+            private_key: self.private_key.clone(),
+            listen: self.config.listen,
+        };
+        let Some(tun) = self.tun.take() else {
+            return Ok((MeshNet::start(config)?, None));
+        };
+        let network = HostNetwork::of(&tun).await?;
+        let (mesh, loss) = MeshNet::start_with_host(config, tun)?;
+        let on_talk = self.config.on_talk.clone();
+        let place = HostPlace {
+            network,
+            loss,
+            on_talk,
+        };
+        Ok((mesh, Some(place)))
     }
 
     fn make_sidecar(&self, membership: &Arc<Membership>, journal: JournalKeeper) -> (Arc<Sidecar>, Outbox) {
@@ -297,14 +329,16 @@ impl Daemon {
         (sidecar, outbox)
     }
 
-    /// Runs the tasks until somebody asks to stop (`false`) or the org shuts the node out (`true`).
+    /// Runs the tasks until somebody asks to stop (`false`), the org shuts the node out (`true`), or `hosting` ends: why the
+    /// host can be in the mesh no longer.
     async fn until_the_end(
         &self,
         membership: &Arc<Membership>,
         sidecar: &Arc<Sidecar>,
         outbox: Outbox,
         control: ControlClient,
-    ) -> bool {
+        hosting: impl Future<Output = TunError>,
+    ) -> Result<bool, TunError> {
         let keeping_up = tokio::spawn(session::keep_up(sidecar.clone(), outbox, new_backoff()));
         let watching = tokio::spawn({
             let membership = membership.clone();
@@ -320,11 +354,12 @@ impl Daemon {
                 true
             }
         });
-        tokio::select! {
-            () = controlling.cancelled() => {}
-            () = self.shutdown.cancelled() => {}
-            () = proxying => {}
-        }
+        let broken = tokio::select! {
+            () = controlling.cancelled() => None,
+            () = self.shutdown.cancelled() => None,
+            () = proxying => None,
+            error = hosting => Some(error),
+        };
         control.abort();
         // A stream that broke down by a defect is no revocation: only its own word is.
         let was_revoked = control.await.unwrap_or(false);
@@ -340,7 +375,10 @@ impl Daemon {
             task.abort();
             let _ = task.await;
         }
-        was_revoked
+        match broken {
+            Some(error) if !was_revoked => Err(error),
+            _ => Ok(was_revoked),
+        }
     }
 
     /// Serves the proxy, for ever; dropping this cuts its connections.
@@ -367,6 +405,14 @@ impl Daemon {
             status.sidecar = Connection::down(now, "this node was revoked");
         });
         Ok(self.revoked())
+    }
+}
+
+/// Keeps the host in the mesh, if it is; dropping this stops following, and leaves the host as it is.
+async fn keep_host(host: Option<HostPlace>, membership: &Membership) -> TunError {
+    match host {
+        Some(place) => place.keep(membership.follow()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,7 +3,7 @@
 //! A library; the command line is `runmesh`'s. The parts, each in a file of its own: what lies on disk ([`state_dir`]),
 //! becoming a node ([`link`]), the control stream ([`control_client`]), the netmap in force ([`membership`]), the
 //! dispatch session and its journal ([`sidecar`]), the programs that execute runs ([`runner`]), what the owner allows
-//! ([`policy`]), where the device is (`whereabouts`), what goes in and out of the mesh ([`reach`]), and the local socket
+//! ([`policy`]), where the device is (`whereabouts`), what goes in and out of the mesh ([`reach`]), the host's own place in it (`host`), and the local socket
 //! ([`local_api`], [`local_client`]). [`daemon`] puts them together.
 
 pub mod backoff;
@@ -11,6 +11,7 @@ pub mod config;
 pub mod control_client;
 pub mod daemon;
 pub mod footprint;
+mod host;
 pub mod journal_file;
 pub mod journal_keeper;
 pub mod link;
@@ -30,4 +31,5 @@ mod whereabouts;
 pub use config::{Exit, NodeConfig, PolicySeed};
 pub use daemon::{NodeError, run};
 pub use local_client::LocalClient;
+pub use net::tun;
 pub use talk::Talk;

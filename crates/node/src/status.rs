@@ -30,6 +30,9 @@ pub struct Status {
     pub generation: Option<Generation>,
     /// Why the last offered netmap was refused, if it was.
     pub netmap_refused: Option<String>,
+    /// `userspace`, or `tun` and the name of the network device by which the host is in the mesh.
+    #[serde(default = "userspace")]
+    pub mode: String,
     /// The UDP address of the mesh socket.
     pub mesh_address: Option<String>,
     /// Where the proxy into the mesh listens, if there is one.
@@ -53,6 +56,11 @@ pub struct Status {
     pub journal_bytes: u64,
     /// Why the policy file is not in force, if it is not; then no run is accepted.
     pub policy_error: Option<String>,
+}
+
+/// The mode without a network device.
+fn userspace() -> String {
+    "userspace".to_owned()
 }
 
 /// How far this device is on the way to being a node.
@@ -227,6 +235,7 @@ impl StatusBoard {
             control: Connection::down(now, "not linked yet"),
             generation: None,
             netmap_refused: None,
+            mode: userspace(),
             mesh_address: None,
             proxy_address: None,
             traffic: None,

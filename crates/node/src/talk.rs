@@ -50,6 +50,13 @@ pub enum Talk {
         /// When it is tried again.
         retry_in: Duration,
     },
+    /// The host itself is in the mesh.
+    Host {
+        /// The network device by which it is.
+        device: String,
+        /// Its addresses, as text.
+        addresses: Vec<String>,
+    },
     /// The proxy into the mesh listens.
     Proxy {
         /// Where, as text.

@@ -17,6 +17,7 @@ use node::NodeError;
 use node::link::LinkError;
 use node::reach::proxy::ProxyError;
 use node::state_dir::StateDirError;
+use node::tun::TunError;
 use serde_json::json;
 
 use crate::output::talk;
@@ -165,7 +166,28 @@ fn node_hint(error: &NodeError) -> &'static str {
         NodeError::Proxy(ProxyError::Listen { .. }) => {
             "another program may have that port: choose another with --proxy"
         }
+        NodeError::Tun(tun) => tun_hint(tun),
         NodeError::Mesh(_) => "another program may have that port: leave out --listen to take any free one",
+    }
+}
+
+fn tun_hint(error: &TunError) -> &'static str {
+    match error {
+        TunError::NotPermitted(_) => {
+            "start it as root, or give it the capability: setcap cap_net_admin+ep /path/to/runmesh; without --tun it needs neither"
+        }
+        TunError::NotThere(_) => {
+            "load the kernel's module (modprobe tun) or give the container /dev/net/tun; without --tun none is needed"
+        }
+        TunError::NameTaken(_) => "another node may run with it: choose another name with --tun-name",
+        TunError::NameNotPossible(_) => "leave out --tun-name to take any free one, or choose one like utun7",
+        TunError::AddressTaken { .. } => {
+            "leave that network (a carrier's, or another VPN's), or start without --tun: then the host needs no mesh address"
+        }
+        TunError::Lost(_) => {
+            "start it again for a new device; whoever removed the last one may remove that, too"
+        }
+        TunError::System { .. } => "run it again with RUST_LOG=debug to see every step, or without --tun",
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct StatusArgs {
     state_dir: Option<PathBuf>,
 }
 
-const FIELDS: [Column; 23] = [
+const FIELDS: [Column; 24] = [
     ("running", "/running"),
     ("version", "/version"),
     ("server", "/serverUrl"),
@@ -34,6 +34,7 @@ const FIELDS: [Column; 23] = [
     ("org", "/node/orgName"),
     ("addresses", "/node/addresses"),
     ("public key", "/publicKey"),
+    ("mode", "/mode"),
     ("mesh socket", "/meshAddress"),
     ("home relay", "/homeRelay"),
     ("proxy", "/proxyAddress"),

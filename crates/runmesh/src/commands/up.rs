@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::Args;
 use node::reach::proxy::ProxyConfig;
+use node::tun::{DEFAULT_NAME, TunName};
 use node::{Exit, NodeConfig, PolicySeed, Talk};
 use serde_json::{Value, json};
 
@@ -34,6 +35,12 @@ pub(crate) struct UpArgs {
     /// The UDP address of the mesh socket; any free port when left out
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Put the host itself into the mesh, with all its programs, by a network device; needs root or CAP_NET_ADMIN
+    #[arg(long)]
+    tun: bool,
+    /// The name of that device
+    #[arg(long, value_name = "NAME", requires = "tun", default_value = DEFAULT_NAME)]
+    tun_name: TunName,
     /// Where programs on this device reach the mesh by SOCKS5 or HTTP CONNECT, such as 127.0.0.1:1080; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     proxy: Option<SocketAddr>,
@@ -65,6 +72,7 @@ pub(crate) async fn up(args: UpArgs, output: Output) -> Result<()> {
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
+    config.tun = args.tun.then_some(args.tun_name);
     config.proxy = proxy(args.proxy, args.proxy_password_file.as_deref())?;
     config.policy_seed = PolicySeed {
         allowed_folders: args.allowed_folders,
@@ -150,6 +158,9 @@ fn sentence(said: &Talk) -> String {
             "The control plane is away ({reason}); working on, trying again in {} s.",
             retry_in.as_secs()
         ),
+        Talk::Host { device, addresses } => {
+            format!("This host is in the mesh by {device}: {}.", addresses.join(", "))
+        }
         Talk::Proxy { address } => {
             format!("Programs on this device reach the mesh by the proxy at {address}.")
         }
@@ -182,6 +193,9 @@ fn event(said: &Talk) -> Value {
         Talk::ControlConnected => json!({"event": "control_connected"}),
         Talk::ControlLost { reason, retry_in } => {
             json!({"event": "control_lost", "reason": reason, "retryInMs": millis(*retry_in)})
+        }
+        Talk::Host { device, addresses } => {
+            json!({"event": "host", "device": device, "addresses": addresses})
         }
         Talk::Proxy { address } => json!({"event": "proxy", "address": address}),
         Talk::Ready => json!({"event": "ready"}),
