@@ -24,7 +24,7 @@ struct DebianPackage {
     program: &'static str,
 }
 
-const DEBIAN_PACKAGES: [DebianPackage; 6] = [
+const DEBIAN_PACKAGES: [DebianPackage; 8] = [
     DebianPackage {
         name: "wireguard-tools",
         version: "1.0.20210914-1+b1",
@@ -54,6 +54,16 @@ const DEBIAN_PACKAGES: [DebianPackage; 6] = [
         name: "iputils-ping",
         version: "3:20221126-1+deb12u1",
         program: "ping",
+    },
+    DebianPackage {
+        name: "iperf3",
+        version: "3.12-1+deb12u2",
+        program: "iperf3",
+    },
+    DebianPackage {
+        name: "curl",
+        version: "7.88.1-10+deb12u14",
+        program: "curl",
     },
 ];
 

@@ -50,20 +50,46 @@ pub struct PathSeen {
 impl Device {
     /// Starts a device that is not linked yet.
     pub fn start(platform: &Platform, site: Site, dir: &Path, name: &str) -> Result<Self> {
+        Self::start_with(platform, site, dir, name, &[])
+    }
+
+    /// Starts one with more words for `runmesh up`.
+    pub fn start_with(
+        platform: &Platform,
+        site: Site,
+        dir: &Path,
+        name: &str,
+        more: &[&str],
+    ) -> Result<Self> {
         let mut program = platform.api.clone();
         program.place = site.host.prefix();
         let state_dir = dir.join(name);
-        let mut up = program.command(&["up", "--json", "--server", &url(), "--label", name]);
-        up.arg("--state-dir").arg(&state_dir);
-        up.env_remove("RUNTOOLS_API_KEY");
         Ok(Self {
             name: name.to_owned(),
-            up: start(name, &mut up, &state_dir)?,
+            up: start_up(&program, &state_dir, name, more)?,
             ports: Vec::new(),
             site,
             program,
             state_dir,
         })
+    }
+
+    /// Starts it once more after its end, with these words for `runmesh up`.
+    pub fn start_again(&mut self, more: &[&str]) -> Result<()> {
+        self.up = start_up(&self.program, &self.state_dir, &self.name, more)?;
+        Ok(())
+    }
+
+    /// Returns the process of its node.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.up
+    }
+
+    /// Runs another command of the device's, with `--json` and its state directory.
+    pub fn call(&self, words: &[&str]) -> Result<Value> {
+        let dir = self.state_dir.to_string_lossy();
+        self.program.call(&[words, &["--state-dir", &*dir]].concat())
     }
 
     /// Links it to the control plane's one owner.
@@ -86,8 +112,8 @@ impl Device {
         self.hold("forward", &[&LOCAL.to_string(), &format!("{peer}:{EXPOSED}")])
     }
 
-    /// Starts a command that holds a port open.
-    fn hold(&mut self, name: &str, words: &[&str]) -> Result<()> {
+    /// Starts a command that holds a port open, until the device is dropped.
+    pub fn hold(&mut self, name: &str, words: &[&str]) -> Result<()> {
         let mut command = self.program.command(&[&[name], words, &["--json"]].concat());
         command.arg("--state-dir").arg(&self.state_dir);
         let process = start(name, &mut command, &self.state_dir)?;
@@ -105,10 +131,16 @@ impl Device {
         Ok(())
     }
 
+    /// Pings a peer inside its session; fails without an answer.
+    pub fn ping(&self, peer: &str) -> Result<()> {
+        let dir = self.state_dir.to_string_lossy();
+        let words = ["ping", peer, "-c", "1", "--state-dir", &*dir];
+        self.program.lines(&words).map(|_| ())
+    }
+
     /// Returns what the device says of itself.
     pub fn status(&self) -> Result<Value> {
-        self.program
-            .call(&["status", "--state-dir", &self.state_dir.to_string_lossy()])
+        self.call(&["status"])
     }
 
     /// Returns what the networks around it let through.
@@ -191,6 +223,14 @@ impl Device {
         });
         Ok(())
     }
+}
+
+/// Starts the node of a device.
+fn start_up(program: &Runmesh, state_dir: &Path, name: &str, more: &[&str]) -> Result<Process> {
+    let mut up = program.command(&["up", "--json", "--server", &url(), "--label", name]);
+    up.arg("--state-dir").arg(state_dir).args(more);
+    up.env_remove("RUNTOOLS_API_KEY");
+    start(name, &mut up, state_dir)
 }
 
 impl Drop for Device {
