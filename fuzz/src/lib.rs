@@ -3,8 +3,10 @@
 //! `cargo fuzz run <target>` feeds these functions; a test of `mesh` replays the committed corpora through them on a
 //! stable compiler, so that what once failed cannot fail again unseen. A function panics when a promise is broken.
 
+mod names;
 mod reach;
 
+pub use names::dns;
 pub use reach::{filter, policy};
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,4 @@
-//! The pure mesh core: WireGuard sessions, relays, STUN, the control stream's encryption, and the framing of streams.
+//! The pure mesh core: WireGuard sessions, relays, STUN, names, the control stream's encryption, and the framing of streams.
 //!
 //! Nothing here performs I/O, reads a clock, draws randomness or starts a thread. Datagrams, packets, a [`types::Now`]
 //! and seeds come in; datagrams, packets, events and the next deadline with its reason come out. Only this crate knows
@@ -7,6 +7,7 @@
 
 pub mod control_stream;
 mod crypto;
+pub mod dns;
 mod endpoint;
 pub mod filter;
 pub mod frame;

@@ -72,3 +72,8 @@ fn every_packet_of_the_corpus_is_filtered() {
 fn every_policy_of_the_corpus_is_read() {
     replay("policy", targets::policy);
 }
+
+#[test]
+fn every_dns_message_of_the_corpus_is_answered() {
+    replay("dns", targets::dns);
+}
