@@ -21,7 +21,8 @@ pub mod udp;
 pub mod wake;
 
 pub use mesh_net::{
-    ConnectError, ListenError, MeshListener, MeshNet, MeshNetConfig, PingError, StartError, Surroundings,
+    ConnectError, ListenError, MeshListener, MeshNet, MeshNetConfig, PingError, Responder, StartError,
+    Surroundings,
 };
 pub use relay_stream::RelayPoint;
 pub use resolve::resolve;

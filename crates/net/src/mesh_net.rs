@@ -38,6 +38,11 @@ const COMMAND_QUEUE: usize = 256;
 /// How many events a subscriber may be behind before it is told that it missed some.
 const EVENT_QUEUE: usize = 1024;
 
+/// Answers a datagram: who sent it, what it says, and the answer, if it gets one.
+///
+/// Called on the thread of the data plane: it must return at once.
+pub type Responder = Arc<dyn Fn(SocketAddr, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
+
 /// What a mesh needs to start.
 #[derive(Debug, Clone)]
 pub struct MeshNetConfig {
@@ -337,6 +342,12 @@ impl MeshNet {
         let command = |reply| Command::Listen { port, reply };
         let streams = self.ask(command).await.unwrap_or(Err(ListenError::Stopped))?;
         Ok(MeshListener { port, streams })
+    }
+
+    /// Answers what comes to a UDP port of any address of ours, each datagram by itself; an answer longer than a packet is
+    /// not sent. One port has one responder: the last.
+    pub async fn respond(&self, port: u16, responder: Responder) {
+        self.tell(Command::Respond { port, responder }).await;
     }
 
     /// Takes the relays there are; those not named any more are left.

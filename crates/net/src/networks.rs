@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+/// The address of interfaces that lead nowhere (RFC 7600): that of the link by which a system's resolver is told of names.
+pub const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
 /// The networks at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Networks {
@@ -39,7 +42,7 @@ impl Networks {
 
 fn is_of_a_network(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_unspecified(),
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_unspecified() && ip != DUMMY,
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_unicast_link_local(),
     }
 }

@@ -25,7 +25,7 @@ impl Lab {
     /// Builds the lab; `number` keeps the labs of one test run apart.
     pub(crate) fn new(number: u8) -> anyhow::Result<Self> {
         let tag = format!("{}{number}", std::process::id() % 100_000);
-        let subnet = (std::process::id() % 120) as u8 * 2 + number % 2;
+        let subnet = (std::process::id() % 60) as u8 * 4 + number % 4;
         let lab = Self {
             namespace: format!("runmesh-{tag}"),
             veth: format!("rmv{tag}"),
@@ -93,11 +93,20 @@ impl Lab {
         run(&format!("ip -n {namespace} route add {OUR_IP}/32 dev {device}"))
     }
 
+    /// Makes a command that runs in the namespace.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace, program]);
+        command
+    }
+
     /// Starts `ping` in the namespace, towards us.
     pub(crate) fn ping(&self, arguments: &str) -> anyhow::Result<Child> {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace, "ping", "-n", "-W", "5"]);
-        command.args(arguments.split_whitespace()).arg(OUR_IP.to_string());
+        let mut command = self.command("ping");
+        command
+            .args(["-n", "-W", "5"])
+            .args(arguments.split_whitespace())
+            .arg(OUR_IP.to_string());
         Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
     }
 }

@@ -6,6 +6,7 @@
 mod bare;
 mod boringtun_in_process;
 mod lab;
+mod names;
 mod ours;
 mod through_nat;
 mod wireguard_go;

@@ -12,7 +12,7 @@ use types::{NodePublicKey, Now, PacketFilter, RelayId, SignedRelayTicket};
 
 use super::peer::Flow;
 use super::{Engine, Stopping};
-use crate::mesh_net::{ConnectError, ListenError, MeshCounters, Surroundings};
+use crate::mesh_net::{ConnectError, ListenError, MeshCounters, Responder, Surroundings};
 use crate::relay_stream::{RelayPoint, StreamEvent};
 use crate::stream::MeshStream;
 
@@ -44,6 +44,10 @@ pub(crate) enum Command {
     Listen {
         port: u16,
         reply: oneshot::Sender<Result<mpsc::Receiver<MeshStream>, ListenError>>,
+    },
+    Respond {
+        port: u16,
+        responder: Responder,
     },
     Status {
         peer: NodePublicKey,
@@ -116,6 +120,9 @@ impl Engine {
             } => self.connect((peer, remote), timeout, reply, now),
             Command::Listen { port, reply } => {
                 let _ = reply.send(self.listen(port));
+            }
+            Command::Respond { port, responder } => {
+                self.peers.responders.insert(port, responder);
             }
             Command::Status { peer, reply } => {
                 let path = self.mesh.path(&peer);

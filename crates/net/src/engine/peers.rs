@@ -12,8 +12,10 @@ use types::{AllowedIp, Monotonic, NodePublicKey, Now};
 
 use super::host::HostSide;
 use super::peer::{Flow, Peer};
-use crate::mesh_net::{ConnectError, NetCounters};
-use crate::netstack::{Admission, ConnId, ConnStatus, Header, HeaderError, OpenError, Packets, StackConfig};
+use crate::mesh_net::{ConnectError, NetCounters, Responder};
+use crate::netstack::{
+    Admission, ConnId, ConnStatus, Datagram, Header, HeaderError, OpenError, Packets, StackConfig,
+};
 use crate::stream::{Doorbell, MeshStream, StreamCore, StreamId};
 
 /// Where streams to a port go.
@@ -24,6 +26,8 @@ type ConnectReply = oneshot::Sender<Result<MeshStream, ConnectError>>;
 pub(crate) struct Peers {
     pub(super) map: HashMap<NodePublicKey, Peer>,
     pub(super) listeners: Listeners,
+    /// By UDP port: what is answered at once.
+    pub(super) responders: BTreeMap<u16, Responder>,
     pub(super) counters: NetCounters,
     /// Each once; whoever waits longest is served first.
     dirty: VecDeque<NodePublicKey>,
@@ -37,6 +41,7 @@ impl Peers {
         Self {
             map: HashMap::new(),
             listeners: BTreeMap::new(),
+            responders: BTreeMap::new(),
             counters: NetCounters::default(),
             dirty: VecDeque::new(),
             deadlines: BTreeSet::new(),
@@ -261,6 +266,29 @@ impl<'a> Ingress<'a> {
     }
 }
 
+/// Answers a datagram for a port that has a responder; tells whether it was one. Nothing of it is remembered, so a flood of
+/// questions takes no more than the time to answer each.
+fn respond(
+    responders: &BTreeMap<u16, Responder>,
+    (header, packet): (&Header, &[u8]),
+    mtu: usize,
+    out: &mut Packets,
+) -> bool {
+    if header.segment.is_some() || responders.is_empty() {
+        return false;
+    }
+    let Some(datagram) = Datagram::read(header, packet) else {
+        return false;
+    };
+    let Some(responder) = responders.get(&datagram.destination.port()) else {
+        return false;
+    };
+    if let Some(answer) = responder(datagram.source, datagram.payload) {
+        datagram.reply(&answer, mtu, out);
+    }
+    true
+}
+
 impl PacketSink for Ingress<'_> {
     /// A packet of a peer goes to that peer's stack and to no other, or to the host, and only if it is for one of our
     /// addresses there.
@@ -277,6 +305,14 @@ impl PacketSink for Ingress<'_> {
         if !peer.locals.contains(&header.destination) {
             return counters.packets_misdirected += 1;
         }
+        let (before, mtu) = (self.out.len(), self.peers.config.mtu);
+        if respond(&self.peers.responders, (&header, packet), mtu, self.out) {
+            counters.packets_taken += 1;
+            if self.out.len() > before {
+                self.replies.push((*from, self.out.len()));
+            }
+            return;
+        }
         if let Some(host) = self.host.as_deref_mut()
             && !is_for_stack(&header, peer, &self.peers.listeners)
         {
@@ -291,7 +327,6 @@ impl PacketSink for Ingress<'_> {
             Some(_) => Admission::Accept,
             None => Admission::Closed,
         };
-        let before = self.out.len();
         peer.stack(self.peers.config, mono);
         peer.guarded(|stack| stack.ingress((&header, packet), &mut admits, mono, self.out));
         if self.out.len() > before {

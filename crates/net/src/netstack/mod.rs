@@ -4,6 +4,7 @@
 //! peers, keys or tasks.
 
 mod conn;
+mod datagram;
 mod header;
 mod link;
 mod smol;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use types::{MESH_MTU, Monotonic};
 
+pub use datagram::Datagram;
 pub use header::{Header, HeaderError, Segment};
 pub use smol::SmolStack;
 
