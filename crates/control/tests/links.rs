@@ -106,6 +106,53 @@ async fn a_code_is_decided_once() {
 }
 
 #[tokio::test]
+async fn a_decided_code_is_nothing_to_another_org_or_member() {
+    let fixture = Fixture::start().await;
+    let other = fixture.post("/v1/organizations", json!({"name": "other"})).await;
+    let other = other.data(201)["apiKey"]["key"]
+        .as_str()
+        .expect("a key")
+        .to_owned();
+    let org = fixture.get("/v1/organizations/current").await.data(200)["id"].clone();
+    let members = format!("/v1/organizations/{}/members", org.as_str().expect("an id"));
+    let member = fixture
+        .post(&members, json!({"name": "Mia", "role": "member"}))
+        .await;
+    let member = member.data(201)["apiKey"]["key"]
+        .as_str()
+        .expect("a key")
+        .to_owned();
+    for (seed, path, hidden_from) in [(1, APPROVE, vec![&other, &member]), (2, DENY, vec![&other])] {
+        let code = code(&start(&fixture, seed).await);
+        let shown = format!("/v1/runmesh/devices/link/{code}");
+        // Until somebody decides, it belongs to nobody: whoever knows the code may look.
+        fixture
+            .call(Some(&other), Method::GET, &shown, None)
+            .await
+            .data(200);
+        fixture.post(path, json!({"code": code})).await.data(200);
+        fixture.get(&shown).await.data(200);
+        for key in hidden_from {
+            let answer = fixture.call(Some(key), Method::GET, &shown, None).await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.code()),
+                (404, "not_found"),
+                "{path}"
+            );
+        }
+        for again in [APPROVE, DENY] {
+            let body = json!({"code": code});
+            let answer = fixture.call(Some(&other), Method::POST, again, Some(body)).await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.code()),
+                (404, "not_found"),
+                "{again}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn two_approvals_racing_make_one_node() {
     let fixture = Fixture::start().await;
     let code = code(&start(&fixture, 1).await);

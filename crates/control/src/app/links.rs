@@ -112,7 +112,7 @@ pub(crate) async fn poll(
         node: None,
         config: None,
     };
-    if let (LinkStatus::Approved, Some((org, id))) = (status, row.node)
+    if let (LinkStatus::Approved, Some(org), Some(id)) = (status, row.org, row.node)
         && let Some(node) = store::nodes::find(&mut conn, org, id).await?
     {
         // It was approved, and is shut out since: who asked must not take it for a leave.
@@ -125,10 +125,14 @@ pub(crate) async fn poll(
     Ok((polled, limit))
 }
 
-/// Returns what the approve page shows.
+/// Returns what the approve page shows. Once it is decided, that belongs to whoever sees the node that came of it.
 pub(crate) async fn find(app: &App, caller: &Caller, code: &str) -> Result<Link, AppError> {
     let mut conn = app.store.read().await?;
-    let mut link = known(app, &mut conn, caller, code).await?.link;
+    let row = known(app, &mut conn, caller, code).await?;
+    if let Some(node) = row.node {
+        nodes::visible(app, &mut conn, caller, node).await?;
+    }
+    let mut link = row.link;
     link.status = standing(&link, app.clock.wall());
     Ok(link)
 }
@@ -161,7 +165,7 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
         Some(known) => relink(app, &mut tx, caller, (newcomer, known.node)).await?,
         None => admission::admit(app, &mut tx, newcomer).await?,
     };
-    let decision = Some((caller.org, node.id));
+    let decision = (caller.org, Some(node.id));
     decide(app, &mut tx, &row, LinkStatus::Approved, decision).await?;
     record_approval(app, &mut tx, caller, (&row, &node)).await?;
     let generation = store::orgs::raise_topology(&mut tx, caller.org).await?;
@@ -181,7 +185,7 @@ pub(crate) async fn approve(app: &App, caller: &Caller, request: LinkApprove) ->
 pub(crate) async fn deny(app: &App, caller: &Caller, code: &str) -> Result<Link, AppError> {
     let mut tx = app.store.write().await?;
     let mut row = undecided(app, &mut tx, caller, code).await?;
-    decide(app, &mut tx, &row, LinkStatus::Denied, None).await?;
+    decide(app, &mut tx, &row, LinkStatus::Denied, (caller.org, None)).await?;
     record_start(app, &mut tx, caller.org, (&row, None)).await?;
     let deed = Deed {
         action: "device.denied",
@@ -302,10 +306,10 @@ async fn decide(
     conn: &mut Conn,
     row: &LinkRow,
     status: LinkStatus,
-    node: Option<(OrgId, NodeId)>,
+    decision: (OrgId, Option<NodeId>),
 ) -> Result<(), AppError> {
     let now = app.clock.wall();
-    if store::links::decide(conn, &row.link.code, status, node, now).await? {
+    if store::links::decide(conn, &row.link.code, status, decision, now).await? {
         Ok(())
     } else {
         Err(decided())
@@ -328,7 +332,7 @@ fn decided() -> AppError {
     AppError::conflict("this code has been used already")
 }
 
-/// Finds a code for a person; wrong ones are counted against them.
+/// Finds a code for a person; wrong ones are counted against them, as are those that another org has decided.
 async fn known(app: &App, conn: &mut Conn, caller: &Caller, code: &str) -> Result<LinkRow, AppError> {
     let now = app.clock.now().mono;
     let user = caller.user.to_string();
@@ -340,6 +344,7 @@ async fn known(app: &App, conn: &mut Conn, caller: &Caller, code: &str) -> Resul
         Some(code) => store::links::find(conn, &code).await?,
         None => None,
     };
+    let found = found.filter(|row| row.org.is_none_or(|org| org == caller.org));
     found.ok_or_else(|| match app.limits.link_guess_by_user.take(&user, now) {
         Ok(_) => AppError::not_found("code"),
         Err(limit) => AppError::rate_limited(limit),
@@ -382,6 +387,7 @@ fn read_start(app: &App, ip: IpAddr, request: LinkStart, now: Timestamp) -> Resu
             expires_at: now + CODE_LIFETIME,
         },
         client_metadata: claims.client_metadata,
+        org: None,
         node: None,
     })
 }

@@ -14,8 +14,10 @@ use super::{Conn, RowExt as _, StoreError};
 pub(crate) struct LinkRow {
     pub(crate) link: Link,
     pub(crate) client_metadata: Map<String, Value>,
-    /// The org and the node it became, once approved.
-    pub(crate) node: Option<(OrgId, NodeId)>,
+    /// The org where it was decided.
+    pub(crate) org: Option<OrgId>,
+    /// The node it became there, once approved.
+    pub(crate) node: Option<NodeId>,
 }
 
 /// Adds a pending code; [`StoreError::Taken`] when the code is.
@@ -66,16 +68,15 @@ pub(crate) async fn decide(
     conn: &mut Conn,
     code: &str,
     status: LinkStatus,
-    node: Option<(OrgId, NodeId)>,
+    (org, node): (OrgId, Option<NodeId>),
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let (org, node) = node.unzip();
     let done = sqlx::query(
         "UPDATE links SET status = $1, org_id = $2, node_id = $3 \
          WHERE code = $4 AND status = 'pending' AND expires_at > $5",
     )
     .bind(name_of(&status))
-    .bind(org.map(|id| id.to_string()))
+    .bind(org.to_string())
     .bind(node.map(|id| id.to_string()))
     .bind(code)
     .bind(now.unix_ms())
@@ -128,8 +129,6 @@ pub(crate) async fn crowd_out(conn: &mut Conn, ip: &str, now: Timestamp) -> Resu
 }
 
 fn read(row: &AnyRow) -> Result<LinkRow, StoreError> {
-    let org: Option<OrgId> = row.maybe_parsed("org_id")?;
-    let node: Option<NodeId> = row.maybe_parsed("node_id")?;
     let link = Link {
         code: row.text("code")?,
         status: row.named("status")?,
@@ -146,6 +145,7 @@ fn read(row: &AnyRow) -> Result<LinkRow, StoreError> {
     Ok(LinkRow {
         link,
         client_metadata: row.json("client_metadata")?,
-        node: org.zip(node),
+        org: row.maybe_parsed("org_id")?,
+        node: row.maybe_parsed("node_id")?,
     })
 }

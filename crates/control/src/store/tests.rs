@@ -281,6 +281,7 @@ fn link(seed: u8, ip: &str, expires: i64) -> LinkRow {
     LinkRow {
         link,
         client_metadata: Map::new(),
+        org: None,
         node: None,
     }
 }
