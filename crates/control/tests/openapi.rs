@@ -64,11 +64,15 @@ fn every_operation_says_which_refusals_it_has_and_what_every_answer_carries() {
                 Some(place) => document.pointer(&place[1..]).expect("leads somewhere"),
                 None => answer,
             };
-            let id = &answer["headers"]["X-Request-Id"];
+            let has = |header: &str| answer["headers"][header].is_object();
             assert!(
-                answer["description"].is_string() && id.is_object(),
+                answer["description"].is_string() && has("X-Request-Id"),
                 "{name} {status}"
             );
+            // What counts by person tells a stranger nothing.
+            let told = answers.contains_key("429") && (status != "401" || path.ends_with("/join"));
+            assert_eq!(has("X-RateLimit-Limit"), told, "{name} {status}");
+            assert_eq!(has("Retry-After"), status == "429", "{name} {status}");
         }
     }
 }

@@ -27,7 +27,9 @@ pub(super) fn operation(operation: &mut Operation, path: &str, access: Access) {
     describe_access(operation, access);
     let limited = path.contains("/devices/link/") || path.ends_with("/devices/join");
     for status in refusals(operation, path, access, limited) {
-        let refusal = RefOr::Ref(Ref::from_response_name(refusal_name(status)));
+        // A stranger is told nothing of a limit that counts by person.
+        let told = limited && status != 401;
+        let refusal = RefOr::Ref(Ref::from_response_name(refusal_name(status, told)));
         let responses = &mut operation.responses.responses;
         responses.entry(status.to_string()).or_insert(refusal);
     }
@@ -114,18 +116,21 @@ pub(super) fn components(components: &mut Components) {
         codes.entry(code.status()).or_default().push(format!("`{code}`"));
     }
     for (status, codes) in codes {
-        let refusal = refusal(status, &codes.join(", "));
-        components
-            .responses
-            .insert(refusal_name(status), RefOr::T(refusal));
+        for limited in [false, true] {
+            let refusal = refusal(status, &codes.join(", "), limited);
+            let name = refusal_name(status, limited);
+            components.responses.insert(name, RefOr::T(refusal));
+        }
     }
 }
 
-fn refusal_name(status: u16) -> String {
-    format!("Refusal{status}")
+/// How the refusals of limited routes are called, which tell how the limit stands, and those of all others.
+fn refusal_name(status: u16, limited: bool) -> String {
+    let kind = if limited { "LimitedRefusal" } else { "Refusal" };
+    format!("{kind}{status}")
 }
 
-fn refusal(status: u16, codes: &str) -> Response {
+fn refusal(status: u16, codes: &str, limited: bool) -> Response {
     let content: Content = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name(ErrorEnvelope::name())))
         .build();
@@ -137,7 +142,7 @@ fn refusal(status: u16, codes: &str) -> Response {
         .description(format!("{reason}: {codes}."))
         .content("application/json", content)
         .build();
-    complete(&mut response, "", status == 429);
+    complete(&mut response, "", limited);
     match status {
         401 => response
             .headers
