@@ -53,7 +53,7 @@ pub(super) fn register(routes: Routes) -> Routes {
 #[utoipa::path(get, path = "/v1/threads/{id}/events", tag = "threads", operation_id = "listEvents",
     params(("id" = inline(schema::ThreadId), Path), EventsQuery,
         ("Last-Event-ID" = Option<String>, Header, nullable = false, pattern = "^[0-9]{1,19}$",
-            description = "Of an event stream: in place of `after`, as browsers send it.")),
+            description = "In place of `after`, as browsers send it of an event stream.")),
     responses((status = 200, content(
         (api::Page<Event> = "application/json"), (StreamedFrame = "text/event-stream"))),
     (status = 101, description = "A WebSocket of text messages, each a `LiveFrame`.")))]
@@ -65,7 +65,8 @@ async fn list(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, AppError> {
-    let resumed = last_event_id(&headers)?;
+    let after = last_event_id(&headers)?.or(query.after);
+    let query = EventsQuery { after, ..query };
     if let Ok(upgrade) = upgrade {
         let follower = Follower::of_thread(&app, &caller, id, &query).await?;
         let upgrade = upgrade.max_message_size(WATCHER_BYTES_MAX);
@@ -77,9 +78,8 @@ async fn list(
         }));
     }
     let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-    if accepts.is_some_and(|value| value.contains("text/event-stream")) {
-        let after = resumed.or(query.after);
-        let follower = Follower::of_thread(&app, &caller, id, &EventsQuery { after, ..query }).await?;
+    if accepts.is_some_and(|value| value.to_ascii_lowercase().contains("text/event-stream")) {
+        let follower = Follower::of_thread(&app, &caller, id, &query).await?;
         return Ok(stream(&app, follower));
     }
     let page = events::list(&app, &caller, id, &query).await?;

@@ -213,6 +213,28 @@ async fn an_event_stream_resumes_by_its_last_event_id() {
 }
 
 #[tokio::test]
+async fn a_websocket_resumes_by_a_last_event_id_too() {
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+    let bench = Bench::start().await;
+    let run = bench.run(json!({})).await;
+    let thread = text(&run, "threadId").to_owned();
+    append(&bench, &thread, 0, 3).await;
+    let key = &bench.admin;
+    let path = format!("/v1/threads/{thread}/events?api_key={key}");
+    let url = bench.url(&path).replacen("http", "ws", 1);
+    let mut request = url.into_client_request().expect("a request");
+    let two = "2".parse().expect("a header");
+    request.headers_mut().insert("last-event-id", two);
+    let opened = tokio_tungstenite::connect_async(request).await;
+    let (mut socket, _) = opened.expect("upgraded");
+    assert_eq!(frame(&mut socket).await.expect("a frame")["type"], "snapshot");
+    for sequence in [3, 4] {
+        let event = frame(&mut socket).await.expect("an event");
+        assert_eq!(event["sequence"], sequence, "{event}");
+    }
+}
+
+#[tokio::test]
 async fn an_event_stream_without_after_resumes_from_its_snapshot() {
     let bench = Bench::start().await;
     let run = bench.run(json!({})).await;
