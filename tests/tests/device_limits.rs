@@ -1,6 +1,8 @@
 //! What a device's own limits and policy do to runs, with real processes.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use e2e::processes::text;
@@ -85,6 +87,25 @@ fn an_app_on_the_device_is_told_why_its_run_is_refused() {
     assert!(
         text(&run, "message").contains("is not enabled on this device"),
         "{run}"
+    );
+}
+
+#[test]
+fn a_refusal_on_the_device_has_the_status_of_its_code() {
+    let world = World::start("cat").expect("a world");
+    let body = r#"{"agent":"nobodys","prompt":"hello"}"#;
+    let request = format!(
+        "POST /runs HTTP/1.1\r\nhost: device\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut socket = UnixStream::connect(world.state_dir().join("runmesh.sock")).expect("connected");
+    socket.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("answered");
+    assert!(
+        answer.starts_with("HTTP/1.1 404 ") && answer.contains("\"code\":\"not_found\""),
+        "{answer}"
     );
 }
 

@@ -24,6 +24,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use api::ErrorCode;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::StatusCode;
@@ -168,13 +169,9 @@ async fn start_run(State(state): State<LocalState>, Body(request): Body<StartRun
             status: RunStatus::Registered,
         })
         .into_response(),
-        Err(RegisterError::Refused { code, message }) => {
-            refuse(StatusCode::UNPROCESSABLE_ENTITY, &code, &message)
-        }
-        Err(error @ RegisterError::TooMany) => {
-            refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limited", &error.to_string())
-        }
-        Err(error) => refuse(StatusCode::CONFLICT, "device_offline", &error.to_string()),
+        Err(RegisterError::Refused { code, message }) => refuse(&code, &message),
+        Err(error @ RegisterError::TooMany) => refuse("rate_limited", &error.to_string()),
+        Err(error) => refuse("device_offline", &error.to_string()),
     }
 }
 
@@ -188,17 +185,23 @@ async fn shut_down(State(state): State<LocalState>) -> StatusCode {
     StatusCode::ACCEPTED
 }
 
-fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
+fn refuse(code: &str, message: &str) -> Response {
     let error = LocalError {
         code: code.to_owned(),
         message: message.to_owned(),
     };
-    (status, Json(LocalErrorEnvelope { error })).into_response()
+    (status_of(code), Json(LocalErrorEnvelope { error })).into_response()
+}
+
+/// The contract's status of a code. One that only a newer control plane knows says that it disagrees.
+fn status_of(code: &str) -> StatusCode {
+    let known = ErrorCode::ALL.iter().find(|known| known.as_str() == code);
+    let status = known.and_then(|known| StatusCode::from_u16(known.status()).ok());
+    status.unwrap_or(StatusCode::CONFLICT)
 }
 
 fn refuse_unlinked() -> Response {
-    let message = "this device is not linked yet";
-    refuse(StatusCode::CONFLICT, "device_offline", message)
+    refuse("device_offline", "this device is not linked yet")
 }
 
 fn reach(state: &LocalState) -> Option<Reach> {
@@ -207,12 +210,12 @@ fn reach(state: &LocalState) -> Option<Reach> {
 }
 
 fn refuse_target(error: &ReachError) -> Response {
-    let (status, code) = match error {
-        ReachError::Unknown { .. } => (StatusCode::NOT_FOUND, "not_found"),
-        ReachError::NoNetmap | ReachError::Stopped => (StatusCode::CONFLICT, "device_offline"),
-        _ => (StatusCode::BAD_REQUEST, "bad_request"),
+    let code = match error {
+        ReachError::Unknown { .. } => "not_found",
+        ReachError::NoNetmap | ReachError::Stopped => "device_offline",
+        _ => "bad_request",
     };
-    refuse(status, code, &error.to_string())
+    refuse(code, &error.to_string())
 }
 
 /// A JSON body; one that cannot be read is answered in the envelope.
@@ -230,22 +233,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 }
 
 fn refuse_body(rejection: &JsonRejection) -> Response {
-    let (status, code) = match rejection.status() {
-        status @ StatusCode::PAYLOAD_TOO_LARGE => (status, "payload_too_large"),
-        status @ StatusCode::UNSUPPORTED_MEDIA_TYPE => (status, "unsupported_media_type"),
-        _ => (StatusCode::BAD_REQUEST, "bad_request"),
+    let code = match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => "payload_too_large",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
+        _ => "bad_request",
     };
-    refuse(status, code, &rejection.body_text())
+    refuse(code, &rejection.body_text())
 }
 
 async fn nothing_there() -> Response {
-    let message = "there is no such path in the local API";
-    refuse(StatusCode::NOT_FOUND, "not_found", message)
+    refuse("not_found", "there is no such path in the local API")
 }
 
 async fn other_method() -> Response {
-    let message = "the path is there, the method is not";
-    refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    refuse("method_not_allowed", "the path is there, the method is not")
 }
 
 /// Hands out only connections whose other end is root or this user, as the kernel says.
@@ -278,4 +279,17 @@ fn is_trusted(stream: &UnixStream) -> bool {
     stream
         .peer_cred()
         .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_no_has_the_status_that_the_contract_gives_its_code() {
+        for code in ErrorCode::ALL {
+            assert_eq!(status_of(code.as_str()).as_u16(), code.status(), "{code}");
+        }
+        assert_eq!(status_of("brand_new"), StatusCode::CONFLICT);
+    }
 }

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use mesh::Endpoint;
 use mesh::paths::Pong;
@@ -90,7 +89,7 @@ pub(super) async fn ping(State(state): State<LocalState>, Body(request): Body<Pi
     let Some(reach) = reach(&state) else {
         return refuse_unlinked();
     };
-    let bad = |message: &str| refuse(StatusCode::BAD_REQUEST, "bad_request", message);
+    let bad = |message: &str| refuse("bad_request", message);
     let Ok(host) = request.node.parse::<Host>() else {
         return bad("a node is named by its name, its full name or a mesh address");
     };

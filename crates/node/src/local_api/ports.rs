@@ -6,7 +6,6 @@
 use std::net::SocketAddr;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use mesh::proxy::Target;
 use net::ListenError;
@@ -87,7 +86,7 @@ pub(super) async fn forward(
         Ok(target) => target,
         Err(error) => {
             let message = format!("the target {error}");
-            return refuse(StatusCode::BAD_REQUEST, "bad_request", &message);
+            return refuse("bad_request", &message);
         }
     };
     match Forward::open(reach, request.local, target).await {
@@ -100,7 +99,7 @@ pub(super) async fn forward(
             lines(listening, &state.shutdown, |failures| forward.serve(failures))
         }
         Err(ForwardError::Target(error)) => refuse_target(&error),
-        Err(error) => refuse(StatusCode::CONFLICT, "conflict", &error.to_string()),
+        Err(error) => refuse("conflict", &error.to_string()),
     }
 }
 
@@ -124,9 +123,7 @@ pub(super) async fn expose(State(state): State<LocalState>, Body(request): Body<
             };
             lines(exposed, &state.shutdown, |failures| exposure.serve(failures))
         }
-        Err(error @ ListenError::BadPort) => {
-            refuse(StatusCode::BAD_REQUEST, "bad_request", &error.to_string())
-        }
-        Err(error) => refuse(StatusCode::CONFLICT, "conflict", &error.to_string()),
+        Err(error @ ListenError::BadPort) => refuse("bad_request", &error.to_string()),
+        Err(error) => refuse("conflict", &error.to_string()),
     }
 }
