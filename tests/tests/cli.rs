@@ -109,7 +109,11 @@ fn errors_end_with_a_hint_and_leave_stdout_clean() {
     check_error(&api, &["approve", "ABCDEF"], 1, "not_found");
     check_error(&api, &["deny", "ABCDEF"], 1, "not_found");
     check_error(&api, &["runs", "run_nonsense"], 1, "is no run id");
-    check_error(&api, &["thread", "nonsense"], 1, "is no thread id");
+    check_error(&api, &["cancel", "run_nonsense"], 1, "`runmesh runs` lists");
+    for follow in [&["thread", "nonsense"][..], &["thread", "nonsense", "--follow"]] {
+        check_error(&api, follow, 1, "is no thread id");
+        check_error(&api, follow, 1, "`runmesh threads` lists");
+    }
     check_error(&api, &["run", "nobody", "hello"], 1, "not_found");
     check_error(&api, &["agents", "create", "Not A Slug"], 1, "slug");
     check_error(

@@ -1,11 +1,11 @@
 //! `runmesh auth-keys`: keys by which servers and sandboxes join without an approval.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use api::auth_keys::CreateAuthKey;
 use api::page::PageQuery;
 use clap::{Args, Subcommand};
 
-use super::Api;
+use super::{Api, read_id};
 use crate::output::talk;
 use crate::table::Column;
 
@@ -92,8 +92,7 @@ pub(crate) async fn auth_keys(command: AuthKeysCommand, api: &Api) -> Result<()>
             api.output.page(&api.client.auth_keys(&query).await?, &COLUMNS)
         }
         AuthKeysCommand::Delete(args) => {
-            let id = args.id.parse();
-            let id = id.with_context(|| format!("`{}` is no auth key's id", args.id))?;
+            let id = read_id(&args.id, "auth key's", "auth-keys list")?;
             api.output.record(&api.client.revoke_auth_key(id).await?, &FIELDS)
         }
     }

@@ -7,8 +7,8 @@ use api::client::ClientError;
 use api::events::Frame;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::thread_text::ThreadText;
+use super::{Api, read_id};
 use crate::output::talk;
 
 /// How many times in a row a lost connection is tried again before the command gives up.
@@ -73,10 +73,7 @@ impl<'a> Follower<'a> {
 
     /// Follows over one connection; `None` when the server closed it.
     async fn follow_once(&mut self, is_last: &impl Fn(&Frame) -> bool) -> Result<Option<End>, Broken> {
-        let thread = self
-            .thread
-            .parse()
-            .map_err(|_| Broken::Output(anyhow::anyhow!("no thread id")))?;
+        let thread = read_id(&self.thread, "thread", "threads").map_err(Broken::Output)?;
         let mut frames = self.api.client.follow_thread(thread, self.after).await?;
         while let Some(frame) = frames.next().await? {
             let (deleted, sequence) = match &frame {

@@ -1,11 +1,12 @@
 //! `runmesh invitations`: invite people who sign in at the provider, list invitations and take them back.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use api::invitations::CreateInvitation;
 use api::page::PageQuery;
 use clap::{Args, Subcommand};
 
-use super::{Api, nodes::word};
+use super::nodes::word;
+use super::{Api, read_id};
 use crate::output::talk;
 use crate::table::Column;
 
@@ -83,8 +84,7 @@ pub(crate) async fn invitations(command: InvitationsCommand, api: &Api) -> Resul
             api.output.page(&api.client.invitations(&query).await?, &COLUMNS)
         }
         InvitationsCommand::Delete(args) => {
-            let id = args.id.parse();
-            let id = id.with_context(|| format!("`{}` is no invitation id", args.id))?;
+            let id = read_id(&args.id, "invitation", "invitations list")?;
             api.output
                 .record(&api.client.revoke_invitation(id).await?, &FIELDS)
         }

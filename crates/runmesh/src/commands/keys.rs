@@ -1,10 +1,11 @@
 //! `runmesh keys`: make, list and delete API keys.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use api::api_keys::{ApiKeysQuery, CreateApiKey};
 use clap::{Args, Subcommand};
 
-use super::{Api, nodes::word};
+use super::nodes::word;
+use super::{Api, read_id};
 use crate::output::talk;
 use crate::table::Column;
 
@@ -81,10 +82,7 @@ pub(crate) async fn keys(command: KeysCommand, api: &Api) -> Result<()> {
         KeysCommand::Create(args) => create(args, api).await,
         KeysCommand::List(args) => list(args, api).await,
         KeysCommand::Delete(args) => {
-            let id = args
-                .id
-                .parse()
-                .with_context(|| format!("`{}` is no key id", args.id))?;
+            let id = read_id(&args.id, "key", "keys list")?;
             api.output.record(&api.client.revoke_api_key(id).await?, &FIELDS)
         }
     }

@@ -1,11 +1,12 @@
 //! `runmesh members`: list the people of the org, add one, take one out.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use api::orgs::CreateMember;
 use api::page::PageQuery;
 use clap::{Args, Subcommand};
 
-use super::{Api, nodes::word};
+use super::nodes::word;
+use super::{Api, read_id};
 use crate::output::talk;
 use crate::table::Column;
 
@@ -90,8 +91,7 @@ pub(crate) async fn members(command: MembersCommand, api: &Api) -> Result<()> {
             api.output.page(&api.client.members(org, &query).await?, &COLUMNS)
         }
         MembersCommand::Delete(args) => {
-            let id = args.id.parse();
-            let id = id.with_context(|| format!("`{}` is no user id", args.id))?;
+            let id = read_id(&args.id, "user", "members list")?;
             api.output
                 .record(&api.client.remove_member(org, id).await?, &FIELDS)
         }

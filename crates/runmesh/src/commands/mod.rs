@@ -1,11 +1,14 @@
 //! One file per noun: what each command takes, does and prints.
 
+use std::str::FromStr;
+
 use anyhow::{Context, Result};
 use api::client::Client;
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, Global};
+use crate::failure::hinted;
 use crate::output::Output;
 
 pub(crate) mod agents;
@@ -41,6 +44,17 @@ pub(crate) struct Api {
     pub(crate) client: Client,
     /// Where data goes.
     pub(crate) output: Output,
+}
+
+/// Reads an id as people pass it; `list` is the command that lists ids of its kind.
+pub(crate) fn read_id<T: FromStr>(text: &str, kind: &str, list: &str) -> Result<T> {
+    let wrong = |_| {
+        hinted(
+            format!("`{text}` is no {kind} id"),
+            format!("`runmesh {list}` lists them"),
+        )
+    };
+    text.parse().map_err(wrong)
 }
 
 /// Runs one command to its end.

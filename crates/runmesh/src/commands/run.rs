@@ -13,8 +13,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use super::Api;
 use super::follow::{End, Follower};
+use super::{Api, read_id};
 use crate::failure::hinted;
 use crate::interrupts::Interrupts;
 use crate::output::talk;
@@ -103,9 +103,7 @@ async fn request(args: &RunArgs, api: &Api) -> Result<(StartRun, u64)> {
     let Some(thread) = &args.thread else {
         return Ok((request, 0));
     };
-    let id = thread
-        .parse()
-        .with_context(|| format!("`{thread}` is no thread id"))?;
+    let id = read_id(thread, "thread", "threads")?;
     request.thread_id = Some(id);
     let snapshot = api.client.thread(id, &ThreadQuery::default()).await?;
     Ok((request, snapshot.last_sequence))

@@ -1,11 +1,11 @@
 //! `runmesh runs` and `runmesh cancel`.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use api::runs::RunsQuery;
 use clap::Args;
 
-use super::Api;
 use super::nodes::word;
+use super::{Api, read_id};
 use crate::table::Column;
 
 /// What `runs` takes.
@@ -74,12 +74,10 @@ const FIELDS: [Column; 18] = [
 /// Lists runs, or shows one.
 pub(crate) async fn runs(args: RunsArgs, api: &Api) -> Result<()> {
     if let Some(run) = &args.run {
-        let id = run.parse().with_context(|| format!("`{run}` is no run id"))?;
+        let id = read_id(run, "run", "runs")?;
         return api.output.record(&api.client.run(id).await?, &FIELDS);
     }
-    let thread = args
-        .thread
-        .map(|text| text.parse().with_context(|| format!("`{text}` is no thread id")));
+    let thread = args.thread.map(|text| read_id(&text, "thread", "threads"));
     let query = RunsQuery {
         agent: args.agent,
         status: args.status.map(word).transpose()?,
@@ -93,9 +91,6 @@ pub(crate) async fn runs(args: RunsArgs, api: &Api) -> Result<()> {
 
 /// Asks to stop a run.
 pub(crate) async fn cancel(args: &CancelArgs, api: &Api) -> Result<()> {
-    let id = args
-        .run
-        .parse()
-        .with_context(|| format!("`{}` is no run id", args.run))?;
+    let id = read_id(&args.run, "run", "runs")?;
     api.output.record(&api.client.cancel_run(id).await?, &FIELDS)
 }

@@ -1,10 +1,10 @@
 //! `runmesh sessions`: list signed-in browsers, and sign one out.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use api::sessions::SessionsQuery;
 use clap::{Args, Subcommand};
 
-use super::Api;
+use super::{Api, read_id};
 use crate::table::Column;
 
 /// What to do with sessions.
@@ -67,8 +67,7 @@ pub(crate) async fn sessions(command: SessionsCommand, api: &Api) -> Result<()> 
             api.output.page(&api.client.sessions(&query).await?, &COLUMNS)
         }
         SessionsCommand::Delete(args) => {
-            let id = args.id.parse();
-            let id = id.with_context(|| format!("`{}` is no session id", args.id))?;
+            let id = read_id(&args.id, "session", "sessions list")?;
             api.output.record(&api.client.end_session(id).await?, &FIELDS)
         }
     }

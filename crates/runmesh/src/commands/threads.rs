@@ -1,15 +1,15 @@
 //! `runmesh threads` and `runmesh thread`.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use api::events::{EventsQuery, Frame};
 use api::page::EVENTS_LIMIT_MAX;
 use api::threads::{ThreadQuery, ThreadsQuery};
 use clap::Args;
 use serde_json::json;
 
-use super::Api;
 use super::follow::Follower;
 use super::thread_text::ThreadText;
+use super::{Api, read_id};
 use crate::interrupts::Interrupts;
 use crate::output::talk;
 use crate::table::Column;
@@ -72,6 +72,7 @@ pub(crate) async fn list(args: ThreadsArgs, api: &Api) -> Result<()> {
 
 /// Shows a thread's events, and what follows them if asked.
 pub(crate) async fn show(args: ThreadArgs, api: &Api) -> Result<()> {
+    let id = read_id(&args.thread, "thread", "threads")?;
     if args.follow {
         let mut interrupts = Interrupts::listen()?;
         let mut follower = Follower::new(api, &args.thread, args.after);
@@ -81,10 +82,6 @@ pub(crate) async fn show(args: ThreadArgs, api: &Api) -> Result<()> {
         }
         return Ok(());
     }
-    let id = args
-        .thread
-        .parse()
-        .with_context(|| format!("`{}` is no thread id", args.thread))?;
     let metadata = ThreadQuery {
         limit: Some(1),
         ..ThreadQuery::default()
