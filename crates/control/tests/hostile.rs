@@ -230,8 +230,26 @@ async fn credentials_that_disagree_are_never_mixed() {
             );
         }
     }
-    let query = format!("GET /v1/me?api_key={good} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    assert_eq!(send(&fixture, query.as_bytes()).await.code(), "unauthorized");
+    // In the query a credential is taken of nothing but a WebSocket, where there is one.
+    let key = "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+    let whole = format!("connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n{key}");
+    let events = format!("GET /v1/threads/thr_{}/events", "0".repeat(32));
+    for (target, headers, code) in [
+        ("GET /v1/me", "", "unauthorized"),
+        ("GET /v1/me", key, "unauthorized"),
+        ("GET /v1/me", &whole, "unauthorized"),
+        ("POST /v1/agents", &whole, "unauthorized"),
+        (&events, "", "unauthorized"),
+        (&events, key, "unauthorized"),
+        (&events, &whole, "not_found"),
+    ] {
+        let request = format!("{target}?api_key={good} HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+        let answer = send_until_answered(&fixture, request.as_bytes()).await;
+        assert!(
+            answer.contains(&format!("\"{code}\"")),
+            "{target} {headers}: {answer}"
+        );
+    }
 }
 
 #[tokio::test]

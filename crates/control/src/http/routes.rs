@@ -1,6 +1,6 @@
 //! The table of routes: no route without what it demands of its caller and without its place in the OpenAPI document.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use api::ErrorCode;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, SEC_WEBSOCKET_KEY, UPGRADE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -31,6 +31,8 @@ pub(crate) struct Routes {
     router: Router<Shared>,
     table: BTreeMap<RouteKey, Access>,
     limits: BTreeMap<RouteKey, Limit>,
+    /// Those that answer with a WebSocket when asked for one.
+    websockets: BTreeSet<RouteKey>,
     paths: Paths,
     schemas: Vec<(String, RefOr<Schema>)>,
 }
@@ -42,6 +44,7 @@ impl Routes {
             router: Router::new(),
             table: BTreeMap::new(),
             limits: BTreeMap::new(),
+            websockets: BTreeSet::new(),
             paths: Paths::new(),
             schemas: Vec::new(),
         }
@@ -55,7 +58,11 @@ impl Routes {
         for (path, mut item) in paths.paths {
             for (method, operation) in operations(&mut item) {
                 describe::operation(operation, &path, access);
-                self.table.insert((path.clone(), method.to_owned()), access);
+                let key = (path.clone(), method.to_owned());
+                if operation.responses.responses.contains_key("101") {
+                    self.websockets.insert(key.clone());
+                }
+                self.table.insert(key, access);
             }
             merge(&mut self.paths, path, item);
         }
@@ -96,6 +103,7 @@ impl Routes {
         let guard = Guard {
             table: Arc::new(self.table),
             limits: Arc::new(self.limits),
+            websockets: Arc::new(self.websockets),
             app: Arc::clone(&app),
         };
         self.router
@@ -111,6 +119,7 @@ impl Routes {
 struct Guard {
     table: Arc<BTreeMap<RouteKey, Access>>,
     limits: Arc<BTreeMap<RouteKey, Limit>>,
+    websockets: Arc<BTreeSet<RouteKey>>,
     app: Shared,
 }
 
@@ -176,7 +185,9 @@ async fn admit(guard: &Guard, key: Option<&RouteKey>, parts: &mut Parts) -> Resu
     if *access == Access::Open {
         return Ok(());
     }
-    let token = match (credential(&parts.headers), query_credential(parts)) {
+    let upgrades = key.is_some_and(|key| guard.websockets.contains(key));
+    let in_query = if upgrades { query_credential(parts) } else { None };
+    let token = match (credential(&parts.headers), in_query) {
         (Some(_), Some(_)) => {
             let message = "exactly one credential is taken: in a header, or of a WebSocket api_key or token";
             return Err(AppError::new(ErrorCode::Unauthorized, message));
@@ -203,9 +214,12 @@ fn credential(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Reads `?api_key=` or `?token=` of a WebSocket request, since browsers cannot set its headers (contract §6). Both at
-/// once count as none.
+/// once count as none. Whatever else is asked takes a header: addresses stand in logs.
 fn query_credential(parts: &Parts) -> Option<String> {
-    parts.headers.get("sec-websocket-key")?;
+    let upgrade = parts.headers.get(UPGRADE)?.as_bytes();
+    if !upgrade.eq_ignore_ascii_case(b"websocket") || !parts.headers.contains_key(SEC_WEBSOCKET_KEY) {
+        return None;
+    }
     let pairs = url::form_urlencoded::parse(parts.uri.query()?.as_bytes());
     let mut found: Vec<String> = pairs
         .filter(|(name, _)| name == "api_key" || name == "token")
