@@ -344,3 +344,103 @@ fn a_server_that_never_answers_keeps_nobody() {
         assert!(!second || took < Duration::from_secs(3), "{took:?}");
     }
 }
+
+/// What only waits ends at the first signal, whoever it is that does not answer.
+#[test]
+fn whatever_waits_for_somebody_silent_stops_at_once() {
+    let silent = TcpListener::bind(ANY_PORT).expect("a port");
+    let address = silent.local_addr().expect("bound");
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let mut api = Runmesh::find().expect("the program");
+    api.url = format!("http://{address}");
+    let (fresh, again) = (place("fresh"), place("again"));
+    let node = ["up", "--server", &api.url, "--state-dir"];
+    let asks: [(Vec<&str>, Option<i32>); 4] = [
+        (vec!["nodes"], None),
+        (vec!["approve", "ABCDEF"], None),
+        ([&node[..], &[fresh.as_str()]].concat(), Some(0)),
+        (
+            [&node[..], &[again.as_str(), "--auth-key", "rtk_none"]].concat(),
+            Some(0),
+        ),
+    ];
+    for (arguments, code) in asks {
+        for signal in ["INT", "TERM"] {
+            let mut running = spawn(&mut api.command(&arguments));
+            let (mut client, _) = silent.accept().expect("it connects");
+            client.read_exact(&mut [0; 4]).expect("it asks");
+            let begun = Instant::now();
+            send_signal(&running, signal).expect("signalled");
+            let ended = wait_for_end(&mut running, SOON).expect("it ends");
+            let (took, talk) = (begun.elapsed(), said(running));
+            assert_eq!(ended, code, "{arguments:?} {signal}: {talk}");
+            assert!(took < Duration::from_secs(3), "{arguments:?} {signal}: {took:?}");
+        }
+    }
+}
+
+#[test]
+fn a_relay_stops_at_the_first_signal() {
+    // Any key will do: of whom it lets in nothing is asked here.
+    let authority = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+    let dir = tempfile::tempdir().expect("a directory");
+    let data_dir = dir.path().to_string_lossy().into_owned();
+    let runmesh = Runmesh::find().expect("the program");
+    for signal in ["INT", "TERM"] {
+        let mut relay = runmesh.command(&[
+            "relay",
+            "--authority",
+            authority,
+            "--data-dir",
+            &data_dir,
+            "--listen",
+            ANY_PORT,
+            "--stun-listen",
+            ANY_PORT,
+            "--json",
+        ]);
+        let mut running = spawn(&mut relay);
+        let mut record = String::new();
+        let stdout = running.stdout.as_mut().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut record).expect("its record");
+        assert!(record.contains("\"id\""), "{record}");
+        send_signal(&running, signal).expect("signalled");
+        let ended = wait_for_end(&mut running, SOON).expect("it ends");
+        assert_eq!(ended, Some(0), "{signal}: {}", said(running));
+    }
+}
+
+#[test]
+fn a_control_plane_that_is_told_to_stop_while_it_starts_says_that_it_will() {
+    let silent = TcpListener::bind(ANY_PORT).expect("a port");
+    let database = format!("postgres://nobody@{}/none", silent.local_addr().expect("bound"));
+    let dir = tempfile::tempdir().expect("a directory");
+    let data_dir = dir.path().to_string_lossy().into_owned();
+    let mut serve = Runmesh::find().expect("the program").command(&[
+        "serve",
+        "--data-dir",
+        &data_dir,
+        "--database-url",
+        &database,
+        "--listen",
+        ANY_PORT,
+        "--mesh-listen",
+        ANY_PORT,
+        "--relay-listen",
+        ANY_PORT,
+    ]);
+    let mut running = spawn(&mut serve);
+    let (mut client, _) = silent.accept().expect("it connects");
+    client.read_exact(&mut [0; 4]).expect("it asks");
+    send_signal(&running, "INT").expect("signalled");
+    let stderr = running.stderr.as_mut().expect("a pipe");
+    let mut word = String::new();
+    BufReader::new(stderr).read_line(&mut word).expect("a word");
+    assert!(word.contains("stopping as soon as the start is over"), "{word}");
+    let begun = Instant::now();
+    send_signal(&running, "INT").expect("signalled");
+    let ended = wait_for_end(&mut running, SOON).expect("it ends");
+    assert_eq!(ended, Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}

@@ -7,10 +7,11 @@ use anyhow::{Context, Error, Result};
 use clap::Args;
 use control::clock::Clock;
 use control::provider::ProviderConfig;
-use control::{RelayBeside, RelayRecord, RelayStart, ServeConfig};
+use control::{RelayBeside, RelayRecord, RelayStart, ServeConfig, Server};
 use relay::websocket::WebSocketOptions;
 use relay::{Relay, RelayOptions};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::DEFAULT_LISTEN;
 use crate::failure::hinted;
@@ -230,7 +231,7 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
     };
     // Taken before anything is opened, so that a signal during the start is not lost.
     let stop = stop_token()?;
-    let server = control::serve(config).await?;
+    let server = start(config, &stop).await?;
     let key = server.admin_key.as_ref().map(|key| key.expose());
     let started = json!({
         "url": server.public_url.as_str().trim_end_matches('/'),
@@ -255,6 +256,18 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<()> {
     talk("stopping");
     server.shutdown().await;
     Ok(())
+}
+
+/// Starts the control plane. A start that is under way is not broken off: it may be making the one key that is shown once.
+async fn start(config: ServeConfig, stop: &CancellationToken) -> Result<Server> {
+    let starting = control::serve(config);
+    tokio::pin!(starting);
+    tokio::select! {
+        started = &mut starting => return Ok(started?),
+        () = stop.cancelled() => {}
+    }
+    talk("stopping as soon as the start is over; press ctrl-C again to end at once");
+    Ok(starting.await?)
 }
 
 /// A server whose address and key nobody could read is of no use, even where the reader only went away.
