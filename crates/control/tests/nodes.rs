@@ -167,6 +167,57 @@ async fn a_name_is_a_free_label_or_refused() {
     assert_eq!(fixture.get(&path).await.data(200)["name"], "new");
 }
 
+#[tokio::test]
+async fn whatever_becomes_part_of_a_name_is_a_dns_label_or_refused() {
+    let fixture = Fixture::start().await;
+    let node = format!("/v1/runmesh/nodes/{}", id(&link(&fixture, 1).await));
+    let started = json!({"publicKey": NodePrivateKey::from_random([2; 32]).public()});
+    let started = fixture.post("/v1/runmesh/devices/link/start", started).await;
+    let code = started.data(201)["code"].clone();
+    let approve = "/v1/runmesh/devices/link/approve";
+    let long = "x".repeat(64);
+    for bad in [
+        "", "Upper", "a b", "a.b", "a_b", "-a", "a-", "\u{fc}", "a\n", "a\u{0}", &long,
+    ] {
+        let cases = [
+            (Method::PATCH, node.as_str(), json!({"name": bad})),
+            (Method::PATCH, &node, json!({"deviceLabel": bad})),
+            (Method::PATCH, &node, json!({"tags": ["good", bad]})),
+            (Method::POST, approve, json!({"code": code, "name": bad})),
+            (Method::POST, approve, json!({"code": code, "tags": [bad]})),
+            (Method::POST, "/v1/organizations", json!({"name": bad})),
+            (
+                Method::POST,
+                "/v1/agents",
+                json!({"slug": bad, "executionMode": "managed"}),
+            ),
+            (
+                Method::POST,
+                "/v1/runmesh/auth-keys",
+                json!({"name": "k", "tags": [bad]}),
+            ),
+        ];
+        for (method, path, body) in cases {
+            let shown = body.to_string();
+            let answer = fixture.call(Some(&fixture.admin), method, path, Some(body)).await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.code()),
+                (400, "bad_request"),
+                "{path} {shown}"
+            );
+        }
+    }
+    assert_eq!(fixture.get(&node).await.data(200)["tags"], json!([]));
+    for list in ["/v1/agents", "/v1/runmesh/auth-keys"] {
+        assert_eq!(fixture.get(list).await.data(200), &json!([]), "{list}");
+    }
+    // A refusal costs nothing: the code is still good.
+    fixture
+        .post(approve, json!({"code": code, "name": "good"}))
+        .await
+        .data(200);
+}
+
 /// Recomputes a row's hash by the recipe that the API documents.
 fn hash(row: &Value) -> String {
     let mut attributes = row["attributes"].clone();
