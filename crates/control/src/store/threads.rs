@@ -120,7 +120,7 @@ pub(crate) async fn delete(conn: &mut Conn, id: ThreadId) -> Result<(), StoreErr
 }
 
 /// Begins a rollout.
-pub(crate) async fn insert_rollout(
+async fn insert_rollout(
     conn: &mut Conn,
     thread: ThreadId,
     rollout: RolloutId,
@@ -135,17 +135,28 @@ pub(crate) async fn insert_rollout(
     Ok(())
 }
 
-/// Ends a rollout.
-pub(crate) async fn complete_rollout(
+/// Ends a rollout and begins the next one of its thread: later than that one began, though no millisecond has passed or
+/// the clock was set back, since their order is told by when they began.
+pub(crate) async fn follow_rollout(
     conn: &mut Conn,
-    rollout: RolloutId,
+    (before, next): (RolloutId, RolloutId),
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE rollouts SET completed_at = $1 WHERE id = $2")
-        .bind(now.unix_ms())
-        .bind(rollout.to_string())
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "UPDATE rollouts SET completed_at = CASE WHEN started_at < $1 THEN $1 ELSE started_at + 1 END WHERE id = $2",
+    )
+    .bind(now.unix_ms())
+    .bind(before.to_string())
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "INSERT INTO rollouts (id, thread_id, event_count, started_at) \
+         SELECT $1, thread_id, 0, completed_at FROM rollouts WHERE id = $2",
+    )
+    .bind(next.to_string())
+    .bind(before.to_string())
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

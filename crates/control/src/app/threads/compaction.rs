@@ -48,11 +48,10 @@ pub(crate) async fn compact(
     let mut thread = row.thread;
     let started = event(EventType::CompactionStarted, json!({}));
     dispatch.append(Place::of(&thread), &[started]).await?;
-    store::threads::complete_rollout(&mut dispatch.tx, previous, dispatch.now).await?;
     thread.active_rollout_id = RolloutId::from_random(secrets::bytes());
     thread.updated_at = dispatch.now;
     let (rollout, now) = (thread.active_rollout_id, dispatch.now);
-    store::threads::insert_rollout(&mut dispatch.tx, id, rollout, now).await?;
+    store::threads::follow_rollout(&mut dispatch.tx, (previous, rollout), now).await?;
     store::threads::update(&mut dispatch.tx, &thread).await?;
     let completed = json!({ "summary": summary, "rolloutId": rollout, "previousRolloutId": previous });
     let completed = event(EventType::CompactionCompleted, completed);

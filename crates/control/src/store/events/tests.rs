@@ -109,3 +109,31 @@ async fn a_thread_takes_its_events_and_rollouts_with_it() {
         assert_eq!(row.int("left_over").expect("a number"), 0);
     }
 }
+
+#[tokio::test]
+async fn rollouts_are_listed_in_their_order_though_the_clock_stands_still_or_goes_back() {
+    for (store, _dir) in stores().await {
+        add_thread(&store).await;
+        let mut tx = store.write().await.expect("a write");
+        let mut chain = vec![place().rollout];
+        // Their ids go down, so that they do not bring the order about.
+        for (id, ahead_ms) in [(9, 0), (8, 0), (7, -5_000), (6, 7)] {
+            let next = RolloutId::from_random([id; 16]);
+            let before = *chain.last().expect("one");
+            let at = Timestamp::from_unix_ms(now().unix_ms() + ahead_ms);
+            threads::follow_rollout(&mut tx, (before, next), at)
+                .await
+                .expect("stored");
+            chain.push(next);
+        }
+        let listed = threads::rollouts(&mut tx, place().thread, (-1, ""), 10).await;
+        let listed = listed.expect("read");
+        let ids: Vec<_> = listed.iter().map(|rollout| rollout.rollout_id).collect();
+        assert_eq!(ids, chain);
+        for pair in listed.windows(2) {
+            assert_eq!(pair[0].completed_at, Some(pair[1].started_at));
+        }
+        assert_eq!(listed[4].completed_at, None);
+        assert_eq!(listed[4].started_at.unix_ms(), now().unix_ms() + 7);
+    }
+}
