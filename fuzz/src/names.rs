@@ -109,7 +109,7 @@ fn zone() -> Zone {
                 mesh_ip6: "fd00::1".parse().expect("an address"),
             },
         },
-        peers: vec![peer(2, "b"), peer(3, "c")],
+        peers: vec![peer(2, "b").into(), peer(3, "c").into()],
         relays: Vec::new(),
         filter: None,
         orchestrator: None,

@@ -78,14 +78,14 @@ impl Member {
     }
 
     /// Waits until the netmap in force is as wanted.
-    async fn until(&self, wanted: impl Fn(&[PeerRecord]) -> bool) {
+    async fn until(&self, wanted: impl Fn(&[Arc<PeerRecord>]) -> bool) {
         let mut netmap = self.membership.follow();
         let there = netmap.wait_for(|map| map.as_ref().is_some_and(|map| wanted(&map.peers)));
         let there = tokio::time::timeout(SOON, there).await;
         there.expect("in time").expect("the member lives");
     }
 
-    fn sees(&self, peers: &[PeerRecord]) -> bool {
+    fn sees(&self, peers: &[Arc<PeerRecord>]) -> bool {
         peers.iter().any(|peer| peer.public_key == self.key)
     }
 

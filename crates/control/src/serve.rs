@@ -173,12 +173,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
     let app = Arc::new(App {
         store,
         clock: config.clock.clone(),
-        config: AppConfig {
-            public_url: public_url.clone(),
-            ping_every: tuning.ping_every.unwrap_or(PING_EVERY),
-            body_timeout: tuning.body_timeout.unwrap_or(BODY_TIMEOUT),
-            frame_timeout: tuning.frame_timeout.unwrap_or(FRAME_TIMEOUT),
-        },
+        config: app_config(&public_url, tuning),
         keys,
         hub: Hub::default(),
         cut_offs: CutOffs::default(),
@@ -218,6 +213,15 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         task: Some(task),
         _lock: lock,
     })
+}
+
+fn app_config(public_url: &Url, tuning: Tuning) -> AppConfig {
+    AppConfig {
+        public_url: public_url.clone(),
+        ping_every: tuning.ping_every.unwrap_or(PING_EVERY),
+        body_timeout: tuning.body_timeout.unwrap_or(BODY_TIMEOUT),
+        frame_timeout: tuning.frame_timeout.unwrap_or(FRAME_TIMEOUT),
+    }
 }
 
 impl Server {

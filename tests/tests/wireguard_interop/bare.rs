@@ -6,12 +6,15 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use types::{NodePrivateKey, NodePublicKey};
 
+/// What is to be sent in answer to a datagram, and the packet that was in it.
+pub(crate) type Received = (Vec<Vec<u8>>, Option<Vec<u8>>);
+
 /// One end of a tunnel with one peer.
 pub(crate) trait Bare {
     /// Seals a packet, or begins a handshake for it: what is to be sent.
     fn send(&mut self, packet: &[u8]) -> Vec<Vec<u8>>;
-    /// Takes a datagram: what is to be sent in answer, and the packet that was in it.
-    fn receive(&mut self, from: SocketAddr, datagram: &[u8]) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>)>;
+    /// Takes a datagram.
+    fn receive(&mut self, from: SocketAddr, datagram: &[u8]) -> Result<Received>;
 }
 
 /// Cloudflare's.
@@ -38,7 +41,7 @@ impl Bare for Boringtun {
         }
     }
 
-    fn receive(&mut self, from: SocketAddr, datagram: &[u8]) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>)> {
+    fn receive(&mut self, from: SocketAddr, datagram: &[u8]) -> Result<Received> {
         use boringtun::noise::TunnResult;
         use boringtun::noise::errors::WireGuardError;
         let (mut answers, mut input) = (Vec::new(), datagram);
@@ -94,7 +97,7 @@ impl Bare for Gotatun {
         datagram.into_iter().collect()
     }
 
-    fn receive(&mut self, _: SocketAddr, datagram: &[u8]) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>)> {
+    fn receive(&mut self, _: SocketAddr, datagram: &[u8]) -> Result<Received> {
         use gotatun::noise::TunnResult;
         use gotatun::packet::Packet;
         let datagram = Packet::copy_from(datagram).try_into_wg();

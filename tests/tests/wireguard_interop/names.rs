@@ -41,8 +41,8 @@ fn zone() -> Zone {
             },
         },
         peers: vec![
-            peer(2, "theirs", THEIR_IP.into()),
-            peer(3, "secret", IpAddr::from([100, 64, 0, 3])),
+            peer(2, "theirs", THEIR_IP.into()).into(),
+            peer(3, "secret", IpAddr::from([100, 64, 0, 3])).into(),
         ],
         relays: Vec::new(),
         filter: None,

@@ -1,6 +1,7 @@
 //! Names by DNS, asked and read by another implementation; and the bytes, pinned.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use simple_dns::rdata::{OPT, RData};
@@ -54,11 +55,14 @@ fn zone() -> Zone {
                 mesh_ip6: in_org(1),
             },
         },
-        peers: vec![
-            peer(2, "laptop", &[ip4(2), in_org(2).into()]),
-            peer(3, "six", &[in_org(3).into()]),
-            peer(4, &long, &wide),
-        ],
+        peers: Vec::from(
+            [
+                peer(2, "laptop", &[ip4(2), in_org(2).into()]),
+                peer(3, "six", &[in_org(3).into()]),
+                peer(4, &long, &wide),
+            ]
+            .map(Arc::new),
+        ),
         relays: Vec::new(),
         filter: None,
         orchestrator: None,

@@ -184,17 +184,18 @@ async fn who_was_not_asked_for_is_given_up_when_there_are_too_many_nodes() {
     // As many references to one roster as would be too many nodes.
     let many = PLACES_MAX / (first.len() + 1);
     let fill = |shelf: &mut Shelf| shelf.rosters = std::iter::repeat_n(Arc::clone(&first), many).collect();
-    let mut kept = bench.rosters.kept();
-    fill(kept.shelves.get_mut(&org(2)).expect("kept"));
-    kept.fit(org(2));
-    assert_eq!(
-        kept.shelves.keys().copied().collect::<Vec<_>>(),
-        [org(2)],
-        "the one that was just kept stays"
-    );
-    let places = |kept: &super::Kept| kept.shelves.values().map(Shelf::places).sum::<usize>();
-    assert!(places(&kept) <= PLACES_MAX);
-    drop(kept);
+    {
+        let mut kept = bench.rosters.kept();
+        fill(kept.shelves.get_mut(&org(2)).expect("kept"));
+        kept.fit(org(2));
+        assert_eq!(
+            kept.shelves.keys().copied().collect::<Vec<_>>(),
+            [org(2)],
+            "the one that was just kept stays"
+        );
+        let places = |kept: &super::Kept| kept.shelves.values().map(Shelf::places).sum::<usize>();
+        assert!(places(&kept) <= PLACES_MAX);
+    }
     bench.at_least(1, Generation::default()).await;
     let mut kept = bench.rosters.kept();
     fill(kept.shelves.get_mut(&org(1)).expect("kept"));
