@@ -60,6 +60,14 @@ impl Endpoint {
         self.remote().is_some()
     }
 
+    /// Returns the same way to a peer that goes by another key.
+    pub(crate) fn renamed(self, peer: NodePublicKey) -> Self {
+        match self {
+            Self::Direct { .. } => self,
+            Self::Relayed { relay, .. } => Self::Relayed { relay, peer },
+        }
+    }
+
     /// Returns what stands for this endpoint where sources are told apart: IP and port, or the start of the key that the
     /// relay vouches for.
     pub(crate) fn source(&self) -> SocketAddr {

@@ -2,7 +2,8 @@
 //!
 //! # Kinds of methods
 //!
-//! - *Configuration*: [`upsert_peer`](Mesh::upsert_peer), [`remove_peer`](Mesh::remove_peer),
+//! - *Configuration*: [`set_keys`](Mesh::set_keys), [`upsert_peer`](Mesh::upsert_peer),
+//!   [`rename_peer`](Mesh::rename_peer), [`remove_peer`](Mesh::remove_peer),
 //!   [`set_relays`](Mesh::set_relays), [`set_ticket`](Mesh::set_ticket), [`set_local`](Mesh::set_local),
 //!   [`set_filter`](Mesh::set_filter).
 //! - *Inputs*: [`send_packets`](Mesh::send_packets), [`handle_datagrams`](Mesh::handle_datagrams),
@@ -78,10 +79,31 @@ impl Mesh {
         }
     }
 
+    /// Goes on under `current`; handshakes with `other` are taken, too. Sessions and paths stay. When `current` is another
+    /// key than before, the relays are told of it with the ticket for it, which must come next.
+    pub fn set_keys(&mut self, current: NodePrivateKey, other: Option<NodePrivateKey>) {
+        if current.public() != self.public_key() {
+            self.relays.set_key(current.clone());
+        }
+        self.tunnel.set_keys(current, other);
+    }
+
+    /// A peer goes by another key from now on; its session and its paths stay. `false` when there is no such peer, or the
+    /// new key is another peer's or ours.
+    pub fn rename_peer(&mut self, old: &NodePublicKey, new: NodePublicKey, now: Now) -> bool {
+        if !self.tunnel.rename_peer(old, new, now) {
+            return false;
+        }
+        self.peers.rename(old, new);
+        self.sockets.rename(old, new);
+        self.with_paths(&new, now, |paths, now| paths.renamed(new, now));
+        true
+    }
+
     /// Adds a peer or changes it; its sessions stay.
     pub fn upsert_peer(&mut self, peer: MeshPeer, now: Now) {
         let key = peer.public_key;
-        if key == self.public_key() {
+        if self.tunnel.is_own_key(&key) {
             return;
         }
         let is_managed = peer.mobility == Mobility::Managed;

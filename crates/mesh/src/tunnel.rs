@@ -141,8 +141,8 @@ pub const TIMEOUT_PEERS_MAX: usize = 64;
 ///
 /// # Kinds of methods
 ///
-/// - *Configuration*: [`upsert_peer`](Self::upsert_peer), [`remove_peer`](Self::remove_peer),
-///   [`set_mtu`](Self::set_mtu).
+/// - *Configuration*: [`set_keys`](Self::set_keys), [`upsert_peer`](Self::upsert_peer),
+///   [`rename_peer`](Self::rename_peer), [`remove_peer`](Self::remove_peer), [`set_mtu`](Self::set_mtu).
 /// - *Questions*: [`peer_status`](Self::peer_status), [`counters`](Self::counters), [`route`](Self::route). They change
 ///   nothing.
 /// - *Inputs*: [`send_packets`](Self::send_packets), [`renew`](Self::renew), [`handle_received`](Self::handle_received),
@@ -188,10 +188,41 @@ impl Tunnel {
         self.shared.identity.public
     }
 
-    /// Adds a peer or changes it; its sessions stay. A peer with our own key is ignored.
+    /// Takes other keys of our own; sessions stay.
+    ///
+    /// `current` is ours from now on. While there is an `other`, which some peers may still know us by, or know us by
+    /// already, handshakes with it are taken too, and initiations that have no answer are tried with each in turn.
+    pub fn set_keys(&mut self, current: NodePrivateKey, other: Option<NodePrivateKey>) {
+        self.shared.set_keys(current, other);
+        self.peers.for_each(Peer::speak_as_current);
+    }
+
+    /// Tells whether a key is one of ours.
+    #[must_use]
+    pub fn is_own_key(&self, key: &NodePublicKey) -> bool {
+        self.shared.is_own_key(key)
+    }
+
+    /// A peer goes by another key from now on: a handshake with the old one is a stranger's, and its sessions stay. `false`
+    /// when there is no such peer, or the new key is another peer's or ours.
+    pub fn rename_peer(&mut self, old: &NodePublicKey, new: NodePublicKey, now: Now) -> bool {
+        if self.is_own_key(&new) || self.peers.find(&new).is_some() {
+            return false;
+        }
+        let Some(id) = self.peers.rename(old, new) else {
+            return false;
+        };
+        if let Some(peer) = self.peers.at_mut(id) {
+            peer.rename(new, &mut self.shared, now);
+        }
+        self.peers.reschedule(id);
+        true
+    }
+
+    /// Adds a peer or changes it; its sessions stay. A peer with a key of our own is ignored.
     pub fn upsert_peer(&mut self, config: PeerConfig, now: Now) {
         let key = config.public_key;
-        if key == self.public_key() {
+        if self.is_own_key(&key) {
             return;
         }
         let id = self
@@ -455,7 +486,8 @@ impl Tunnel {
         now: Now,
     ) -> Result<PeerId, DropReason> {
         let seed = self.shared.seed();
-        let responding = Responding::read(&self.shared.identity, initiation, seed);
+        let identity = self.shared.addressed(initiation.bytes());
+        let responding = Responding::read(identity, initiation, seed);
         let responding = responding.map_err(|_| DropReason::BadHandshake)?;
         let id = self.peers.find(&responding.peer).ok_or(DropReason::UnknownPeer)?;
         let peer = self.peers.at_mut(id).ok_or(DropReason::UnknownPeer)?;
@@ -465,11 +497,9 @@ impl Tunnel {
 
     /// Asks the gate about a handshake message, and does what it says when that is no.
     fn admits(&mut self, bytes: &[u8], source: Endpoint, now: Now) -> bool {
-        let Shared { identity, rng, .. } = &mut self.shared;
-        match self
-            .gate
-            .judge(&identity.mac_keys, bytes, source.source(), rng, now.mono)
-        {
+        let own = self.shared.addressed(bytes).mac_keys.clone();
+        let rng = &mut self.shared.rng;
+        match self.gate.judge(&own, bytes, source.source(), rng, now.mono) {
             Verdict::Admit => return true,
             Verdict::Refuse(reason) => self.shared.counters.drop_for(reason),
             Verdict::Challenge(reply) => {

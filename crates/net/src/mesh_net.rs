@@ -316,6 +316,22 @@ impl MeshNet {
         self.ask(command).await.unwrap_or(false)
     }
 
+    /// A peer goes by another key from now on: its session and its streams stay, and a handshake with the old key is a
+    /// stranger's. `false` when there is no such peer, or the new key is another peer's or ours.
+    pub async fn rename_peer(&self, old: NodePublicKey, new: NodePublicKey) -> bool {
+        let command = |reply| Command::Rename { old, new, reply };
+        self.ask(command).await.unwrap_or(false)
+    }
+
+    /// Goes on under `current`; handshakes with `other` are taken, too. Sessions and streams stay. When `current` is another
+    /// key than before, [`MeshNet::set_ticket`] with a ticket for it must come next.
+    pub async fn set_keys(&self, current: NodePrivateKey, other: Option<NodePrivateKey>) {
+        let keys = (current, other);
+        let command = |reply| Command::Keys { keys, reply };
+        // After a stop no key is of use.
+        let _ = self.ask(command).await;
+    }
+
     /// Opens a stream to an address of a peer within [`CONNECT_TIMEOUT`].
     pub async fn connect(&self, peer: NodePublicKey, remote: SocketAddr) -> Result<MeshStream, ConnectError> {
         self.connect_within(peer, remote, CONNECT_TIMEOUT).await

@@ -20,8 +20,12 @@ use crate::wake::Bell;
 /// The most bytes that wait in one direction of a stream, in each of its two rings.
 pub(crate) const RING_BYTES: usize = 256 * 1024;
 
+/// A peer of the engine for as long as it is one, whatever its key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct PeerNumber(pub(crate) u64);
+
 /// Where the engine finds a stream. A stale one costs a look at a stream that did not ask for it.
-pub(crate) type StreamId = (NodePublicKey, ConnId);
+pub(crate) type StreamId = (PeerNumber, ConnId);
 
 /// Why a stream is of no more use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -219,7 +223,7 @@ impl MeshStream {
         }
     }
 
-    /// Returns the key of the node at the other end: proven, not claimed.
+    /// Returns the key that the node at the other end had when the stream was opened: proven, not claimed.
     #[must_use]
     pub fn peer(&self) -> NodePublicKey {
         self.peer
@@ -359,7 +363,7 @@ mod tests {
         let doorbell = Arc::new(Doorbell::new().expect("doorbell"));
         let key = NodePrivateKey::from_random([1; 32]).public();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-        let core = StreamCore::new((key, ConnId(0)), doorbell.clone());
+        let core = StreamCore::new((PeerNumber(0), ConnId(0)), doorbell.clone());
         (MeshStream::new(core, key, (nowhere, nowhere)), doorbell)
     }
 

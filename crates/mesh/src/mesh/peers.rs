@@ -63,6 +63,18 @@ impl Peers {
         }
     }
 
+    /// A peer goes by another key from now on; whoever had that one must be gone.
+    pub(super) fn rename(&mut self, old: &NodePublicKey, new: NodePublicKey) {
+        let Some(entry) = self.all.remove(old) else {
+            return;
+        };
+        if let Some(due) = entry.due {
+            self.due.remove(&(due, *old));
+            self.due.insert((due, new));
+        }
+        self.all.insert(new, entry);
+    }
+
     /// Notes anew when a peer's paths are due.
     pub(super) fn reschedule(&mut self, key: &NodePublicKey) {
         let Some(entry) = self.all.get_mut(key) else {

@@ -1,5 +1,7 @@
 //! The relays of a mesh: at which we are, over what, how near they are, and which is home.
 
+mod link;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +10,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use types::{Monotonic, NodePrivateKey, NodePublicKey, RelayId, SignedRelayTicket};
 
-use super::{Datagrams, MeshTimer, Output, StreamFrames};
+use super::{Datagrams, MeshTimer, Output};
 use crate::endpoint::SocketNumber;
 use crate::relay::client::{ClientEvent, Delivered, RelayClient};
 use crate::relay::frame;
@@ -95,6 +97,8 @@ struct Link {
 
 pub(super) struct Relays {
     private_key: NodePrivateKey,
+    /// Whether the relays still know us by the key before: they go on doing so until there is a ticket for this one.
+    is_key_new: bool,
     ticket: Option<SignedRelayTicket>,
     rng: ChaCha20Rng,
     links: BTreeMap<RelayId, Link>,
@@ -109,6 +113,7 @@ impl Relays {
     pub(super) fn new(private_key: NodePrivateKey, seed: [u8; 32]) -> Self {
         Self {
             private_key,
+            is_key_new: false,
             ticket: None,
             rng: ChaCha20Rng::from_seed(seed),
             links: BTreeMap::new(),
@@ -144,10 +149,23 @@ impl Relays {
 
     pub(super) fn set_ticket(&mut self, ticket: SignedRelayTicket, now: Monotonic) {
         self.ticket = Some(ticket);
+        let is_key_new = std::mem::take(&mut self.is_key_new);
         for link in self.links.values_mut() {
-            link.client.set_ticket(ticket);
+            if is_key_new {
+                link.client.set_key(self.private_key.clone(), ticket, now);
+                link.transport_due = Some(now + UDP_PATIENCE);
+            } else {
+                link.client.set_ticket(ticket);
+            }
         }
         self.connect(now);
+    }
+
+    /// Takes another key of ours; the relays hear of it with the ticket for it, which comes next.
+    pub(super) fn set_key(&mut self, private_key: NodePrivateKey) {
+        self.private_key = private_key;
+        self.is_key_new = true;
+        self.ticket = None;
     }
 
     /// Returns the relay from which a datagram is, if it looks like one of a relay.
@@ -486,113 +504,4 @@ fn stun_request(to: SocketAddr, transaction: stun::TransactionId) -> Output {
         segment_len: bytes.len(),
         bytes,
     })
-}
-
-impl Link {
-    fn new(
-        config: RelayConfig,
-        ticket: Option<SignedRelayTicket>,
-        private_key: &NodePrivateKey,
-        rng: &mut ChaCha20Rng,
-    ) -> Self {
-        let mut seed = [0; 32];
-        rng.fill_bytes(&mut seed);
-        let view = RelayView {
-            id: config.id,
-            is_up: false,
-            is_stream: false,
-            observed: None,
-            observed_besides: None,
-            rtt: None,
-            is_draining: false,
-        };
-        Self {
-            client: RelayClient::new(config.id, private_key.clone(), ticket, seed),
-            view,
-            config,
-            address: 0,
-            stream: Stream::Closed,
-            transport_due: None,
-            question: None,
-            question_besides: None,
-            is_udp_silent: false,
-            is_from_stream: false,
-        }
-    }
-
-    /// How long UDP has to work before something else is done.
-    fn patience(&self) -> Duration {
-        if self.stream == Stream::Leaving {
-            STREAM_LINGER
-        } else {
-            UDP_PATIENCE
-        }
-    }
-
-    fn udp(&self) -> Option<SocketAddr> {
-        self.config.udp.get(self.address).copied()
-    }
-
-    /// Asks how the relay's second port sees us, in the family in which the first one does.
-    fn ask_besides(&mut self, transaction: stun::TransactionId) -> Option<Output> {
-        let udp = self.udp().filter(|_| self.stream != Stream::Open)?;
-        let mut ports = self.config.stun.iter();
-        let to = ports.find(|port| port.is_ipv4() == udp.is_ipv4())?;
-        self.question_besides = Some(transaction);
-        Some(stun_request(*to, transaction))
-    }
-
-    /// Takes how the second port sees us; returns what tells of it when that is news.
-    fn seen_besides(&mut self, address: SocketAddr) -> Option<ClientEvent> {
-        let before = self.view.observed_besides.replace(address);
-        let (observed, rtt) = self.view.observed.zip(self.view.rtt)?;
-        (before != Some(address)).then_some(ClientEvent::Confirmed { observed, rtt })
-    }
-
-    /// Sends frames over what is in use.
-    fn output(&self, bytes: Vec<u8>, frame_len: usize) -> Option<Output> {
-        if self.stream == Stream::Open {
-            return Some(Output::Stream(StreamFrames {
-                relay: self.view.id,
-                frame_len,
-                bytes,
-            }));
-        }
-        Some(Output::Datagrams(Datagrams {
-            socket: SocketNumber::MAIN,
-            to: self.udp()?,
-            segment_len: frame_len,
-            bytes,
-        }))
-    }
-
-    fn note(&mut self, event: ClientEvent, now: Monotonic) {
-        // A relay that takes us in anew has come back from whatever it announced.
-        self.view.is_draining &= !matches!(event, ClientEvent::Up { .. });
-        match event {
-            ClientEvent::Up { observed, rtt } | ClientEvent::Confirmed { observed, rtt } => {
-                self.view.is_up = true;
-                self.view.rtt = Some(rtt);
-                // What comes late over a WebSocket that is left says nothing of UDP.
-                if self.is_from_stream == self.view.is_stream {
-                    // Behind a NAT that started anew the second port's answer is of before.
-                    let is_same = self.view.observed == Some(observed);
-                    self.view.observed_besides = self.view.observed_besides.filter(|_| is_same);
-                    self.view.observed = Some(observed);
-                }
-                if !self.is_from_stream && !self.view.is_stream {
-                    self.is_udp_silent = false;
-                    self.transport_due = self.transport_due.filter(|_| self.stream == Stream::Leaving);
-                }
-            }
-            ClientEvent::Down => {
-                self.view.is_up = false;
-                self.view.observed = None;
-                self.view.observed_besides = None;
-                self.transport_due = Some(now + UDP_PATIENCE);
-            }
-            ClientEvent::Draining { .. } => self.view.is_draining = true,
-            ClientEvent::NotHere { .. } | ClientEvent::TooMuch => {}
-        }
-    }
 }

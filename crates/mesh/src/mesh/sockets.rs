@@ -65,6 +65,16 @@ impl Sockets {
         self.close(&theirs);
     }
 
+    /// A peer goes by another key from now on.
+    pub(super) fn rename(&mut self, old: &NodePublicKey, new: NodePublicKey) {
+        if self.guessing.remove(old) {
+            self.guessing.insert(new);
+        }
+        for owner in self.owners.values_mut().filter(|owner| *owner == old) {
+            *owner = new;
+        }
+    }
+
     pub(super) fn poll_output(&mut self) -> Option<Output> {
         self.out.pop_front()
     }

@@ -11,7 +11,7 @@
 //! # Kinds of methods
 //!
 //! - *Inputs*: [`set_relays`](PeerPaths::set_relays), [`set_named`](PeerPaths::set_named), [`session`](PeerPaths::session),
-//!   [`wanted`](PeerPaths::wanted), [`ask`](PeerPaths::ask), [`heard`](PeerPaths::heard), [`own_changed`](PeerPaths::own_changed),
+//!   [`renamed`](PeerPaths::renamed), [`wanted`](PeerPaths::wanted), [`ask`](PeerPaths::ask), [`heard`](PeerPaths::heard), [`own_changed`](PeerPaths::own_changed),
 //!   [`network_changed`](PeerPaths::network_changed), [`not_here`](PeerPaths::not_here),
 //!   [`relay_leaves`](PeerPaths::relay_leaves),
 //!   [`handle_probe`](PeerPaths::handle_probe), [`guess_answered`](PeerPaths::guess_answered),
@@ -256,6 +256,20 @@ impl PeerPaths {
         self.update_handshake();
         self.update_reason(now);
         self.send_asked(now);
+    }
+
+    /// The peer goes by another key from now on, also at the relays, and is where it was.
+    pub fn renamed(&mut self, peer: NodePublicKey, now: Monotonic) {
+        self.peer = peer;
+        // Whether the new key is at a relay is not known yet.
+        self.absent.clear();
+        let current = self.current.map(|current| current.renamed(peer));
+        if current != self.current {
+            self.current = current;
+            self.actions.push_back(PathAction::Use(current));
+        }
+        self.update_handshake();
+        self.update_reason(now);
     }
 
     /// Tells whether the path in use is not watched, since nothing is sent: then [`wanted`](PeerPaths::wanted) comes before

@@ -335,6 +335,21 @@ fn a_relay_that_stops_soon_is_left_for_another_and_kept_when_there_is_none() {
 }
 
 #[test]
+fn a_peer_with_another_key_is_where_it_was() {
+    let mut bench = Bench::new();
+    bench.paths.not_here(RelayId(key(9)), bench.now);
+    bench.paths.renamed(key(5), bench.now);
+    let there = Endpoint::Relayed {
+        relay: RelayId(key(9)),
+        peer: key(5),
+    };
+    assert_eq!(bench.paths.view().endpoint, Some(there));
+    bench.promote(1);
+    bench.paths.renamed(key(6), bench.now);
+    assert_eq!(bench.paths.view().endpoint, Some(direct(1)));
+}
+
+#[test]
 fn a_path_on_which_something_is_heard_is_not_asked() {
     let mut bench = Bench::new();
     bench.promote(1);

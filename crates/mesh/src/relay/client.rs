@@ -3,7 +3,7 @@
 //! # Kinds of methods
 //!
 //! - *Inputs*: [`connect`](RelayClient::connect), [`disconnect`](RelayClient::disconnect),
-//!   [`set_ticket`](RelayClient::set_ticket), [`network_changed`](RelayClient::network_changed),
+//!   [`set_ticket`](RelayClient::set_ticket), [`set_key`](RelayClient::set_key), [`network_changed`](RelayClient::network_changed),
 //!   [`check`](RelayClient::check), [`handle_frame`](RelayClient::handle_frame),
 //!   [`handle_timeout`](RelayClient::handle_timeout).
 //! - *Outputs*: [`poll_transmit`](RelayClient::poll_transmit), [`poll_event`](RelayClient::poll_event),
@@ -211,6 +211,15 @@ impl RelayClient {
             let renew = session.channel.seal(session.number, &Message::Renew(ticket));
             self.out.push_back(renew);
         }
+    }
+
+    /// Goes on under another key of ours, with the ticket for that one: the relay knows us by our key, so this says goodbye
+    /// and gets in anew.
+    pub fn set_key(&mut self, private_key: NodePrivateKey, ticket: SignedRelayTicket, now: Monotonic) {
+        self.disconnect();
+        self.private_key = private_key;
+        self.ticket = Some(ticket);
+        self.greet(0, now);
     }
 
     /// Tells the relay at once where we are now, or tries again at once to get in.

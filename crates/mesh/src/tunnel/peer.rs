@@ -85,6 +85,25 @@ impl Peer {
         }
     }
 
+    /// Our keys changed: initiations carry the current one first.
+    pub(crate) fn speak_as_current(&mut self) {
+        self.handshakes.speaks_as_other = false;
+    }
+
+    /// The peer goes by another key from now on; a handshake under way with the old one begins anew.
+    pub(crate) fn rename(&mut self, key: NodePublicKey, shared: &mut Shared, now: Now) {
+        self.key = key;
+        self.mac_keys = MacKeys::of(&key);
+        self.handshakes.forget_cookie();
+        let renamed = |endpoint: &mut Endpoint| *endpoint = endpoint.renamed(key);
+        self.endpoint.iter_mut().for_each(renamed);
+        self.heard_from.iter_mut().for_each(renamed);
+        self.handshake_endpoints.iter_mut().for_each(renamed);
+        if self.handshakes.is_under_way() {
+            self.send_initiation(shared, now);
+        }
+    }
+
     /// Takes a new configuration, the allowed IPs excepted: they are the tunnel's.
     pub(crate) fn configure(&mut self, config: &PeerConfig, shared: &mut Shared, now: Now) {
         self.preshared_key.clone_from(&config.preshared_key);

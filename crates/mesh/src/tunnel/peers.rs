@@ -57,6 +57,18 @@ impl Peers {
         id
     }
 
+    pub(crate) fn for_each(&mut self, act: impl FnMut(&mut Peer)) {
+        let peers = self.slots.iter_mut().flatten();
+        peers.map(|slot| &mut slot.peer).for_each(act);
+    }
+
+    /// A peer is found by another key from now on, which must not be in the table.
+    pub(crate) fn rename(&mut self, old: &NodePublicKey, new: NodePublicKey) -> Option<PeerId> {
+        let id = self.by_key.remove(old)?;
+        self.by_key.insert(new, id);
+        Some(id)
+    }
+
     pub(crate) fn remove(&mut self, key: &NodePublicKey) -> Option<Peer> {
         let id = self.by_key.remove(key)?;
         let slot = self.slots[id.0].take()?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
-use types::NodePrivateKey;
+use types::{NodePrivateKey, NodePublicKey};
 
 use super::TunnelEvent;
 use super::counters::{Counters, DropReason};
@@ -20,6 +20,8 @@ pub const EVENTS_MAX: usize = 16_384;
 
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
+    /// Another key that is ours for a while.
+    other: Option<Identity>,
     pub(crate) rng: ChaCha20Rng,
     /// Who is meant by the receiver index of a datagram.
     indices: BTreeMap<u32, PeerId>,
@@ -33,6 +35,7 @@ impl Shared {
     pub(crate) fn new(private_key: NodePrivateKey, seed: [u8; 32]) -> Self {
         Self {
             identity: Identity::new(private_key),
+            other: None,
             rng: ChaCha20Rng::from_seed(seed),
             indices: BTreeMap::new(),
             outbox: Outbox::default(),
@@ -40,6 +43,33 @@ impl Shared {
             counters: Counters::default(),
             mtu: types::MESH_MTU,
         }
+    }
+
+    pub(crate) fn set_keys(&mut self, current: NodePrivateKey, other: Option<NodePrivateKey>) {
+        self.identity = Identity::new(current);
+        let other = other.map(Identity::new);
+        self.other = other.filter(|other| other.public != self.identity.public);
+    }
+
+    pub(crate) fn is_own_key(&self, key: &NodePublicKey) -> bool {
+        let other = self.other.as_ref().map(|other| other.public);
+        self.identity.public == *key || other == Some(*key)
+    }
+
+    pub(crate) fn has_other_key(&self) -> bool {
+        self.other.is_some()
+    }
+
+    /// Returns which of our keys a peer is greeted with; the current one when there is no other.
+    pub(crate) fn speaking_as(&self, other: bool) -> &Identity {
+        self.other.as_ref().filter(|_| other).unwrap_or(&self.identity)
+    }
+
+    /// Returns which of our keys a handshake message is meant for, by its first MAC; the current one when for neither.
+    pub(crate) fn addressed(&self, message: &[u8]) -> &Identity {
+        let other = self.other.as_ref();
+        let is_meant = |other: &&Identity| other.mac_keys.accepts(message);
+        other.filter(is_meant).unwrap_or(&self.identity)
     }
 
     /// Draws the seed of one handshake.

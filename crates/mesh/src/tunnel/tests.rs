@@ -1,6 +1,7 @@
 //! Two tunnels side by side, datagrams carried by hand. Long and lossy runs are in the crate `sim`.
 
 mod hostile;
+mod keys;
 mod managed;
 mod timing;
 mod traffic;

@@ -8,7 +8,7 @@ use mesh::paths::PathView;
 use mesh::probe::Transaction;
 use mesh::tunnel::PeerStatus;
 use tokio::sync::{mpsc, oneshot};
-use types::{NodePublicKey, Now, PacketFilter, RelayId, SignedRelayTicket};
+use types::{NodePrivateKey, NodePublicKey, Now, PacketFilter, RelayId, SignedRelayTicket};
 
 use super::peer::Flow;
 use super::{Engine, Stopping};
@@ -34,6 +34,16 @@ pub(crate) enum Command {
     Remove {
         peer: NodePublicKey,
         reply: oneshot::Sender<bool>,
+    },
+    Rename {
+        old: NodePublicKey,
+        new: NodePublicKey,
+        reply: oneshot::Sender<bool>,
+    },
+    Keys {
+        /// The one to go by, and another one with which handshakes are taken.
+        keys: (NodePrivateKey, Option<NodePrivateKey>),
+        reply: oneshot::Sender<()>,
     },
     Connect {
         peer: NodePublicKey,
@@ -111,6 +121,13 @@ impl Engine {
             }
             Command::Remove { peer, reply } => {
                 let _ = reply.send(self.remove(&peer, now));
+            }
+            Command::Rename { old, new, reply } => {
+                let _ = reply.send(self.rename(&old, new, now));
+            }
+            Command::Keys { keys, reply } => {
+                self.mesh.set_keys(keys.0, keys.1);
+                let _ = reply.send(());
             }
             Command::Connect {
                 peer,
@@ -198,6 +215,14 @@ impl Engine {
                 self.peers.mark_dirty(&key);
             }
         }
+    }
+
+    fn rename(&mut self, old: &NodePublicKey, new: NodePublicKey, now: Now) -> bool {
+        let is_renamed = self.mesh.rename_peer(old, new, now);
+        if is_renamed {
+            self.peers.rename(old, new, now.mono);
+        }
+        is_renamed
     }
 
     fn remove(&mut self, key: &NodePublicKey, now: Now) -> bool {

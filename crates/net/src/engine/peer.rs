@@ -14,7 +14,7 @@ use crate::netstack::{
     ConnFailure, ConnId, ConnStatus, NetStack, Packets, ReadOutcome, SmolStack, StackConfig,
 };
 use crate::random;
-use crate::stream::{MeshStream, StreamCore, StreamFailure};
+use crate::stream::{MeshStream, PeerNumber, StreamCore, StreamFailure};
 
 /// What a connection of a stack is to the engine.
 pub(crate) enum Flow {
@@ -33,6 +33,7 @@ const SYN_PATIENCE: Duration = Duration::from_millis(700);
 
 pub(crate) struct Peer {
     pub(crate) key: NodePublicKey,
+    pub(crate) number: PeerNumber,
     pub(crate) locals: Vec<IpAddr>,
     pub(crate) stack: Option<Box<dyn NetStack>>,
     pub(crate) flows: BTreeMap<ConnId, Flow>,
@@ -46,9 +47,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(key: NodePublicKey) -> Self {
+    pub(crate) fn new(key: NodePublicKey, number: PeerNumber) -> Self {
         Self {
             key,
+            number,
             locals: Vec::new(),
             stack: None,
             flows: BTreeMap::new(),
@@ -343,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_stack_that_panics_is_thrown_away_and_the_next_packet_gets_a_new_one() {
-        let mut peer = Peer::new(NodePrivateKey::from_random([1; 32]).public());
+        let mut peer = Peer::new(NodePrivateKey::from_random([1; 32]).public(), PeerNumber(0));
         peer.stack = Some(Box::new(Broken));
         assert!(!peer.egress(Monotonic::ZERO, &mut Packets::default()));
         assert!(peer.is_broken && peer.stack.is_none());
@@ -357,9 +359,9 @@ mod tests {
         use tokio::io::AsyncReadExt as _;
 
         let key = NodePrivateKey::from_random([1; 32]).public();
-        let mut peer = Peer::new(key);
+        let mut peer = Peer::new(key, PeerNumber(0));
         let doorbell = Arc::new(crate::stream::Doorbell::new().expect("doorbell"));
-        let core = StreamCore::new((key, ConnId(1)), doorbell);
+        let core = StreamCore::new((PeerNumber(0), ConnId(1)), doorbell);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut stream = MeshStream::new(core.clone(), key, (nowhere, nowhere));
         let (reply, answer) = oneshot::channel();

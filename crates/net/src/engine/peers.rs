@@ -16,7 +16,7 @@ use crate::mesh_net::{ConnectError, NetCounters, Responder};
 use crate::netstack::{
     Admission, ConnId, ConnStatus, Datagram, Header, HeaderError, OpenError, Packets, StackConfig,
 };
-use crate::stream::{Doorbell, MeshStream, StreamCore, StreamId};
+use crate::stream::{Doorbell, MeshStream, PeerNumber, StreamCore, StreamId};
 
 /// Where streams to a port go.
 type Listeners = BTreeMap<u16, mpsc::Sender<MeshStream>>;
@@ -29,6 +29,9 @@ pub(crate) struct Peers {
     /// By UDP port: what is answered at once.
     pub(super) responders: BTreeMap<u16, Responder>,
     pub(super) counters: NetCounters,
+    /// Under which key each peer is in `map`.
+    keys: HashMap<PeerNumber, NodePublicKey>,
+    last_number: u64,
     /// Each once; whoever waits longest is served first.
     dirty: VecDeque<NodePublicKey>,
     deadlines: BTreeSet<(Monotonic, NodePublicKey)>,
@@ -43,6 +46,8 @@ impl Peers {
             listeners: BTreeMap::new(),
             responders: BTreeMap::new(),
             counters: NetCounters::default(),
+            keys: HashMap::new(),
+            last_number: 0,
             dirty: VecDeque::new(),
             deadlines: BTreeSet::new(),
             config,
@@ -51,14 +56,35 @@ impl Peers {
     }
 
     pub(super) fn upsert(&mut self, key: NodePublicKey, locals: Vec<IpAddr>, allowed: &[AllowedIp]) {
-        let peer = self.map.entry(key).or_insert_with(|| Peer::new(key));
+        let (keys, last_number) = (&mut self.keys, &mut self.last_number);
+        let peer = self.map.entry(key).or_insert_with(|| {
+            *last_number += 1;
+            let number = PeerNumber(*last_number);
+            keys.insert(number, key);
+            Peer::new(key, number)
+        });
         peer.restrict(locals, allowed);
         self.mark_dirty(&key);
     }
 
     /// Takes a peer out for good.
     pub(super) fn remove(&mut self, key: &NodePublicKey) -> Option<Peer> {
-        self.take_out(key)
+        let peer = self.take_out(key)?;
+        self.keys.remove(&peer.number);
+        Some(peer)
+    }
+
+    /// A peer goes by another key from now on, which must be nobody's; its streams stay.
+    pub(super) fn rename(&mut self, old: &NodePublicKey, new: NodePublicKey, now: Monotonic) {
+        let Some(mut peer) = self.take_out(old) else {
+            return;
+        };
+        peer.key = new;
+        // Its place in the queue stands under the old key.
+        peer.is_dirty = false;
+        self.keys.insert(peer.number, new);
+        self.put_back(peer, now);
+        self.mark_dirty(&new);
     }
 
     /// Takes a peer out to work on it; [`Peers::put_back`] is the way back.
@@ -124,7 +150,10 @@ impl Peers {
         Some(key)
     }
 
-    pub(super) fn touch_stream(&mut self, (key, conn): StreamId) {
+    pub(super) fn touch_stream(&mut self, (number, conn): StreamId) {
+        let Some(key) = self.keys.get(&number).copied() else {
+            return;
+        };
         if let Some(peer) = self.map.get_mut(&key) {
             peer.touch(conn);
             self.mark_dirty(&key);
@@ -225,7 +254,7 @@ impl Peers {
     }
 
     fn open(&self, peer: &mut Peer, conn: ConnId) -> MeshStream {
-        let core = StreamCore::new((peer.key, conn), self.doorbell.clone());
+        let core = StreamCore::new((peer.number, conn), self.doorbell.clone());
         let stack = peer.stack.as_ref().expect("the connection is in a stack");
         let stream = MeshStream::new(core.clone(), peer.key, stack.addresses(conn));
         peer.flows.insert(conn, Flow::Open(core));

@@ -33,6 +33,8 @@ pub(super) struct Handshakes {
     greatest_stamp: Option<Tai64n>,
     /// Whether the current session's coming end made us start a handshake already.
     pub(super) started_at_last_minute: bool,
+    /// Whether our next initiation carries the other of our keys, since the peer did not answer to the current one.
+    pub(super) speaks_as_other: bool,
     jar: CookieJar,
 }
 
@@ -50,6 +52,11 @@ impl Handshakes {
     /// Returns when the attempt under way began.
     pub(super) fn started(&self) -> Option<Monotonic> {
         self.attempt.as_ref().map(|attempt| attempt.started)
+    }
+
+    /// The cookie was for the key before.
+    pub(super) fn forget_cookie(&mut self) {
+        self.jar = CookieJar::default();
     }
 
     /// Ends the attempt under way; returns the index that is free now.
@@ -77,7 +84,8 @@ impl Peer {
         shared.free_indices(self.handshakes.cancel());
         let stamp = Tai64n::next(self.handshakes.last_stamp, now.wall);
         let (index, seed) = (shared.take_index(self.id), shared.seed());
-        let (initiating, mut message) = Initiating::start(&shared.identity, &self.key, index, stamp, seed);
+        let own = shared.speaking_as(self.handshakes.speaks_as_other);
+        let (initiating, mut message) = Initiating::start(own, &self.key, index, stamp, seed);
         self.handshakes.jar.stamp(&self.mac_keys, &mut message, now.mono);
         self.handshakes.attempt = Some(Attempt { initiating, started });
         self.handshakes.last_stamp = Some(stamp);

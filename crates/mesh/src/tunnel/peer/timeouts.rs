@@ -55,6 +55,9 @@ impl Peer {
     fn retransmit(&mut self, shared: &mut Shared, now: Now) {
         let started = self.handshakes.started();
         if started.is_none_or(|started| now.mono.since(started) < REKEY_ATTEMPT_TIME) {
+            // The peer may know us by the other one of our keys.
+            let is_unanswered = started.is_some() && shared.has_other_key();
+            self.handshakes.speaks_as_other ^= is_unanswered;
             self.send_initiation(shared, now);
             return;
         }

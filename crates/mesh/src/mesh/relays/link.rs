@@ -1,0 +1,123 @@
+//! One relay as the mesh keeps it: over what frames go there, and what was seen of it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_core::Rng as _;
+use types::{Monotonic, NodePrivateKey, SignedRelayTicket};
+
+use super::{Link, RelayConfig, RelayView, STREAM_LINGER, Stream, UDP_PATIENCE, stun_request};
+use crate::endpoint::SocketNumber;
+use crate::mesh::{Datagrams, Output, StreamFrames};
+use crate::relay::client::{ClientEvent, RelayClient};
+use crate::stun;
+
+impl Link {
+    pub(in crate::mesh) fn new(
+        config: RelayConfig,
+        ticket: Option<SignedRelayTicket>,
+        private_key: &NodePrivateKey,
+        rng: &mut ChaCha20Rng,
+    ) -> Self {
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let view = RelayView {
+            id: config.id,
+            is_up: false,
+            is_stream: false,
+            observed: None,
+            observed_besides: None,
+            rtt: None,
+            is_draining: false,
+        };
+        Self {
+            client: RelayClient::new(config.id, private_key.clone(), ticket, seed),
+            view,
+            config,
+            address: 0,
+            stream: Stream::Closed,
+            transport_due: None,
+            question: None,
+            question_besides: None,
+            is_udp_silent: false,
+            is_from_stream: false,
+        }
+    }
+
+    /// How long UDP has to work before something else is done.
+    pub(in crate::mesh) fn patience(&self) -> Duration {
+        if self.stream == Stream::Leaving {
+            STREAM_LINGER
+        } else {
+            UDP_PATIENCE
+        }
+    }
+
+    pub(in crate::mesh) fn udp(&self) -> Option<SocketAddr> {
+        self.config.udp.get(self.address).copied()
+    }
+
+    /// Asks how the relay's second port sees us, in the family in which the first one does.
+    pub(in crate::mesh) fn ask_besides(&mut self, transaction: stun::TransactionId) -> Option<Output> {
+        let udp = self.udp().filter(|_| self.stream != Stream::Open)?;
+        let mut ports = self.config.stun.iter();
+        let to = ports.find(|port| port.is_ipv4() == udp.is_ipv4())?;
+        self.question_besides = Some(transaction);
+        Some(stun_request(*to, transaction))
+    }
+
+    /// Takes how the second port sees us; returns what tells of it when that is news.
+    pub(in crate::mesh) fn seen_besides(&mut self, address: SocketAddr) -> Option<ClientEvent> {
+        let before = self.view.observed_besides.replace(address);
+        let (observed, rtt) = self.view.observed.zip(self.view.rtt)?;
+        (before != Some(address)).then_some(ClientEvent::Confirmed { observed, rtt })
+    }
+
+    /// Sends frames over what is in use.
+    pub(in crate::mesh) fn output(&self, bytes: Vec<u8>, frame_len: usize) -> Option<Output> {
+        if self.stream == Stream::Open {
+            return Some(Output::Stream(StreamFrames {
+                relay: self.view.id,
+                frame_len,
+                bytes,
+            }));
+        }
+        Some(Output::Datagrams(Datagrams {
+            socket: SocketNumber::MAIN,
+            to: self.udp()?,
+            segment_len: frame_len,
+            bytes,
+        }))
+    }
+
+    pub(in crate::mesh) fn note(&mut self, event: ClientEvent, now: Monotonic) {
+        // A relay that takes us in anew has come back from whatever it announced.
+        self.view.is_draining &= !matches!(event, ClientEvent::Up { .. });
+        match event {
+            ClientEvent::Up { observed, rtt } | ClientEvent::Confirmed { observed, rtt } => {
+                self.view.is_up = true;
+                self.view.rtt = Some(rtt);
+                // What comes late over a WebSocket that is left says nothing of UDP.
+                if self.is_from_stream == self.view.is_stream {
+                    // Behind a NAT that started anew the second port's answer is of before.
+                    let is_same = self.view.observed == Some(observed);
+                    self.view.observed_besides = self.view.observed_besides.filter(|_| is_same);
+                    self.view.observed = Some(observed);
+                }
+                if !self.is_from_stream && !self.view.is_stream {
+                    self.is_udp_silent = false;
+                    self.transport_due = self.transport_due.filter(|_| self.stream == Stream::Leaving);
+                }
+            }
+            ClientEvent::Down => {
+                self.view.is_up = false;
+                self.view.observed = None;
+                self.view.observed_besides = None;
+                self.transport_due = Some(now + UDP_PATIENCE);
+            }
+            ClientEvent::Draining { .. } => self.view.is_draining = true,
+            ClientEvent::NotHere { .. } | ClientEvent::TooMuch => {}
+        }
+    }
+}
