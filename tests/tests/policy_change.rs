@@ -14,6 +14,7 @@ use e2e::world::{SOON, World};
 use net::{ConnectError, MeshNet, MeshNetConfig};
 use node::backoff::Backoff;
 use node::control_client::ControlClient;
+use node::keyring::Keyring;
 use node::link_state::{self, LinkState};
 use node::membership::Membership;
 use node::state_dir::StateDir;
@@ -42,25 +43,24 @@ impl Member {
 
     async fn start(api: &Runmesh, state: &Path) -> Self {
         let state_dir = Arc::new(StateDir::open(state).expect("the daemon has left it"));
-        let private_key = state_dir.node_key().expect("a key");
+        let keyring = Arc::new(Keyring::open(state_dir.clone()).expect("keys"));
         let record = link_state::read(&state_dir).expect("readable").expect("a record");
         let LinkState::Linked(pinned) = record.state else {
             panic!("not linked");
         };
-        let (key, now) = (private_key.public(), net::clock::Clock::new().now().wall);
+        let (key, now) = (keyring.public(), net::clock::Clock::new().now().wall);
         let board = StatusBoard::new("test".to_owned(), key, now);
         let listen = "127.0.0.1:0".parse().expect("an address");
         let config = MeshNetConfig {
-            private_key: private_key.clone(),
+            private_key: keyring.current(),
             listen,
         };
         let mesh = MeshNet::start(config).expect("a mesh");
         mesh.set_local(vec![mesh.local_addr()]).await;
         let signing_key = state_dir.signing_key().expect("a key").public();
-        let (membership, reports) = Membership::new(mesh.clone(), key, *pinned, state_dir, board.clone());
+        let (membership, reports) = Membership::new(mesh.clone(), keyring, *pinned, state_dir, board.clone());
         let client = ControlClient {
             server_url: api.url.parse().expect("a URL"),
-            private_key,
             signing_key,
             app_version: "test".to_owned(),
             membership: membership.clone(),

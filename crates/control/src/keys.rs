@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use net::key_file;
-use types::{NodePrivateKey, SigningPrivateKey};
+use types::{NodePrivateKey, NodePublicKey, SigningPrivateKey};
 
 /// The keys of one control plane.
 #[derive(Clone, Debug)]
@@ -28,5 +28,11 @@ impl ControlKeys {
             relay: key_file::open(&data_dir.join("relay.key"))?,
             relay_tickets: key_file::open(&data_dir.join("relay-tickets.key"))?,
         })
+    }
+
+    /// Tells whether a key is one of these, so that no node can have it.
+    pub(crate) fn include(&self, key: &NodePublicKey) -> bool {
+        let own = [&self.platform, &self.noise, &self.relay];
+        own.iter().any(|own| own.public() == *key)
     }
 }

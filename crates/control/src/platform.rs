@@ -69,6 +69,12 @@ impl Platform {
         self.net.upsert_peer(config, vec![own]).await;
     }
 
+    /// A node goes by another key from now on; its session and its streams stay.
+    pub(crate) async fn rename(&self, old: NodePublicKey, new: NodePublicKey) {
+        let known = self.net.rename_peer(old, new).await;
+        tracing::info!(%old, %new, known, "a node has another key");
+    }
+
     /// Shuts a node out: when this returns, its session is dropped and its streams are reset.
     pub(crate) async fn expel(&self, key: NodePublicKey) {
         let known = self.net.remove_peer(key).await;

@@ -195,8 +195,7 @@ pub async fn serve_with(config: ServeConfig, tuning: Tuning) -> Result<Server, S
         .await
         .map_err(|error| ServeError::Database(error.message))?;
     let stop = CancellationToken::new();
-    tokio::spawn(use_relays(Arc::clone(&app), stop.clone()));
-    tokio::spawn(app::ephemeral::sweep_until(Arc::clone(&app), stop.clone()));
+    begin_work(&app, &stop);
     orchestrator::start(&app, &stop)
         .await
         .map_err(|error| ServeError::Mesh(error.to_string()))?;
@@ -222,6 +221,13 @@ fn app_config(public_url: &Url, tuning: Tuning) -> AppConfig {
         body_timeout: tuning.body_timeout.unwrap_or(BODY_TIMEOUT),
         frame_timeout: tuning.frame_timeout.unwrap_or(FRAME_TIMEOUT),
     }
+}
+
+/// Begins what goes on by itself until `stop`.
+fn begin_work(app: &Arc<App>, stop: &CancellationToken) {
+    tokio::spawn(use_relays(Arc::clone(app), stop.clone()));
+    tokio::spawn(app::ephemeral::sweep_until(Arc::clone(app), stop.clone()));
+    tokio::spawn(app::node_keys::sweep_until(Arc::clone(app), stop.clone()));
 }
 
 impl Server {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use axum::extract::ws::{Message, WebSocket};
 use mesh::control_stream::{Channel, Responder};
 use types::control::{FromNode, Hello, ToNode};
-use types::{Generation, NodeStatus};
+use types::{Generation, NodePublicKey, NodeStatus};
 
+use crate::app::node_keys::{self, Holder, Standing};
 use crate::app::{AppError, netmap, presence};
 use crate::given::Given;
 use crate::http::Shared;
@@ -25,6 +26,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The first capability version that takes relay tickets.
 const RELAY_CAPABILITY: u32 = 2;
+
+/// The first capability version that is told which key is the node's.
+const KEYS_CAPABILITY: u32 = 5;
 
 /// How long a stream may be silent before it counts as dead.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -59,6 +63,8 @@ enum End {
     Channel(#[from] mesh::control_stream::ChannelError),
     #[error("the key is no node's")]
     Unknown,
+    #[error("the node has another key by now")]
+    OldKey,
     #[error("the first message is no hello")]
     NoHello,
     #[error("the node reports too often")]
@@ -128,18 +134,56 @@ async fn attend(
 async fn open(app: &Shared, link: &mut Link) -> Result<(NodeRow, Hello), End> {
     let first = link.binary().await?;
     let accepted = Responder::new(&app.keys.noise, secrets::bytes()).accept(&first)?;
-    let row = presence::find(app, &accepted.node).await?.ok_or(End::Unknown)?;
+    let holder = node_keys::holder(app, &accepted.node)
+        .await?
+        .ok_or(End::Unknown)?;
     link.socket.send(Message::Binary(accepted.message.into())).await?;
     link.channel = Some(accepted.channel);
-    loop {
+    let hello = loop {
         if let Some(message) = link.message().await? {
             let FromNode::Hello(mut hello) = message else {
                 return Err(End::NoHello);
             };
             hello.clamp();
-            return Ok((row, *hello));
+            break *hello;
+        }
+    };
+    let row = settle_key(app, link, holder, accepted.node).await?;
+    Ok((row, hello))
+}
+
+/// Does what the key means with which the stream was opened. Not before the hello: the handshake alone may be a replay.
+async fn settle_key(
+    app: &Shared,
+    link: &mut Link,
+    holder: Holder,
+    key: NodePublicKey,
+) -> Result<NodeRow, End> {
+    let row = holder.row;
+    if row.node.status == NodeStatus::Revoked {
+        return Ok(row);
+    }
+    match holder.standing {
+        Standing::InForce => Ok(row),
+        Standing::Offered => {
+            let changed = node_keys::put_into_force(app, &row, key).await?;
+            changed.ok_or(End::Unknown)
+        }
+        Standing::Previous => {
+            tell_key(app, link, &row).await?;
+            Err(End::OldKey)
         }
     }
+}
+
+async fn tell_key(app: &Shared, link: &mut Link, row: &NodeRow) -> Result<(), End> {
+    let previous_until = node_keys::previous_until(app, row).await?;
+    let public_key = row.node.public_key;
+    link.send(&ToNode::KeyInForce {
+        public_key,
+        previous_until,
+    })
+    .await
 }
 
 async fn session(
@@ -153,6 +197,9 @@ async fn session(
     }
     tracing::info!(node = %row.node.id, capability = hello.capability_version, "a node is online");
     let mut changes = attendance.changes.clone();
+    if hello.capability_version >= KEYS_CAPABILITY {
+        tell_key(app, link, row).await?;
+    }
     let mut given = greet(app, link, row, hello.generation).await?;
     note(app, attendance, row, given.in_force());
     let reports = Buckets::new(REPORTS);
@@ -244,7 +291,10 @@ async fn take(
     (message, reports): (FromNode, &Buckets),
 ) -> Result<(), End> {
     let (org, id) = (row.node.org_id, row.node.id);
-    let counted = matches!(message, FromNode::Endpoints { .. } | FromNode::Path { .. });
+    let counted = matches!(
+        message,
+        FromNode::Endpoints { .. } | FromNode::Path { .. } | FromNode::OfferKey { .. }
+    );
     if counted && reports.take("", app.clock.now().mono).is_err() {
         return Err(End::TooMany);
     }
@@ -258,6 +308,13 @@ async fn take(
         } => presence::path(app, (org, id), peer_id, (path, reason)).await?,
         FromNode::NetmapRefused { generation, .. } => {
             tracing::warn!(node = %id, generation = generation.0, "a node refused its netmap");
+        }
+        FromNode::OfferKey { public_key } => {
+            let answer = match node_keys::offer(app, row, &public_key).await? {
+                Ok(()) => ToNode::KeyNoted { public_key },
+                Err(reason) => ToNode::KeyRefused { public_key, reason },
+            };
+            link.send(&answer).await?;
         }
         // The session has taken what is in force.
         FromNode::NetmapApplied { .. } => {}

@@ -15,13 +15,15 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 use types::control::{CAPABILITY_VERSION, FromNode, Hello, ToNode};
-use types::{DisplayText, Generation, NodePrivateKey, SigningPublicKey};
+use types::{DisplayText, Generation, NodePublicKey, SigningPublicKey, Timestamp};
 use url::Url;
 
 use crate::backoff::Backoff;
 use crate::config::OnTalk;
+use crate::keyring::{InForce, KeyView};
 use crate::link::with_causes;
 use crate::membership::Membership;
+use crate::state_dir::StateDirError;
 use crate::status::{Connection, StatusBoard};
 use crate::talk::Talk;
 
@@ -61,6 +63,12 @@ pub enum StreamError {
     /// The server closed the stream.
     #[error("the control plane closed the stream{0}")]
     Closed(String),
+    /// The node has a key by now that is not on this device.
+    #[error("this node has another key by now, which is not in the state directory: {0}")]
+    ForeignKey(NodePublicKey),
+    /// The keys cannot be kept.
+    #[error("the node's keys cannot be kept: {0}")]
+    Keys(#[from] StateDirError),
 }
 
 impl From<tungstenite::Error> for StreamError {
@@ -73,8 +81,6 @@ impl From<tungstenite::Error> for StreamError {
 pub struct ControlClient {
     /// The server's address, `http` or `https`.
     pub server_url: Url,
-    /// This node's key.
-    pub private_key: NodePrivateKey,
     /// The key with which it signs records.
     pub signing_key: SigningPublicKey,
     /// The version of the program.
@@ -100,8 +106,9 @@ impl ControlClient {
         loop {
             let opened = Instant::now();
             let error = match timeout(OPEN_TIMEOUT, self.open()).await {
-                Ok(Ok((socket, channel))) => match self.talk(socket, channel).await {
-                    Ok(()) => return,
+                Ok(Ok((stream, key))) => match self.talk(stream, key).await {
+                    Ok(End::Revoked) => return,
+                    Ok(End::OtherKey) => continue,
                     Err(error) => {
                         told = false;
                         error
@@ -113,6 +120,7 @@ impl ControlClient {
             if opened.elapsed() > SETTLED {
                 self.backoff.succeeded();
             }
+            self.membership.keyring().turn();
             let retry_in = self.backoff.after_failure();
             let reason = error.to_string();
             tracing::info!(reason, ?retry_in, "control stream is down");
@@ -125,22 +133,28 @@ impl ControlClient {
         }
     }
 
-    async fn open(&self) -> Result<(Socket, Channel), StreamError> {
+    /// Opens a stream; returns with which key.
+    async fn open(&self) -> Result<(Stream, NodePublicKey), StreamError> {
+        let keyring = self.membership.keyring();
+        keyring.expire(Clock::new().now().wall)?;
+        // Before the key to be can be in force, so that nobody who hears of it is turned away.
+        self.membership.use_keys().await;
+        let private_key = keyring.to_open_with();
         let config = WebSocketConfig::default()
             .max_message_size(Some(WEBSOCKET_MESSAGE_BYTES_MAX))
             .max_frame_size(Some(WEBSOCKET_MESSAGE_BYTES_MAX));
         let url = control_url(&self.server_url);
         let (mut socket, _) = connect_async_with_config(url.as_str(), Some(config), true).await?;
         let control_key = &self.membership.pinned().control_key;
-        let initiator = Initiator::new(&self.private_key, control_key, net::random::bytes());
+        let initiator = Initiator::new(&private_key, control_key, net::random::bytes());
         socket.send(Message::binary(initiator.message())).await?;
         let second = next_binary(&mut socket).await?;
-        Ok((socket, initiator.finish(&second)?))
+        let channel = initiator.finish(&second)?;
+        Ok((Stream { socket, channel }, private_key.public()))
     }
 
-    /// Ends well only when the node was shut out.
-    async fn talk(&mut self, socket: Socket, channel: Channel) -> Result<(), StreamError> {
-        let mut stream = Stream { socket, channel };
+    /// Talks until the stream ends, well or not.
+    async fn talk(&mut self, mut stream: Stream, key: NodePublicKey) -> Result<End, StreamError> {
         stream.say(&FromNode::Hello(Box::new(self.hello().await))).await?;
         for report in self.membership.all_paths() {
             stream.say(&report).await?;
@@ -151,19 +165,45 @@ impl ControlClient {
         (self.on_talk)(&Talk::ControlConnected);
         let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         let mut heard = Instant::now();
+        let mut keys = self.membership.keyring().follow();
+        let mut offer = Offer::default();
         loop {
+            let (offered, previous_until) = {
+                let keys = keys.borrow_and_update();
+                (offer.due(&keys), keys.previous_until)
+            };
+            if let Some(offered) = offered {
+                stream.say(&offered).await?;
+            }
             tokio::select! {
                 message = next_binary(&mut stream.socket) => {
                     heard = Instant::now();
                     if let Some(json) = stream.channel.open(&message?)? {
                         match self.heard(&json).await {
-                            Heard::Revoked => return Ok(()),
+                            Heard::Revoked => return Ok(End::Revoked),
                             Heard::Answer(answer) => stream.say(&answer).await?,
+                            Heard::Key { public_key, previous_until } => {
+                                self.take_key(&public_key, previous_until).await?;
+                                if public_key != key {
+                                    return Ok(End::OtherKey);
+                                }
+                                offer.is_understood = true;
+                            }
+                            Heard::KeyNoted => return Ok(End::OtherKey),
+                            Heard::KeyRefused { public_key, reason } => {
+                                tracing::warn!(key = %public_key, reason, "the control plane refuses the new key");
+                                self.membership.keyring().refused(&public_key, reason)?;
+                            }
                             Heard::Nothing => {}
                         }
                     }
                 }
                 Some(report) = self.reports.recv() => stream.say(&report).await?,
+                Ok(()) = keys.changed() => {}
+                () = previous_over(previous_until) => {
+                    self.membership.keyring().expire(Clock::new().now().wall)?;
+                    self.membership.use_keys().await;
+                }
                 _ = ping.tick() => {
                     if heard.elapsed() > SILENCE_MAX {
                         return Err(StreamError::Silent);
@@ -172,6 +212,21 @@ impl ControlClient {
                 }
             }
         }
+    }
+
+    /// Takes the control plane's word of which key is in force.
+    async fn take_key(
+        &self,
+        key: &NodePublicKey,
+        previous_until: Option<Timestamp>,
+    ) -> Result<(), StreamError> {
+        match self.membership.keyring().in_force(key, previous_until)? {
+            InForce::Unknown => return Err(StreamError::ForeignKey(*key)),
+            InForce::AsBefore => {}
+            InForce::Changed => tracing::info!(%key, "this node has a new key"),
+        }
+        self.membership.use_keys().await;
+        Ok(())
     }
 
     async fn heard(&self, json: &[u8]) -> Heard {
@@ -187,6 +242,21 @@ impl ControlClient {
                 self.membership.mesh().set_ticket(ticket).await;
                 Heard::Nothing
             }
+            Ok(ToNode::KeyInForce {
+                public_key,
+                previous_until,
+            }) => Heard::Key {
+                public_key,
+                previous_until,
+            },
+            Ok(ToNode::KeyNoted { public_key }) => match self.membership.keyring().noted(&public_key) {
+                true => Heard::KeyNoted,
+                false => Heard::Nothing,
+            },
+            Ok(ToNode::KeyRefused { public_key, reason }) => Heard::KeyRefused {
+                public_key,
+                reason: reason.to_string(),
+            },
             Ok(ToNode::Revoked) => Heard::Revoked,
             Ok(ToNode::Pong) => Heard::Nothing,
             Err(error) => unreadable(json, &error),
@@ -206,9 +276,49 @@ impl ControlClient {
     }
 }
 
+/// Why a stream ended that did what it was for.
+enum End {
+    /// The node was shut out.
+    Revoked,
+    /// The next one is opened at once, with another key.
+    OtherKey,
+}
+
+/// The key to be, as it is offered on one stream: once, and only to a control plane that says which key is in force.
+#[derive(Default)]
+struct Offer {
+    is_understood: bool,
+    offered: Option<NodePublicKey>,
+}
+
+impl Offer {
+    fn due(&mut self, keys: &KeyView) -> Option<FromNode> {
+        let next = keys.next.filter(|_| self.is_understood)?;
+        let public_key = next;
+        (self.offered.replace(next) != Some(next)).then_some(FromNode::OfferKey { public_key })
+    }
+}
+
+/// Waits until the key before is not taken any more; for ever when there is none.
+async fn previous_over(until: Option<Timestamp>) {
+    match until {
+        Some(until) => sleep(until.since(Clock::new().now().wall)).await,
+        None => std::future::pending().await,
+    }
+}
+
 enum Heard {
     Nothing,
     Answer(FromNode),
+    Key {
+        public_key: NodePublicKey,
+        previous_until: Option<Timestamp>,
+    },
+    KeyNoted,
+    KeyRefused {
+        public_key: NodePublicKey,
+        reason: String,
+    },
     Revoked,
 }
 

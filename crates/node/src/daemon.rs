@@ -11,7 +11,7 @@ use net::{MeshNet, MeshNetConfig};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use types::{NodePrivateKey, SigningPrivateKey};
+use types::SigningPrivateKey;
 use url::Url;
 
 use crate::backoff::Backoff;
@@ -21,6 +21,7 @@ use crate::footprint::give_back_at_rest;
 use crate::host::HostPlace;
 use crate::journal_file::OpenError;
 use crate::journal_keeper::JournalKeeper;
+use crate::keyring::Keyring;
 use crate::link::{LinkError, Linker};
 use crate::link_state::{self, LinkRecord, LinkState, PendingCode, Pinned};
 use crate::local_api::{self, LocalState};
@@ -101,7 +102,7 @@ pub async fn run(config: NodeConfig, shutdown: CancellationToken) -> Result<Exit
 struct Daemon {
     config: NodeConfig,
     state_dir: Arc<StateDir>,
-    private_key: NodePrivateKey,
+    keyring: Arc<Keyring>,
     signing_key: SigningPrivateKey,
     board: StatusBoard,
     record: Option<LinkRecord>,
@@ -129,11 +130,11 @@ impl Serving {
 impl Daemon {
     fn open(config: NodeConfig, shutdown: CancellationToken) -> Result<Self, NodeError> {
         let state_dir = Arc::new(StateDir::open(&config.state_dir)?);
-        let private_key = state_dir.node_key()?;
+        let keyring = Arc::new(Keyring::open(state_dir.clone())?);
         let signing_key = state_dir.signing_key()?;
         let board = StatusBoard::new(
             config.app_version.clone(),
-            private_key.public(),
+            keyring.public(),
             Clock::new().now().wall,
         );
         let policy_path = state_dir.file("policy.toml");
@@ -160,7 +161,7 @@ impl Daemon {
             tun,
             config,
             state_dir,
-            private_key,
+            keyring,
             signing_key,
             board,
             record,
@@ -176,6 +177,7 @@ impl Daemon {
         let state = LocalState {
             board: self.board.clone(),
             sidecar: self.sidecar.clone(),
+            keyring: self.keyring.clone(),
             shutdown: self.shutdown.clone(),
         };
         let until = CancellationToken::new();
@@ -237,7 +239,7 @@ impl Daemon {
         let linker = Linker {
             client: Client::new(&server_url, None).map_err(LinkError::Refused)?,
             server_url,
-            public_key: self.private_key.public(),
+            public_key: self.keyring.public(),
             about,
             state_dir: &self.state_dir,
             board: &self.board,
@@ -256,10 +258,9 @@ impl Daemon {
         let (mesh, host) = self.start_mesh().await?;
         let address = mesh.local_addr().to_string();
         self.board.change(|status| status.mesh_address = Some(address));
-        let own_key = self.private_key.public();
         let (membership, reports) = Membership::new(
             mesh.clone(),
-            own_key,
+            self.keyring.clone(),
             pinned,
             self.state_dir.clone(),
             self.board.clone(),
@@ -273,7 +274,6 @@ impl Daemon {
         let following = AbortOnDropHandle::new(tokio::spawn(whereabouts.follow()));
         let control = ControlClient {
             server_url: self.server_url.clone(),
-            private_key: self.private_key.clone(),
             signing_key: self.signing_key.public(),
             app_version: self.config.app_version.clone(),
             membership: membership.clone(),
@@ -298,7 +298,7 @@ impl Daemon {
     /// Starts the mesh, in TUN mode with the host in it.
     async fn start_mesh(&mut self) -> Result<(MeshNet, Option<HostPlace>), NodeError> {
         let config = MeshNetConfig {
-            private_key: self.private_key.clone(),
+            private_key: self.keyring.current(),
             listen: self.config.listen,
         };
         let Some(tun) = self.tun.take() else {

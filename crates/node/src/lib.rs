@@ -14,6 +14,7 @@ pub mod footprint;
 mod host;
 pub mod journal_file;
 pub mod journal_keeper;
+pub mod keyring;
 pub mod link;
 pub mod link_state;
 pub mod local_api;

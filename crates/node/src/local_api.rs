@@ -7,12 +7,14 @@
 //! | GET | `/netcheck` | [`Netcheck`] |
 //! | POST | `/pings` | [`PingEvent`] lines until every ping has an answer or none, for a [`PingRequest`] ([`pings`]) |
 //! | POST | `/runs` | [`RunStarted`], for a [`StartRun`] (contract §5, `origin: "device"`) |
+//! | POST | `/key` | [`KeyRotated`]: the node has made itself another key, and it is in force ([`keys`]) |
 //! | POST | `/shutdown` | nothing; the daemon stops in good order |
 //! | POST | `/forwards` | [`PortEvent`] lines as long as the connection lasts, for a [`ForwardRequest`] ([`ports`]) |
 //! | POST | `/exposed` | [`PortEvent`] lines as long as the connection lasts, for an [`ExposeRequest`] ([`ports`]) |
 //!
 //! A no is a [`LocalError`] in the contract's envelope, whatever the reason: `{"error":{"code":…,"message":…}}`.
 
+pub mod keys;
 mod lines;
 pub mod netcheck;
 pub mod pings;
@@ -41,6 +43,8 @@ use types::{AgentSlug, RolloutId, RunId, RunStatus, ThreadId};
 /// The words of paths, for those who read what this API answers.
 pub use types::{PathKind, PathReason};
 
+use crate::keyring::Keyring;
+pub use crate::local_api::keys::KeyRotated;
 pub use crate::local_api::netcheck::Netcheck;
 pub use crate::local_api::pings::{PingEvent, PingRequest};
 pub use crate::local_api::ports::{ExposeRequest, ForwardRequest, PortEvent};
@@ -107,6 +111,8 @@ pub struct LocalState {
     pub board: StatusBoard,
     /// The sidecar, once the device is a node.
     pub sidecar: Arc<OnceLock<Arc<Sidecar>>>,
+    /// The node's keys.
+    pub keyring: Arc<Keyring>,
     /// Stops the daemon.
     pub shutdown: CancellationToken,
 }
@@ -129,6 +135,7 @@ pub async fn serve(listener: UnixListener, state: LocalState, until: Cancellatio
         .route("/netcheck", get(netcheck::netcheck))
         .route("/pings", post(pings::ping))
         .route("/runs", post(start_run))
+        .route("/key", post(keys::rotate))
         .route("/shutdown", post(shut_down))
         .route("/forwards", post(ports::forward))
         .route("/exposed", post(ports::expose))

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::local_api::{
-    ExposeRequest, ForwardRequest, LocalError, LocalErrorEnvelope, Netcheck, PingEvent, PingRequest,
-    PortEvent, RunStarted, SOCKET, StartRun,
+    ExposeRequest, ForwardRequest, KeyRotated, LocalError, LocalErrorEnvelope, Netcheck, PingEvent,
+    PingRequest, PortEvent, RunStarted, SOCKET, StartRun,
 };
 use crate::status::Status;
 
@@ -84,6 +84,11 @@ impl LocalClient {
     pub async fn start_run(&self, request: &StartRun) -> Result<RunStarted, LocalClientError> {
         let body = serde_json::to_vec(request).map_err(|error| broken(&error))?;
         self.call(Method::POST, "/runs", body).await
+    }
+
+    /// Has the node make itself another key, and waits until it is in force.
+    pub async fn rotate_key(&self) -> Result<KeyRotated, LocalClientError> {
+        self.call(Method::POST, "/key", Vec::new()).await
     }
 
     /// Asks the daemon to stop in good order; it goes on to stop after this returns.
@@ -242,18 +247,22 @@ fn broken(error: &dyn std::error::Error) -> LocalClientError {
 mod tests {
     use net::clock::Clock;
     use tokio_util::sync::CancellationToken;
-    use types::NodePrivateKey;
 
     use super::*;
+    use crate::keyring::Keyring;
     use crate::local_api::{LocalState, bind, serve};
+    use crate::state_dir::StateDir;
     use crate::status::{LinkStatus, StatusBoard};
 
     /// A local API of a device that is not linked; the token ends it.
     fn daemon(dir: &Path) -> (LocalState, CancellationToken, tokio::task::JoinHandle<()>) {
-        let key = NodePrivateKey::from_random([7; 32]).public();
+        let state_dir = StateDir::open(&dir.join("state")).expect("opens");
+        let keyring = Keyring::open(std::sync::Arc::new(state_dir)).expect("keys");
+        let key = keyring.public();
         let state = LocalState {
             board: StatusBoard::new("1".to_owned(), key, Clock::new().now().wall),
             sidecar: std::sync::Arc::default(),
+            keyring: std::sync::Arc::new(keyring),
             shutdown: CancellationToken::new(),
         };
         let until = CancellationToken::new();

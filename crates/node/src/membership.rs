@@ -5,6 +5,7 @@
 
 mod paths;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use types::control::FromNode;
 use types::netmap::ENDPOINTS_MAX;
 use types::{Generation, Netmap, NodeKind, NodePublicKey, PathReason, PeerRecord, RelayId};
 
+use crate::keyring::Keyring;
 use crate::link_state::Pinned;
 use crate::state_dir::StateDir;
 use crate::status::{NodeSummary, StatusBoard};
@@ -33,7 +35,7 @@ const REPORTS_MAX: usize = 256;
 /// The netmap in force and what follows from it.
 pub struct Membership {
     mesh: MeshNet,
-    own_key: NodePublicKey,
+    keyring: Arc<Keyring>,
     pinned: Pinned,
     state_dir: Arc<StateDir>,
     board: StatusBoard,
@@ -50,7 +52,7 @@ impl Membership {
     #[must_use]
     pub fn new(
         mesh: MeshNet,
-        own_key: NodePublicKey,
+        keyring: Arc<Keyring>,
         pinned: Pinned,
         state_dir: Arc<StateDir>,
         board: StatusBoard,
@@ -58,7 +60,7 @@ impl Membership {
         let (reports, receiver) = mpsc::channel(REPORTS_MAX);
         let membership = Self {
             mesh,
-            own_key,
+            keyring,
             pinned,
             state_dir,
             board,
@@ -186,8 +188,14 @@ impl Membership {
     }
 
     fn check(&self, netmap: &Netmap, before: Option<&Netmap>) -> Result<(), String> {
+        // The kept netmap may be of the key before, when a crash came right after the change.
+        let named = netmap.node.public_key;
+        let own_key = Some(named).filter(|key| self.keyring.holds(key));
         netmap
-            .verify(&self.own_key, before.map(|netmap| netmap.generation))
+            .verify(
+                &own_key.unwrap_or_else(|| self.keyring.public()),
+                before.map(|netmap| netmap.generation),
+            )
             .map_err(|error| error.to_string())?;
         if netmap.org_id != self.pinned.org_id {
             return Err("it is another org's".to_owned());
@@ -203,6 +211,7 @@ impl Membership {
         if before.is_none_or(|map| map.filter != netmap.filter) {
             self.mesh.set_filter(netmap.filter.clone()).await;
         }
+        self.rename_peers(netmap, before).await;
         let stays = |gone: &PeerRecord| netmap.peers.iter().any(|peer| peer.public_key == gone.public_key);
         for gone in before
             .iter()
@@ -219,6 +228,20 @@ impl Membership {
             let unchanged = before.is_some_and(|map| map.peers.contains(peer) && map.node == netmap.node);
             if !unchanged {
                 self.put_peer(netmap, peer).await;
+            }
+        }
+    }
+
+    /// A peer that has another key than before is the same peer: its session and its streams stay.
+    async fn rename_peers(&self, netmap: &Netmap, before: Option<&Netmap>) {
+        let known = before.iter().flat_map(|map| &map.peers);
+        let keys: BTreeMap<_, _> = known.map(|peer| (peer.id, peer.public_key)).collect();
+        for peer in &netmap.peers {
+            let old = keys.get(&peer.id).filter(|old| **old != peer.public_key);
+            if let Some(old) = old {
+                // What the mesh says of the new key at once is of a peer that is known.
+                self.paths().rename(old, peer.public_key);
+                self.mesh.rename_peer(*old, peer.public_key).await;
             }
         }
     }
@@ -375,9 +398,17 @@ impl Membership {
             .collect()
     }
 
-    /// Returns this node's key.
+    /// Returns this node's keys.
     #[must_use]
-    pub fn own_key(&self) -> &NodePublicKey {
-        &self.own_key
+    pub fn keyring(&self) -> &Arc<Keyring> {
+        &self.keyring
+    }
+
+    /// Has the mesh go by the keys that the keyring holds now.
+    pub async fn use_keys(&self) {
+        let (current, other) = self.keyring.both();
+        let public = current.public();
+        self.mesh.set_keys(current, other).await;
+        self.board.change(|status| status.public_key = public);
     }
 }

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `node.key` | the X25519 private key, base64, mode 0600 |
+//! | `next.key`, `previous.key` | the key to be and the key that was, while it is being changed ([`crate::keyring`]) |
 //! | `signing.key` | the Ed25519 private key, base64, mode 0600 |
 //! | `link.json` | how far the link is, and what was pinned at approval ([`crate::link_state`]) |
 //! | `netmap.json` | the last netmap in force |
@@ -21,10 +22,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use types::keys::KeyError;
 use types::{NodePrivateKey, SigningPrivateKey};
+use zeroize::Zeroizing;
 
 /// What the node keeps there, and believes when it reads it.
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "node.key",
+    "next.key",
+    "previous.key",
     "signing.key",
     "link.json",
     "netmap.json",
@@ -139,6 +143,28 @@ impl StateDir {
         let path = self.file("signing.key");
         let text = read_or_make_key(&path, |random| SigningPrivateKey::from_random(random).to_base64())?;
         SigningPrivateKey::from_base64(text.trim()).map_err(|source| StateDirError::BadKey { path, source })
+    }
+
+    /// Reads a file that holds a secret, and closes it to others; `None` if there is none.
+    pub(crate) fn read_secret(&self, name: &str) -> Result<Option<Zeroizing<String>>, StateDirError> {
+        let path = self.file(name);
+        let read = || {
+            let Some(bytes) = read_if_there(&path)? else {
+                return Ok(None);
+            };
+            close_to_others(&path)?;
+            Ok(Some(Zeroizing::new(String::from_utf8(bytes).unwrap_or_default())))
+        };
+        read().map_err(|source| StateDirError::Io {
+            path: path.clone(),
+            source,
+        })
+    }
+
+    /// Writes a file that holds a secret, mode 0600: after a crash either the old or the new one is there, whole.
+    pub(crate) fn write_secret(&self, name: &str, text: &str) -> Result<(), StateDirError> {
+        let path = self.file(name);
+        write_atomically(&path, text.as_bytes()).map_err(|source| StateDirError::Io { path, source })
     }
 
     /// Reads a JSON file; `None` if there is none.

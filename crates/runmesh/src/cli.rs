@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     agents, audit, auth_keys, bugreport, expose, forward, invitations, keys, links, members, netcheck, nodes,
-    overview, ping, policy, relay, run, runs, serve, sessions, status, threads, up,
+    overview, ping, policy, relay, rotate_key, run, runs, serve, sessions, status, threads, up,
 };
 use crate::failure;
 
@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Bugreport(bugreport::BugreportArgs),
     /// Show this device's node, as it sees itself
     Status(status::StatusArgs),
+    /// Give this device's node another key; it stays the same node, and nothing that it does is cut off
+    RotateKey(rotate_key::RotateKeyArgs),
     /// Admit the device that shows a code
     Approve(links::ApproveArgs),
     /// Refuse the device that shows a code

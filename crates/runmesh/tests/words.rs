@@ -22,6 +22,7 @@ const COMMANDS: &[&str] = &[
     "netcheck",
     "bugreport",
     "status",
+    "rotate-key",
     "approve",
     "deny",
     "overview",

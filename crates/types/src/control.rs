@@ -6,11 +6,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::NodeId;
-use crate::keys::SigningPublicKey;
+use crate::keys::{NodePublicKey, SigningPublicKey};
 use crate::names::DisplayText;
 use crate::netmap::{ENDPOINTS_MAX, Generation, Netmap};
 use crate::node::{PathKind, PathReason};
 use crate::relay::SignedRelayTicket;
+use crate::time::Timestamp;
 
 /// The largest message either side accepts, in bytes of JSON.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -20,7 +21,8 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// - 1 (2026-11-22): full netmaps, presence, endpoints, path reports.
 /// - 2 (2026-11-26): relays in the netmap, relay tickets.
 /// - 3 (2026-11-26): packet filters in the netmap.
-pub const CAPABILITY_VERSION: u32 = 3;
+/// - 5 (2026-11-26): another key for the same node.
+pub const CAPABILITY_VERSION: u32 = 5;
 
 /// From the control plane to a node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -32,6 +34,30 @@ pub enum ToNode {
     RelayTicket {
         /// The ticket.
         ticket: SignedRelayTicket,
+    },
+    /// Which key is the node's: said first on every stream, to a node that understands it. On a stream that was opened with
+    /// the key before, it is also the last thing that is said.
+    #[serde(rename_all = "camelCase")]
+    KeyInForce {
+        /// The key.
+        public_key: NodePublicKey,
+        /// How long the key before is still taken; absent when it is not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous_until: Option<Timestamp>,
+    },
+    /// The answer to [`FromNode::OfferKey`]: the key is noted, and takes effect with the first stream that is opened with it.
+    #[serde(rename_all = "camelCase")]
+    KeyNoted {
+        /// Which key.
+        public_key: NodePublicKey,
+    },
+    /// The other answer: the key is not taken, and nothing has changed.
+    #[serde(rename_all = "camelCase")]
+    KeyRefused {
+        /// Which key.
+        public_key: NodePublicKey,
+        /// Why, for people.
+        reason: DisplayText,
     },
     /// The node is shut out: it forgets its netmap and does not come back.
     Revoked,
@@ -74,6 +100,13 @@ pub enum FromNode {
         path: Option<PathKind>,
         /// Why so.
         reason: PathReason,
+    },
+    /// The node wants to go by this key, whose private half it has written down; the stream that it opens next proves that it
+    /// has it.
+    #[serde(rename_all = "camelCase")]
+    OfferKey {
+        /// The public half.
+        public_key: NodePublicKey,
     },
     /// Keeps the stream alive through middle boxes.
     Ping,

@@ -16,6 +16,7 @@ pub mod policy;
 pub mod relay;
 pub mod run;
 pub mod secret;
+pub mod span;
 pub mod thread;
 pub mod ticket;
 pub mod time;

@@ -5,6 +5,7 @@
 
 mod evaluate;
 mod expectation;
+mod node_keys;
 mod selector;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::names::DisplayText;
 
 pub use evaluate::{Basis, Decision, Evaluation, Subject};
 pub use expectation::{Expectation, Expected};
+pub use node_keys::{NodeKeyRules, OVERLAP};
 pub use selector::{GroupRef, PersonSelector, Selector, SelectorError, TagRef};
 
 /// The largest document, in bytes of JSON.
@@ -55,6 +57,9 @@ pub struct Policy {
     /// Who but admins may give a tag to nodes of their own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tag_owners: BTreeMap<TagRef, Vec<PersonSelector>>,
+    /// How the keys of nodes change.
+    #[serde(default, skip_serializing_if = "NodeKeyRules::is_empty")]
+    pub node_keys: NodeKeyRules,
     /// Each lets something through; their order means nothing.
     pub grants: Vec<Grant>,
     /// What must hold, or the document is not accepted.
@@ -113,6 +118,9 @@ impl Policy {
         if is_list(&value) {
             return Err(PolicyError::new(".", "must be an object"));
         }
+        if value.get("nodeKeys").is_some_and(is_list) {
+            return Err(PolicyError::new("nodeKeys", "must be an object"));
+        }
         for field in ["grants", "tests"] {
             if let Some(at) = of(field).position(is_list) {
                 return Err(PolicyError::new(format!("{field}[{at}]"), "must be an object"));
@@ -169,6 +177,7 @@ impl Policy {
         at_most("tagOwners", self.tag_owners.len(), NAMES_MAX)?;
         at_most("grants", self.grants.len(), GRANTS_MAX)?;
         at_most("tests", self.tests.len(), TESTS_MAX)?;
+        self.node_keys.check()?;
         for (group, members) in &self.groups {
             let path = format!("groups.{group}");
             at_most(&path, members.len(), MEMBERS_MAX)?;

@@ -8,7 +8,7 @@ use types::names::{DISPLAY_TEXT_CHARS_MAX, is_unprintable};
 use types::{AuthKeyId, NodeId, NodeKind, NodeName, NodePublicKey, NodeStatus, OrgId, OrgName, UserId};
 
 use super::nodes::name_taken;
-use super::{App, AppError, display_text};
+use super::{App, AppError, display_text, node_keys};
 use crate::secrets;
 use crate::store::{self, Conn};
 
@@ -39,12 +39,7 @@ impl Claims {
             .public_key
             .parse()
             .map_err(|error| AppError::bad_request(format!("publicKey {error}")))?;
-        let own = [
-            app.keys.platform.public(),
-            app.keys.noise.public(),
-            app.keys.relay.public(),
-        ];
-        if own.contains(&public_key) {
+        if app.keys.include(&public_key) {
             return Err(AppError::conflict("publicKey is a key of this server"));
         }
         let text = |field, text: Option<String>| {
@@ -97,6 +92,9 @@ pub(crate) struct Newcomer {
 /// Makes the node.
 pub(crate) async fn admit(app: &App, conn: &mut Conn, newcomer: Newcomer) -> Result<Node, AppError> {
     let Newcomer { claims, org, .. } = newcomer;
+    if store::node_keys::is_retired(conn, &claims.public_key).await? {
+        return Err(node_keys::retired());
+    }
     let name = free_name(conn, org, newcomer.name, &claims).await?;
     let id = NodeId::from_random(secrets::bytes());
     let host = store::orgs::take_host_number(conn, org).await?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use api::nodes::Node;
-use types::{Generation, NodeId, NodeStatus};
+use types::{Generation, NodeId, NodePublicKey, NodeStatus};
 
 use super::nodes::{self, Change};
 use super::{Actor, App, AppError};
@@ -25,6 +25,8 @@ struct News {
     generation: Generation,
     circle: BTreeSet<NodeId>,
     platform: Option<NodeId>,
+    /// The key that the node had before, if it was still taken.
+    previous_key: Option<NodePublicKey>,
 }
 
 impl Departure {
@@ -47,10 +49,12 @@ impl Departure {
         }
         nodes::record(app, conn, actor, node, change).await?;
         let platform = store::nodes::platform(conn, node.org_id).await?;
+        let overlap = store::node_keys::overlap(conn, node.id).await?;
         let news = News {
             generation: store::orgs::raise_topology(conn, node.org_id).await?,
             circle,
             platform: platform.map(|row| row.node.id),
+            previous_key: overlap.map(|(key, _)| key),
         };
         Ok(Some(Self {
             node: node.clone(),
@@ -66,7 +70,10 @@ impl Departure {
             news.spread(app, &self.node);
         }
         app.platform.expel(self.node.public_key).await;
-        app.relays.expel(self.node.public_key).await;
+        let previous_key = self.news.as_ref().and_then(|news| news.previous_key);
+        for key in [Some(self.node.public_key), previous_key].into_iter().flatten() {
+            app.relays.expel(key).await;
+        }
         if let Some(news) = &self.news {
             confirm(app, &self.node, news.platform, news.generation);
         }

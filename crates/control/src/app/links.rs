@@ -14,7 +14,7 @@ use types::{NodeId, NodePublicKey, NodeStatus, OrgId, Timestamp};
 use super::admission::{self, Claims, Newcomer, read_label, read_tags};
 use super::audit::Deed;
 use super::nodes::{Change, name_taken, revoked};
-use super::{Actor, App, AppError, Caller, RateLimit, audit, netmap, nodes, policy, users};
+use super::{Actor, App, AppError, Caller, RateLimit, audit, netmap, node_keys, nodes, policy, users};
 use crate::door::origin;
 use crate::secrets;
 use crate::store::links::LinkRow;
@@ -396,6 +396,9 @@ async fn demand_linkable(conn: &mut Conn, key: &NodePublicKey) -> Result<(), App
     let known = store::nodes::find_by_key(conn, key).await?;
     if known.is_some_and(|row| row.node.status == NodeStatus::Revoked) {
         return Err(revoked());
+    }
+    if store::node_keys::is_retired(conn, key).await? {
+        return Err(node_keys::retired());
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ pub(crate) mod events;
 pub(crate) mod invitations;
 pub(crate) mod links;
 pub(crate) mod netmap;
+pub(crate) mod node_keys;
 pub(crate) mod nodes;
 pub(crate) mod orgs;
 pub(crate) mod overview;

@@ -5,19 +5,13 @@ use std::net::SocketAddr;
 use serde_json::{Map, json};
 use types::control::Hello;
 use types::netmap::ENDPOINTS_MAX;
-use types::{NodeId, NodePublicKey, OrgId, PathKind, PathReason};
+use types::{NodeId, OrgId, PathKind, PathReason};
 
 use super::audit::Deed;
 use super::{Actor, App, AppError, audit};
 use crate::hub::Attendance;
 use crate::store;
 use crate::store::nodes::{Arrival, NodeRow};
-
-/// Finds whose key opened a control stream, a revoked one too.
-pub(crate) async fn find(app: &App, key: &NodePublicKey) -> Result<Option<NodeRow>, AppError> {
-    let mut conn = app.store.read().await?;
-    Ok(store::nodes::find_by_key(&mut conn, key).await?)
-}
 
 /// Takes a node's hello: it is online from now on. `false` when it was revoked.
 pub(crate) async fn arrive(app: &App, before: &NodeRow, hello: &Hello) -> Result<bool, AppError> {

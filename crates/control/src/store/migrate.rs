@@ -12,6 +12,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (6, include_str!("migrations/0006_policies.sql")),
     (7, include_str!("migrations/0007_auth_keys.sql")),
     (8, include_str!("migrations/0008_relays.sql")),
+    (11, include_str!("migrations/0011_node_keys.sql")),
 ];
 
 /// Applies what is missing; refuses a database of a newer program.

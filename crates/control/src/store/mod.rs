@@ -15,6 +15,7 @@ pub(crate) mod identities;
 pub(crate) mod invitations;
 pub(crate) mod links;
 mod migrate;
+pub(crate) mod node_keys;
 pub(crate) mod nodes;
 pub(crate) mod orgs;
 pub(crate) mod policies;

@@ -131,8 +131,18 @@ impl Stream {
         }
     }
 
-    /// The next message, `None` when the stream was closed; fails after five seconds.
+    /// The next message but those of keys, `None` when the stream was closed; fails after five seconds.
     pub(crate) async fn next(&mut self) -> Option<ToNode> {
+        loop {
+            match self.next_of_all().await {
+                Some(ToNode::KeyInForce { .. }) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The next message, `None` when the stream was closed; fails after five seconds.
+    pub(crate) async fn next_of_all(&mut self) -> Option<ToNode> {
         let wait = Duration::from_secs(5);
         loop {
             let frame = tokio::time::timeout(wait, self.socket.next())

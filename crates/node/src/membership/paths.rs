@@ -68,6 +68,13 @@ impl Paths {
         })
     }
 
+    /// A peer goes by another key from now on.
+    pub(super) fn rename(&mut self, old: &NodePublicKey, new: NodePublicKey) {
+        if let Some(path) = self.peers.remove(old) {
+            self.peers.insert(new, path);
+        }
+    }
+
     /// Sets which relay is the nearest.
     pub(super) fn set_home(&mut self, home: Option<RelayId>) {
         self.home = home;

@@ -207,7 +207,8 @@ impl Sidecar {
     }
 
     fn admit(&self, run_id: RunId, offer: &Offer) -> Result<RunOrder, Refusal> {
-        offer.admit(run_id, self.membership.pinned(), self.membership.own_key(), now())
+        let own_keys = self.membership.keyring().held();
+        offer.admit(run_id, self.membership.pinned(), &own_keys, now())
     }
 
     /// Counts the runs that are under way or about to be, without this one.

@@ -22,12 +22,20 @@ impl Offer {
         &self,
         run_id: RunId,
         pinned: &Pinned,
-        own_key: &NodePublicKey,
+        own_keys: &[NodePublicKey],
         now: Timestamp,
     ) -> Result<RunOrder, Refusal> {
-        let opened = self
-            .ticket
-            .open(&pinned.org_signing_key, pinned.org_id, own_key, now);
+        let open = |own_key| {
+            self.ticket
+                .open(&pinned.org_signing_key, pinned.org_id, own_key, now)
+        };
+        // One that was signed right before our key changed is for the key of then.
+        let tried = own_keys.iter().map(open);
+        let opened = tried.reduce(|first, second| match first {
+            Err(TicketError::WrongNode) => second,
+            first => first,
+        });
+        let opened = opened.unwrap_or(Err(TicketError::WrongNode));
         let admitted = opened.and_then(|ticket| ticket.admit(&self.order, self.attempt, self.fence));
         let own = admitted.and_then(|order| match order.run_id == run_id {
             true => Ok(order),
@@ -114,7 +122,7 @@ mod tests {
             name: "laptop".parse().expect("a name"),
             addresses: Vec::new(),
         };
-        let admitted = offer.admit(run_id, &pinned, &own_key(), now());
+        let admitted = offer.admit(run_id, &pinned, &[own_key()], now());
         admitted.map_err(|refusal| refusal.reason)
     }
 

@@ -29,6 +29,7 @@ pub(crate) mod ping;
 pub(crate) mod policy;
 pub(crate) mod relay;
 pub(crate) mod relays;
+pub(crate) mod rotate_key;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod serve;
@@ -102,6 +103,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             log_to_stderr("warn");
             to_the_end(client_runtime()?, status::status(args, output))
         }
+        Command::RotateKey(args) => {
+            log_to_stderr("warn");
+            to_the_end(client_runtime()?, rotate_key::rotate(args, output))
+        }
         command => {
             log_to_stderr("warn");
             to_the_end(client_runtime()?, ask(command, &cli.global, output))
@@ -152,7 +157,8 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         | Command::Ping(_)
         | Command::Netcheck(_)
         | Command::Bugreport(_)
-        | Command::Status(_) => {
+        | Command::Status(_)
+        | Command::RotateKey(_) => {
             unreachable!("these commands do not ask the API")
         }
     }
