@@ -31,11 +31,11 @@ fn key_of(world: &World, name: &str) -> String {
     text(&node, "publicKey").to_owned()
 }
 
-/// Has a key taken for so long after another one took its place.
-fn set_overlap(world: &World, overlap: &str) {
+/// Sets what the policy says of the keys of nodes: `overlap` or `expireAfter`.
+fn set_rule(world: &World, rule: &str, span: &str) {
     let shown = world.api.call(&["policy", "get"]).expect("a policy");
     let mut document = shown["document"].clone();
-    document["nodeKeys"]["overlap"] = overlap.into();
+    document["nodeKeys"][rule] = span.into();
     let file = world.dir().join("policy.json");
     std::fs::write(&file, document.to_string()).expect("written");
     let set = world.api.call(&["policy", "set", &file.to_string_lossy()]);
@@ -195,7 +195,7 @@ fn a_kill_at_any_point_of_a_change_leaves_a_device_that_comes_back() {
     let mut world = World::start("cat").expect("a world");
     let node = text(&call(&world, "node", &["status"])["node"], "id").to_owned();
     // So short that the old key is refused when the device is back from some of them.
-    set_overlap(&world, "1s");
+    set_rule(&world, "overlap", "1s");
     let took = timed_change(&world);
     // Kills before, within and after it.
     for percent in [10, 40, 60, 70, 80, 90, 100] {
@@ -243,7 +243,7 @@ fn a_kill_at_any_point_of_a_change_leaves_a_device_that_comes_back() {
 #[test]
 fn a_control_plane_that_is_killed_while_a_key_changes_knows_the_device_when_it_is_back() {
     let mut world = World::start("cat").expect("a world");
-    set_overlap(&world, "1s");
+    set_rule(&world, "overlap", "1s");
     let took = timed_change(&world);
     for percent in [40, 65, 80, 95] {
         std::thread::sleep(Duration::from_millis(1100));
@@ -283,4 +283,63 @@ fn without_a_daemon_no_key_changes() {
     let output = command.arg(dir.path()).output().expect("started");
     assert_eq!(output.status.code(), Some(1));
     assert!(!dir.path().join("next.key").exists());
+}
+
+#[test]
+fn a_device_changes_its_key_by_itself_before_that_expires() {
+    let world = World::start("cat").expect("a world");
+    let before = key_of(&world, DEVICE);
+    // A third of the life is left to the keys that there are, and a quarter of that to begin with.
+    set_rule(&world, "expireAfter", "1m");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while key_of(&world, DEVICE) == before {
+        assert!(Instant::now() < deadline, "it has not changed its key");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let node = world.api.call(&["node", DEVICE]).expect("the node");
+    let status = call(&world, "node", &["status"]);
+    assert_eq!(status["keyLife"]["expiresAt"], node["keyExpiresAt"]);
+    assert_eq!(status["keyInDanger"], false);
+    let run = world.dispatch("work").expect("dispatched");
+    let run = text(&run, "runId").to_owned();
+    world
+        .wait_for_run(&run, |status| status == "completed")
+        .expect("completed");
+}
+
+#[test]
+fn a_device_that_was_away_when_its_key_expired_is_approved_anew_and_is_the_same_node() {
+    let mut world = World::start("cat").expect("a world");
+    let before = world.api.call(&["node", DEVICE]).expect("the node");
+    drop(world.device.take());
+    set_rule(&world, "expireAfter", "1m");
+    let deadline = Instant::now() + SOON;
+    loop {
+        let audit = world
+            .api
+            .call(&["audit", "--limit", "3"])
+            .expect("the log")
+            .to_string();
+        if audit.contains("node.key_expired") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "its key has not expired");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let setup = Setup::with_command(world.repository.path(), "cat");
+    let device = Device::start(&world.api, &world.state_dir(), &setup).expect("it starts");
+    device.wait_for("key_expired", SOON).expect("it is told");
+    assert_eq!(device.process.wait_for_end(SOON).expect("it ends"), Some(1));
+    drop(device);
+    let device = Device::start(&world.api, &world.state_dir(), &setup).expect("it starts");
+    let linked = device.link(&world.api, DEVICE).expect("approved");
+    for field in ["id", "name", "meshIp4", "meshIp6", "createdAt"] {
+        assert_eq!(linked.node[field], before[field], "{field}");
+    }
+    world.device = Some(device);
+    let run = world.dispatch("work").expect("dispatched");
+    let run = text(&run, "runId").to_owned();
+    world
+        .wait_for_run(&run, |status| status == "completed")
+        .expect("completed");
 }

@@ -69,7 +69,7 @@ impl Member {
             on_talk: Arc::new(|_| ()),
             backoff: Backoff::new(1),
         };
-        tokio::spawn(client.run_until_revoked());
+        tokio::spawn(client.run_until_shut_out());
         Self {
             mesh,
             key,

@@ -73,6 +73,7 @@ mod tests {
                     mesh_ip4: "100.64.0.2".parse().expect("an address"),
                     mesh_ip6: "fd00::2".parse().expect("an address"),
                 },
+                key_life: None,
             },
             peers: Vec::new(),
             relays: Vec::new(),

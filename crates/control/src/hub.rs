@@ -32,6 +32,7 @@ struct Ends {
     changes: watch::Sender<Generation>,
     replaced: CancellationToken,
     revoked: CancellationToken,
+    expired: CancellationToken,
     closed: CancellationToken,
     /// Up to which generation the node has said that all is in force.
     applied: Option<Generation>,
@@ -77,6 +78,7 @@ impl Hub {
             changes: watch::Sender::new(Generation::default()),
             replaced: CancellationToken::new(),
             revoked: CancellationToken::new(),
+            expired: CancellationToken::new(),
             closed: CancellationToken::new(),
             applied: None,
         };
@@ -109,17 +111,26 @@ impl Hub {
         nodes.iter().filter(has).copied().collect()
     }
 
-    /// Closes a node's stream and waits until it is closed.
+    /// Closes the stream of a node that was revoked, and waits until it is closed.
     pub(crate) async fn revoke(&self, node: NodeId) {
+        self.close(node, |ends| &ends.revoked).await;
+    }
+
+    /// Closes the stream of a node whose key has expired, and waits until it is closed.
+    pub(crate) async fn expire(&self, node: NodeId) {
+        self.close(node, |ends| &ends.expired).await;
+    }
+
+    async fn close(&self, node: NodeId, why: impl FnOnce(&Ends) -> &CancellationToken) {
         let Some(ends) = self.lock().streams.get(&node).cloned() else {
             return;
         };
-        ends.revoked.cancel();
+        why(&ends).cancel();
         if tokio::time::timeout(CLOSE_TIMEOUT, ends.closed.cancelled())
             .await
             .is_err()
         {
-            tracing::error!(%node, "the control stream of a revoked node is not closed yet");
+            tracing::error!(%node, "the control stream of a node that was shut out is not closed yet");
         }
     }
 
@@ -158,6 +169,11 @@ impl Attendance {
     /// Ends when the node was revoked.
     pub(crate) async fn revoked(&self) {
         self.ends.revoked.cancelled().await;
+    }
+
+    /// Ends when the node's key has expired.
+    pub(crate) async fn expired(&self) {
+        self.ends.expired.cancelled().await;
     }
 
     /// Takes note that the node has everything up to this generation in force.

@@ -39,7 +39,7 @@ const PING_EVERY: Duration = Duration::from_secs(25);
 /// How long one message may take to leave.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the goodbye to a revoked node may take.
+/// How long the goodbye to a node that is shut out may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many messages that are written down a node may send at once, and how often one more.
@@ -75,6 +75,8 @@ enum End {
     App(#[from] AppError),
     #[error("the node was revoked")]
     Revoked,
+    #[error("the node's key has expired")]
+    Expired,
 }
 
 /// Serves one control stream until it ends.
@@ -94,11 +96,16 @@ pub(crate) async fn run(app: Shared, socket: WebSocket) {
     let attendance = app.hub.attend(&row.node);
     let end = attend(&app, &mut link, &attendance, (&row, &hello)).await;
     tracing::info!(node = %row.node.id, %end, "a control stream ended");
-    if matches!(end, End::Revoked) {
-        let goodbye = tokio::time::timeout(GOODBYE_TIMEOUT, link.send(&ToNode::Revoked)).await;
+    let goodbye = match end {
+        End::Revoked => Some(ToNode::Revoked),
+        End::Expired => Some(ToNode::KeyExpired),
+        _ => None,
+    };
+    if let Some(goodbye) = goodbye {
+        let said = tokio::time::timeout(GOODBYE_TIMEOUT, link.send(&goodbye)).await;
         tracing::debug!(
-            told = matches!(goodbye, Ok(Ok(()))),
-            "a revoked node was sent away"
+            told = matches!(said, Ok(Ok(()))),
+            "a node was sent away that is shut out"
         );
     } else {
         if attendance.is_current() {
@@ -123,6 +130,7 @@ async fn attend(
     tokio::select! {
         biased;
         () = attendance.revoked() => End::Revoked,
+        () = attendance.expired() => End::Expired,
         () = attendance.replaced() => End::Closed,
         end = session(app, link, attendance, (row, hello)) => match end {
             Ok(()) => End::Closed,
@@ -165,6 +173,8 @@ async fn settle_key(
     }
     match holder.standing {
         Standing::InForce => Ok(row),
+        // It is too late; the session says so.
+        Standing::Offered if node_keys::has_expired(app, &row).await? => Ok(row),
         Standing::Offered => {
             let changed = node_keys::put_into_force(app, &row, key).await?;
             changed.ok_or(End::Unknown)
@@ -192,6 +202,9 @@ async fn session(
     attendance: &Attendance,
     (row, hello): (&NodeRow, &Hello),
 ) -> Result<(), End> {
+    if row.node.status != NodeStatus::Revoked && node_keys::has_expired(app, row).await? {
+        return Err(End::Expired);
+    }
     if row.node.status == NodeStatus::Revoked || !presence::arrive(app, row, hello).await? {
         return Err(End::Revoked);
     }
@@ -249,7 +262,9 @@ async fn session(
 /// Sends the netmap as it is now, unless the node has this generation.
 async fn greet(app: &Shared, link: &mut Link, row: &NodeRow, has: Option<Generation>) -> Result<Given, End> {
     let own = (row.node.org_id, row.node.id);
-    let map = netmap::now(app, own).await?.ok_or(End::Revoked)?;
+    let Some(map) = netmap::now(app, own).await? else {
+        return Err(shut_out(app, row).await);
+    };
     let given = Given::at_hello(map.clone(), has);
     if given.in_force().is_none() {
         link.send(&ToNode::Netmap(Box::new(map))).await?;
@@ -265,11 +280,22 @@ async fn push(
     (given, told): (&mut Given, Generation),
 ) -> Result<(), End> {
     let own = (row.node.org_id, row.node.id);
-    let map = netmap::at_least(app, own, told).await?.ok_or(End::Revoked)?;
+    let Some(map) = netmap::at_least(app, own, told).await? else {
+        return Err(shut_out(app, row).await);
+    };
     if given.renew(&map) {
         link.send(&ToNode::Netmap(Box::new(map))).await?;
     }
     Ok(())
+}
+
+/// Why a node has no netmap any more.
+async fn shut_out(app: &Shared, row: &NodeRow) -> End {
+    match node_keys::was_revoked(app, row).await {
+        Ok(true) => End::Revoked,
+        Ok(false) => End::Expired,
+        Err(error) => error.into(),
+    }
 }
 
 /// Takes note of what the node has in force.

@@ -268,3 +268,168 @@ async fn a_control_plane_that_starts_anew_knows_both_keys() {
     stream.netmap().await;
     assert_eq!(node(&fixture, &device).await["status"], "online");
 }
+
+/// Has the keys of the org's nodes expire after so long.
+async fn set_life(fixture: &Fixture, expire_after: &str) {
+    let path = "/v1/runmesh/policy";
+    let mut document = fixture.get(path).await.data(200)["document"].clone();
+    document["nodeKeys"]["expireAfter"] = json!(expire_after);
+    let body = Some(json!({"document": document}));
+    let admin = Some(fixture.admin.as_str());
+    fixture.call(admin, Method::PUT, path, body).await.data(200);
+}
+
+async fn expires_at(fixture: &Fixture, device: &Device) -> Timestamp {
+    let node = node(fixture, device).await;
+    let text = node["keyExpiresAt"].as_str().expect("it expires");
+    Timestamp::parse(text).expect("a time")
+}
+
+/// Waits until the audit log says that a key has expired.
+async fn until_noted(fixture: &Fixture) {
+    for _ in 0..200 {
+        let audit = fixture
+            .get("/v1/runmesh/audit?limit=5")
+            .await
+            .data(200)
+            .to_string();
+        if audit.contains("node.key_expired") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nobody noted that the key has expired");
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+#[tokio::test]
+async fn a_key_expires_as_the_policy_says_and_never_before_its_node_could_change_it() {
+    let fixture = Fixture::start().await;
+    let old = link(&fixture, 1).await;
+    assert_eq!(node(&fixture, &old).await["keyExpiresAt"], Value::Null);
+    fixture.clock.advance(80 * DAY);
+    set_life(&fixture, "90d").await;
+    let (now, expires) = (fixture.clock.wall(), expires_at(&fixture, &old).await);
+    assert!(
+        expires.since(now) > 30 * DAY - Duration::from_secs(60),
+        "{expires}"
+    );
+    assert!(expires <= now + 30 * DAY);
+    let new = link(&fixture, 2).await;
+    let expires = expires_at(&fixture, &new).await;
+    assert!(expires.since(now) >= 90 * DAY && expires <= fixture.clock.wall() + 90 * DAY);
+    // The policy says something else, and nothing of keys has changed.
+    set_life(&fixture, "90d").await;
+    assert_eq!(expires_at(&fixture, &new).await, expires);
+
+    let mut stream = old.open(None).await;
+    let life = stream.netmap().await.node.key_life.expect("it is told");
+    assert!(life.rotate_at.since(now) <= 30 * DAY / 4 && life.rotate_at < life.expires_at);
+    let platform = fixture.get("/v1/runmesh/nodes?kind=platform").await;
+    assert_eq!(platform.data(200)[0]["keyExpiresAt"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_key_is_good_to_its_last_millisecond_and_then_cuts_its_node_off() {
+    let fixture = Fixture::start().await;
+    set_life(&fixture, "90d").await;
+    let device = link(&fixture, 1).await;
+    fixture.clock.advance(DAY);
+    let sibling = link(&fixture, 2).await;
+    let expires = expires_at(&fixture, &device).await;
+    let left = expires.since(fixture.clock.wall());
+    // The test itself must not run over it.
+    fixture.clock.advance(left - Duration::from_secs(30));
+    let mut stream = device.open(None).await;
+    assert_eq!(stream.netmap().await.peers.len(), 2);
+    let mut watching = sibling.open(None).await;
+    assert_eq!(watching.netmap().await.peers.len(), 2);
+
+    fixture.clock.advance(expires.since(fixture.clock.wall()));
+    // Whether it was noted already or not.
+    let mut late = device.handshake(9).await.expect("an answer");
+    late.send(&hello(1, None)).await;
+    assert_eq!(late.next_of_all().await, Some(ToNode::KeyExpired));
+    assert_eq!(late.next_of_all().await, None);
+    until_noted(&fixture).await;
+    loop {
+        if watching.netmap().await.peers.len() == 1 {
+            break;
+        }
+    }
+    let node = node(&fixture, &device).await;
+    assert_eq!(
+        (&node["status"], &node["revokedAt"]),
+        (&json!("offline"), &Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_is_open_when_the_key_expires_is_told_so() {
+    let fixture = Fixture::start().await;
+    set_life(&fixture, "90d").await;
+    let device = link(&fixture, 1).await;
+    let mut stream = device.open(None).await;
+    stream.netmap().await;
+    fixture.clock.advance(90 * DAY);
+    let said = loop {
+        match stream.next_of_all().await {
+            Some(ToNode::KeyExpired) => break true,
+            Some(_) => {}
+            None => break false,
+        }
+    };
+    assert!(said);
+}
+
+#[tokio::test]
+async fn a_node_whose_key_has_expired_is_the_same_node_when_it_is_approved_again_and_changes_its_key() {
+    let fixture = Fixture::start().await;
+    set_life(&fixture, "90d").await;
+    let device = link(&fixture, 1).await;
+    let mut stream = device.open(None).await;
+    stream.netmap().await;
+    noted(&mut stream, private_key(11).public()).await;
+    fixture.clock.advance(90 * DAY);
+    until_noted(&fixture).await;
+    // What it offered before does not help it.
+    let offered = Device {
+        key: private_key(11),
+        id: device.id.clone(),
+        config: device.config.clone(),
+        node: device.node.clone(),
+    };
+    assert!(offered.handshake(9).await.is_none(), "the offer is forgotten");
+
+    let mut again = link(&fixture, 1).await;
+    assert_eq!(again.id, device.id);
+    let (now, expires) = (fixture.clock.wall(), expires_at(&fixture, &again).await);
+    assert!(expires <= now + 30 * DAY && expires.since(now) > 29 * DAY);
+    let life = again.open(None).await.netmap().await.node.key_life;
+    assert!(life.expect("it is told").rotate_at.since(now) <= 30 * DAY / 4);
+    let mut stream = rotate(&mut again, 12).await;
+    let life = stream.netmap().await.node.key_life.expect("it is told");
+    assert!(life.expires_at.since(now) >= 90 * DAY);
+}
+
+#[tokio::test]
+async fn a_node_that_joined_by_an_auth_key_must_be_approved_when_its_key_has_expired() {
+    let fixture = Fixture::start().await;
+    set_life(&fixture, "1h").await;
+    let made = fixture
+        .post(
+            "/v1/runmesh/auth-keys",
+            json!({"name": "k", "reusable": true, "expiresIn": 86_400}),
+        )
+        .await;
+    let auth_key = made.data(201)["key"].clone();
+    let body = json!({"authKey": auth_key, "publicKey": private_key(1).public()});
+    let path = "/v1/runmesh/devices/join";
+    let join = || fixture.call(None, Method::POST, path, Some(body.clone()));
+    join().await.data(201);
+    join().await.data(201);
+    fixture.clock.advance(Duration::from_secs(3600));
+    let answer = join().await;
+    assert_eq!((answer.status.as_u16(), answer.code()), (409, "conflict"));
+}

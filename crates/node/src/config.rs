@@ -89,4 +89,6 @@ pub enum Exit {
     Shutdown,
     /// The org shut this node out; it does not come back with this key.
     Revoked,
+    /// The node's key has expired; the next start links the device anew.
+    KeyExpired,
 }

@@ -20,7 +20,7 @@ use url::Url;
 
 use crate::backoff::Backoff;
 use crate::config::OnTalk;
-use crate::keyring::{InForce, KeyView};
+use crate::keyring::{InForce, KeyView, Refusal};
 use crate::link::with_causes;
 use crate::membership::Membership;
 use crate::state_dir::StateDirError;
@@ -100,14 +100,14 @@ pub struct ControlClient {
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 impl ControlClient {
-    /// Keeps the stream up until the org shuts this node out. Can be dropped at any await.
-    pub async fn run_until_revoked(mut self) {
+    /// Keeps the stream up until this node is shut out; says why. Can be dropped at any await.
+    pub async fn run_until_shut_out(mut self) -> ShutOut {
         let mut told = false;
         loop {
             let opened = Instant::now();
             let error = match timeout(OPEN_TIMEOUT, self.open()).await {
                 Ok(Ok((stream, key))) => match self.talk(stream, key).await {
-                    Ok(End::Revoked) => return,
+                    Ok(End::ShutOut(why)) => return why,
                     Ok(End::OtherKey) => continue,
                     Err(error) => {
                         told = false;
@@ -168,9 +168,12 @@ impl ControlClient {
         let mut keys = self.membership.keyring().follow();
         let mut offer = Offer::default();
         loop {
-            let (offered, previous_until) = {
+            let (offered, (previous_until, change_at)) = {
                 let keys = keys.borrow_and_update();
-                (offer.due(&keys), keys.previous_until)
+                (
+                    offer.due(&keys),
+                    (keys.previous_until, self.membership.change_key_at(&keys)),
+                )
             };
             if let Some(offered) = offered {
                 stream.say(&offered).await?;
@@ -180,7 +183,7 @@ impl ControlClient {
                     heard = Instant::now();
                     if let Some(json) = stream.channel.open(&message?)? {
                         match self.heard(&json).await {
-                            Heard::Revoked => return Ok(End::Revoked),
+                            Heard::ShutOut(why) => return Ok(End::ShutOut(why)),
                             Heard::Answer(answer) => stream.say(&answer).await?,
                             Heard::Key { public_key, previous_until } => {
                                 self.take_key(&public_key, previous_until).await?;
@@ -192,7 +195,8 @@ impl ControlClient {
                             Heard::KeyNoted => return Ok(End::OtherKey),
                             Heard::KeyRefused { public_key, reason } => {
                                 tracing::warn!(key = %public_key, reason, "the control plane refuses the new key");
-                                self.membership.keyring().refused(&public_key, reason)?;
+                                let at = Clock::new().now().wall;
+                                self.membership.keyring().refused(Refusal { key: public_key, reason, at })?;
                             }
                             Heard::Nothing => {}
                         }
@@ -200,7 +204,11 @@ impl ControlClient {
                 }
                 Some(report) = self.reports.recv() => stream.say(&report).await?,
                 Ok(()) = keys.changed() => {}
-                () = previous_over(previous_until) => {
+                () = at(change_at.filter(|_| offer.is_understood)) => {
+                    tracing::info!("this node changes its key before that expires");
+                    self.membership.keyring().prepare()?;
+                }
+                () = at(previous_until) => {
                     self.membership.keyring().expire(Clock::new().now().wall)?;
                     self.membership.use_keys().await;
                 }
@@ -257,7 +265,8 @@ impl ControlClient {
                 public_key,
                 reason: reason.to_string(),
             },
-            Ok(ToNode::Revoked) => Heard::Revoked,
+            Ok(ToNode::Revoked) => Heard::ShutOut(ShutOut::Revoked),
+            Ok(ToNode::KeyExpired) => Heard::ShutOut(ShutOut::KeyExpired),
             Ok(ToNode::Pong) => Heard::Nothing,
             Err(error) => unreadable(json, &error),
         }
@@ -276,10 +285,19 @@ impl ControlClient {
     }
 }
 
+/// Why a node is shut out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShutOut {
+    /// The org revoked it; it does not come back.
+    Revoked,
+    /// Its key has expired; it is the same node once somebody has approved it anew.
+    KeyExpired,
+}
+
 /// Why a stream ended that did what it was for.
 enum End {
     /// The node was shut out.
-    Revoked,
+    ShutOut(ShutOut),
     /// The next one is opened at once, with another key.
     OtherKey,
 }
@@ -299,10 +317,10 @@ impl Offer {
     }
 }
 
-/// Waits until the key before is not taken any more; for ever when there is none.
-async fn previous_over(until: Option<Timestamp>) {
-    match until {
-        Some(until) => sleep(until.since(Clock::new().now().wall)).await,
+/// Waits for a time, if there is one.
+async fn at(time: Option<Timestamp>) {
+    match time {
+        Some(time) => sleep(time.since(Clock::new().now().wall)).await,
         None => std::future::pending().await,
     }
 }
@@ -319,7 +337,7 @@ enum Heard {
         public_key: NodePublicKey,
         reason: String,
     },
-    Revoked,
+    ShutOut(ShutOut),
 }
 
 fn refused(generation: Generation, reason: String) -> Heard {

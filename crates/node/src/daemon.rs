@@ -16,7 +16,7 @@ use url::Url;
 
 use crate::backoff::Backoff;
 use crate::config::{Exit, NodeConfig};
-use crate::control_client::{ControlClient, hostname};
+use crate::control_client::{ControlClient, ShutOut, hostname};
 use crate::footprint::give_back_at_rest;
 use crate::host::HostPlace;
 use crate::journal_file::OpenError;
@@ -221,7 +221,7 @@ impl Daemon {
                 return Err(LinkError::Revoked(self.state_dir.path().display().to_string()));
             }
             Some(LinkState::Pending(pending)) => Some(pending.clone()),
-            None => None,
+            Some(LinkState::Expired) | None => None,
         };
         self.link(pending).await
     }
@@ -288,10 +288,9 @@ impl Daemon {
             .await;
         drop(following);
         mesh.shutdown().await;
-        if ended? {
-            self.shut_out()
-        } else {
-            Ok(Exit::Shutdown)
+        match ended? {
+            Some(why) => self.shut_out(why),
+            None => Ok(Exit::Shutdown),
         }
     }
 
@@ -329,8 +328,8 @@ impl Daemon {
         (sidecar, outbox)
     }
 
-    /// Runs the tasks until somebody asks to stop (`false`), the org shuts the node out (`true`), or `hosting` ends: why the
-    /// host can be in the mesh no longer.
+    /// Runs the tasks until somebody asks to stop, the node is shut out, or `hosting` ends: why the host can be in the mesh
+    /// no longer.
     async fn until_the_end(
         &self,
         membership: &Arc<Membership>,
@@ -338,7 +337,7 @@ impl Daemon {
         outbox: Outbox,
         control: ControlClient,
         hosting: impl Future<Output = TunError>,
-    ) -> Result<bool, TunError> {
+    ) -> Result<Option<ShutOut>, TunError> {
         let keeping_up = tokio::spawn(session::keep_up(sidecar.clone(), outbox, new_backoff()));
         let watching = tokio::spawn({
             let membership = membership.clone();
@@ -349,9 +348,9 @@ impl Daemon {
         let control = tokio::spawn({
             let over = controlling.clone().drop_guard();
             async move {
-                control.run_until_revoked().await;
+                let why = control.run_until_shut_out().await;
                 drop(over);
-                true
+                why
             }
         });
         let broken = tokio::select! {
@@ -362,11 +361,16 @@ impl Daemon {
         };
         control.abort();
         // A stream that broke down by a defect is no revocation: only its own word is.
-        let was_revoked = control.await.unwrap_or(false);
-        if was_revoked {
+        let shut_out = control.await.ok();
+        if let Some(why) = shut_out {
             // The tunnel first: from here on nothing more comes in or goes out.
             membership.forget().await;
-            sidecar.stop_all(Stop::TakenAway).await;
+            sidecar
+                .stop_all(match why {
+                    ShutOut::Revoked => Stop::TakenAway,
+                    ShutOut::KeyExpired => Stop::Shutdown,
+                })
+                .await;
         } else {
             sidecar.stop_all(Stop::Shutdown).await;
             let _ = timeout(LAST_WORDS, sidecar.acknowledged()).await;
@@ -376,8 +380,8 @@ impl Daemon {
             let _ = task.await;
         }
         match broken {
-            Some(error) if !was_revoked => Err(error),
-            _ => Ok(was_revoked),
+            Some(error) if shut_out.is_none() => Err(error),
+            _ => Ok(shut_out),
         }
     }
 
@@ -393,18 +397,31 @@ impl Daemon {
         proxy.serve(reach).await;
     }
 
-    fn shut_out(&self) -> Result<Exit, NodeError> {
+    fn shut_out(&self, why: ShutOut) -> Result<Exit, NodeError> {
+        let (state, reason) = match why {
+            ShutOut::Revoked => (LinkState::Revoked, "this node was revoked"),
+            ShutOut::KeyExpired => (LinkState::Expired, "the key of this node has expired"),
+        };
         let record = LinkRecord {
             server_url: self.server_url.to_string(),
-            state: LinkState::Revoked,
+            state,
         };
         link_state::write(&self.state_dir, &record)?;
         let now = Clock::new().now().wall;
         self.board.change(|status| {
-            status.control = Connection::down(now, "this node was revoked");
-            status.sidecar = Connection::down(now, "this node was revoked");
+            status.control = Connection::down(now, reason);
+            status.sidecar = Connection::down(now, reason);
         });
-        Ok(self.revoked())
+        Ok(match why {
+            ShutOut::Revoked => self.revoked(),
+            ShutOut::KeyExpired => self.key_expired(),
+        })
+    }
+
+    fn key_expired(&self) -> Exit {
+        self.board.change(|status| status.link = LinkStatus::Expired);
+        (self.config.on_talk)(&Talk::KeyExpired);
+        Exit::KeyExpired
     }
 }
 

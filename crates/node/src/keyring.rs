@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use types::policy::KeyLife;
 use types::{NodePrivateKey, NodePublicKey, Timestamp};
 use zeroize::Zeroizing;
 
@@ -47,8 +48,30 @@ pub struct KeyView {
     pub next: Option<NodePublicKey>,
     /// Until when the key before is taken.
     pub previous_until: Option<Timestamp>,
-    /// Which key was refused last, and why.
-    pub refused: Option<(NodePublicKey, String)>,
+    /// What was refused last.
+    pub refused: Option<Refusal>,
+}
+
+/// A key that the control plane did not take.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Which key.
+    pub key: NodePublicKey,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl KeyView {
+    /// Returns when the key is to be changed, by what the netmap says of it; `None` when that speaks of another key, or a
+    /// change is under way.
+    #[must_use]
+    pub fn change_at(&self, named: &NodePublicKey, life: Option<KeyLife>) -> Option<Timestamp> {
+        let is_ours = *named == self.current && self.next.is_none();
+        let refused_at = self.refused.as_ref().map(|refused| refused.at);
+        life.filter(|_| is_ours).map(|life| life.attempt_at(refused_at))
+    }
 }
 
 /// What the control plane's word of the key in force was to us.
@@ -189,13 +212,13 @@ impl Keyring {
         let mut view = self.follow();
         let wanted = self.prepare()?;
         let decided = view.wait_for(|view| {
-            let is_refused = view.refused.as_ref().is_some_and(|(key, _)| *key == wanted);
+            let is_refused = view.refused.as_ref().is_some_and(|refused| refused.key == wanted);
             view.current == wanted || is_refused
         });
         match tokio::time::timeout(CHANGE_TIMEOUT, decided).await {
             Ok(Ok(view)) if view.current == wanted => Ok(view.clone()),
             Ok(Ok(view)) => {
-                let reason = view.refused.as_ref().map(|(_, reason)| reason.clone());
+                let reason = view.refused.as_ref().map(|refused| refused.reason.clone());
                 Err(RotateError::Refused(reason.unwrap_or_default()))
             }
             Ok(Err(_)) | Err(_) => Err(RotateError::Pending),
@@ -236,13 +259,17 @@ impl Keyring {
     }
 
     /// Takes the control plane's refusal of the key to be: it is dropped.
-    pub fn refused(&self, key: &NodePublicKey, reason: String) -> Result<(), StateDirError> {
+    pub fn refused(&self, refused: Refusal) -> Result<(), StateDirError> {
         let mut keys = self.lock();
-        if keys.next.as_ref().is_some_and(|next| next.public() == *key) {
+        if keys
+            .next
+            .as_ref()
+            .is_some_and(|next| next.public() == refused.key)
+        {
             self.state_dir.remove(NEXT)?;
             keys.next = None;
             keys.tries_next = false;
-            self.show(&keys, Some((*key, reason)));
+            self.show(&keys, Some(refused));
         }
         Ok(())
     }
@@ -259,7 +286,7 @@ impl Keyring {
         Ok(is_over)
     }
 
-    fn show(&self, keys: &Keys, refused: Option<(NodePublicKey, String)>) {
+    fn show(&self, keys: &Keys, refused: Option<Refusal>) {
         self.view.send_replace(keys.view(refused));
     }
 
@@ -269,7 +296,7 @@ impl Keyring {
 }
 
 impl Keys {
-    fn view(&self, refused: Option<(NodePublicKey, String)>) -> KeyView {
+    fn view(&self, refused: Option<Refusal>) -> KeyView {
         KeyView {
             current: self.current.public(),
             next: self.next.as_ref().map(NodePrivateKey::public),
@@ -389,14 +416,16 @@ mod tests {
         let keyring = place.open();
         let next = keyring.prepare().expect("kept");
         let other = NodePrivateKey::from_random([3; 32]).public();
-        keyring.refused(&other, "not ours".to_owned()).expect("nothing");
+        let refusal = |key| Refusal {
+            key,
+            reason: "taken".to_owned(),
+            at: until(),
+        };
+        keyring.refused(refusal(other)).expect("nothing");
         assert!(place.has(NEXT));
-        keyring.refused(&next, "taken".to_owned()).expect("removed");
+        keyring.refused(refusal(next)).expect("removed");
         assert!(!place.has(NEXT));
-        assert_eq!(
-            keyring.follow().borrow().refused,
-            Some((next, "taken".to_owned()))
-        );
+        assert_eq!(keyring.follow().borrow().refused, Some(refusal(next)));
         assert_ne!(keyring.prepare().expect("kept"), next);
     }
 
@@ -424,6 +453,28 @@ mod tests {
         opens(next);
         keyring.turn();
         opens(next);
+    }
+
+    #[test]
+    fn a_key_is_changed_when_the_netmap_says_so_of_it_and_not_again_while_that_is_under_way_or_was_just_refused()
+     {
+        let place = Place::new();
+        let keyring = place.open();
+        let own = keyring.public();
+        let life = KeyLife {
+            expires_at: until(),
+            rotate_at: until() - Duration::from_secs(60),
+        };
+        let change_at = |named, life| keyring.follow().borrow().change_at(named, life);
+        assert_eq!(change_at(&own, None), None, "it does not expire");
+        assert_eq!(change_at(&own, Some(life)), Some(life.rotate_at));
+        let other = NodePrivateKey::from_random([3; 32]).public();
+        assert_eq!(change_at(&other, Some(life)), None, "a netmap of before");
+        let key = keyring.prepare().expect("kept");
+        assert_eq!(change_at(&own, Some(life)), None);
+        let (reason, at) = ("no".to_owned(), life.rotate_at);
+        keyring.refused(Refusal { key, reason, at }).expect("removed");
+        assert_eq!(change_at(&own, Some(life)), Some(life.attempt_at(Some(at))));
     }
 
     #[test]

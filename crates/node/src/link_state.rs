@@ -29,6 +29,8 @@ pub enum LinkState {
     Linked(Box<Pinned>),
     /// The org shut this key out.
     Revoked,
+    /// The key has expired: the device is linked anew, and is the same node then.
+    Expired,
 }
 
 /// A code that waits for approval.

@@ -33,6 +33,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use net::clock::Clock;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::SocketAddr;
@@ -151,6 +152,8 @@ pub async fn serve(listener: UnixListener, state: LocalState, until: Cancellatio
 
 async fn status(State(state): State<LocalState>) -> Json<Status> {
     let mut status = state.board.read();
+    let now = Clock::new().now().wall;
+    status.key_in_danger = status.key_life.is_some_and(|life| life.is_in_danger(now));
     if let Some(sidecar) = state.sidecar.get() {
         let counters = sidecar.membership().mesh().counters().await;
         status.traffic = Some(Traffic::from(&counters));

@@ -16,9 +16,9 @@ use net::{MeshNet, RelayPoint, resolve};
 use tokio::sync::{broadcast, mpsc, watch};
 use types::control::FromNode;
 use types::netmap::ENDPOINTS_MAX;
-use types::{Generation, Netmap, NodeKind, NodePublicKey, PathReason, PeerRecord, RelayId};
+use types::{Generation, Netmap, NodeKind, NodePublicKey, PathReason, PeerRecord, RelayId, Timestamp};
 
-use crate::keyring::Keyring;
+use crate::keyring::{KeyView, Keyring};
 use crate::link_state::Pinned;
 use crate::state_dir::StateDir;
 use crate::status::{NodeSummary, StatusBoard};
@@ -366,6 +366,7 @@ impl Membership {
                 return;
             };
             status.netmap_refused = None;
+            status.key_life = netmap.node.key_life;
             let own = netmap.node.addresses;
             status.node = Some(NodeSummary {
                 id: netmap.node.id,
@@ -396,6 +397,14 @@ impl Membership {
         let own = current.iter().map(|map| map.node.addresses);
         own.flat_map(|own| [own.mesh_ip4.into(), own.mesh_ip6.into()])
             .collect()
+    }
+
+    /// Returns when this node is to change its key, by the netmap in force.
+    #[must_use]
+    pub fn change_key_at(&self, keys: &KeyView) -> Option<Timestamp> {
+        let current = self.current.borrow();
+        let own = &current.as_ref()?.node;
+        keys.change_at(&own.public_key, own.key_life)
     }
 
     /// Returns this node's keys.

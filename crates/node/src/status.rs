@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use net::mesh_net::MeshCounters;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use types::policy::KeyLife;
 use types::{
     Generation, NodeId, NodeKind, NodeName, NodePublicKey, OrgName, PathKind, PathReason, RunId, RunStatus,
     ThreadId, Timestamp,
@@ -22,6 +23,12 @@ pub struct Status {
     pub link: LinkStatus,
     /// The node's public key.
     pub public_key: NodePublicKey,
+    /// When its key expires, and when it is to be changed; absent when it does not expire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_life: Option<KeyLife>,
+    /// Whether the key is about to expire although the node should have changed it long ago.
+    #[serde(default)]
+    pub key_in_danger: bool,
     /// What the org calls this node; absent before it is linked.
     pub node: Option<NodeSummary>,
     /// The control stream.
@@ -86,6 +93,8 @@ pub enum LinkStatus {
     Denied,
     /// The org shut the node out.
     Revoked,
+    /// The node's key has expired.
+    Expired,
 }
 
 /// What the org calls this node.
@@ -231,6 +240,8 @@ impl StatusBoard {
             server_url: None,
             link: LinkStatus::Unlinked,
             public_key,
+            key_life: None,
+            key_in_danger: false,
             node: None,
             control: Connection::down(now, "not linked yet"),
             generation: None,

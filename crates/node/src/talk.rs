@@ -76,4 +76,6 @@ pub enum Talk {
     },
     /// The org shut this node out.
     Revoked,
+    /// The node's key has expired.
+    KeyExpired,
 }

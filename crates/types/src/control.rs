@@ -59,6 +59,8 @@ pub enum ToNode {
         /// Why, for people.
         reason: DisplayText,
     },
+    /// The node's key has expired: it must be approved anew, and is the same node then.
+    KeyExpired,
     /// The node is shut out: it forgets its netmap and does not come back.
     Revoked,
     /// The answer to [`FromNode::Ping`].

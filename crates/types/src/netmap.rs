@@ -11,6 +11,7 @@ use crate::ids::{NodeId, OrgId};
 use crate::keys::{NodePublicKey, SigningPublicKey};
 use crate::names::{NodeName, OrgName};
 use crate::node::NodeKind;
+use crate::policy::KeyLife;
 use crate::relay::{RELAYS_MAX, RelayRecord};
 
 /// The most peers one netmap may name.
@@ -73,6 +74,9 @@ pub struct SelfRecord {
     /// Its mesh addresses.
     #[serde(flatten)]
     pub addresses: MeshAddresses,
+    /// When its key expires; absent when it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_life: Option<KeyLife>,
 }
 
 /// One node that another may talk to.
@@ -343,6 +347,7 @@ mod tests {
                     mesh_ip4: host_ip4(1).expect("in range"),
                     mesh_ip6: node_ip6(org_id, id),
                 },
+                key_life: None,
             },
             peers: vec![Arc::new(peer(2)), Arc::new(peer(3))],
             relays: vec![relay()],

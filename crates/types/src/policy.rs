@@ -18,7 +18,7 @@ use crate::names::DisplayText;
 
 pub use evaluate::{Basis, Decision, Evaluation, Subject};
 pub use expectation::{Expectation, Expected};
-pub use node_keys::{NodeKeyRules, OVERLAP};
+pub use node_keys::{KeyLife, NodeKeyRules, OVERLAP, is_over};
 pub use selector::{GroupRef, PersonSelector, Selector, SelectorError, TagRef};
 
 /// The largest document, in bytes of JSON.

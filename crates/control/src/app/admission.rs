@@ -8,7 +8,7 @@ use types::names::{DISPLAY_TEXT_CHARS_MAX, is_unprintable};
 use types::{AuthKeyId, NodeId, NodeKind, NodeName, NodePublicKey, NodeStatus, OrgId, OrgName, UserId};
 
 use super::nodes::name_taken;
-use super::{App, AppError, display_text, node_keys};
+use super::{App, AppError, display_text, node_keys, reach};
 use crate::secrets;
 use crate::store::{self, Conn};
 
@@ -98,6 +98,8 @@ pub(crate) async fn admit(app: &App, conn: &mut Conn, newcomer: Newcomer) -> Res
     let name = free_name(conn, org, newcomer.name, &claims).await?;
     let id = NodeId::from_random(secrets::bytes());
     let host = store::orgs::take_host_number(conn, org).await?;
+    let rules = reach::in_force(conn, org).await?.node_keys;
+    let now = app.clock.wall();
     let full = || AppError::conflict("the organization has no IPv4 address left");
     let node = Node {
         id,
@@ -120,9 +122,9 @@ pub(crate) async fn admit(app: &App, conn: &mut Conn, newcomer: Newcomer) -> Res
         tags: newcomer.tags,
         owner_user_id: Some(newcomer.owner),
         ephemeral: newcomer.ephemeral,
-        created_at: app.clock.wall(),
+        created_at: now,
         revoked_at: None,
-        key_expires_at: None,
+        key_expires_at: rules.expiry_of_new(now),
         cut_off: None,
     };
     store::nodes::insert(conn, &node, newcomer.auth_key).await?;

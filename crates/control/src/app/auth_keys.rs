@@ -10,6 +10,7 @@ use api::auth_keys::{
 };
 use api::page::PageQuery;
 use serde_json::{Map, json};
+use types::policy::is_over;
 use types::{AuthKeyId, NodeId, NodeStatus, OrgId, Timestamp};
 
 use super::admission::{self, Claims, Newcomer, read_label, read_tags};
@@ -178,6 +179,10 @@ pub(crate) async fn join(app: &App, ip: IpAddr, request: Join) -> Result<Joined,
 async fn may_again(tx: &mut Tx, (known, key): (&store::nodes::NodeRow, AuthKeyId)) -> Result<(), AppError> {
     if known.node.status == NodeStatus::Revoked {
         return Err(revoked());
+    }
+    if is_over(known.node.key_expires_at, app.clock.wall()) {
+        let message = "the key of this node has expired; link it anew, and have it approved";
+        return Err(AppError::conflict(message));
     }
     if store::nodes::auth_key(tx, known.node.id).await? != Some(key) {
         return Err(AppError::conflict("this device is linked already"));

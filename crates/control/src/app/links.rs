@@ -232,6 +232,7 @@ async fn relink(
         node.tags = newcomer.tags;
     }
     store::nodes::relink(conn, &node).await?;
+    node_keys::extend(app, conn, &mut node).await?;
     tracing::info!(node = %node.id, at = %app.clock.wall(), "a device was linked again");
     Ok(node)
 }

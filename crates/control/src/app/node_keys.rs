@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use api::ErrorCode;
 use api::activity::Severity;
+use api::nodes::Node;
 use serde_json::{Map, json};
 use tokio_util::sync::CancellationToken;
-use types::{DisplayText, NodePublicKey, Timestamp};
+use types::policy::{NodeKeyRules, is_over};
+use types::span::Span;
+use types::{DisplayText, NodePublicKey, NodeStatus, OrgId, Timestamp};
 
 use super::nodes::Change;
 use super::{Actor, App, AppError, nodes, reach};
@@ -73,6 +76,20 @@ pub(crate) async fn previous_until(app: &App, row: &NodeRow) -> Result<Option<Ti
     Ok(until.filter(|until| *until > app.clock.wall()))
 }
 
+/// Tells whether the key of a node has expired, to the millisecond.
+pub(crate) async fn has_expired(app: &App, row: &NodeRow) -> Result<bool, AppError> {
+    let mut conn = app.store.read().await?;
+    let is_noted = store::node_keys::has_expired(&mut conn, row.node.id).await?;
+    Ok(is_noted || is_over(row.node.key_expires_at, app.clock.wall()))
+}
+
+/// Tells whether a node that has no netmap any more was revoked; otherwise its key has expired.
+pub(crate) async fn was_revoked(app: &App, row: &NodeRow) -> Result<bool, AppError> {
+    let mut conn = app.store.read().await?;
+    let now = store::nodes::find(&mut conn, row.node.org_id, row.node.id).await?;
+    Ok(now.is_none_or(|now| now.node.status == NodeStatus::Revoked))
+}
+
 /// Notes the key that a node wants to go by; the inner error says why not. The same offer again is answered the same.
 pub(crate) async fn offer(
     app: &App,
@@ -129,6 +146,7 @@ pub(crate) async fn put_into_force(
         old,
         new: key,
         until: now + rules.overlap(),
+        expires_at: rules.expiry_of_new(now),
         now,
     };
     if !store::node_keys::change(&mut tx, &change).await? {
@@ -187,7 +205,63 @@ pub(crate) async fn sweep_until(app: Arc<App>, stop: CancellationToken) {
     }
 }
 
+/// Has the rules of an org's policy hold for the keys that there are: none expires before its node could change it.
+pub(super) async fn keep_rules(
+    app: &App,
+    conn: &mut Conn,
+    org: OrgId,
+    rules: &NodeKeyRules,
+) -> Result<(), StoreError> {
+    let earliest = rules.earliest_expiry(app.clock.wall());
+    let life = rules.expire_after.map(Span::duration).zip(earliest);
+    store::node_keys::set_expiry(conn, org, life).await
+}
+
+/// Gives a key that somebody has approved anew the time in which its node changes it.
+pub(super) async fn extend(app: &App, conn: &mut Conn, node: &mut Node) -> Result<(), StoreError> {
+    let rules = reach::in_force(conn, node.org_id).await?.node_keys;
+    let earliest = rules.earliest_expiry(app.clock.wall());
+    // One that lives longer than that as it is, does.
+    node.key_expires_at = earliest.map(|earliest| node.key_expires_at.unwrap_or(earliest).max(earliest));
+    store::node_keys::extend(conn, node.id, node.key_expires_at).await
+}
+
+/// Notes which keys have expired, and cuts off the nodes that have them. At its control stream a key is refused from its
+/// last millisecond on; everybody else hears of it here.
+async fn expire(app: &App) -> Result<(), AppError> {
+    let now = app.clock.wall();
+    let due = store::node_keys::expired(&mut *app.store.read().await?, now, BATCH_MAX).await?;
+    for (org, id) in due {
+        let mut tx = app.store.write().await?;
+        let row = store::nodes::find(&mut tx, org, id).await?;
+        // It may have been changed or extended meanwhile.
+        let Some(row) = row.filter(|row| is_over(row.node.key_expires_at, now)) else {
+            continue;
+        };
+        let mut circle = app.reaches.within(&mut tx, org).await?.circle(id);
+        circle.remove(&id);
+        store::node_keys::expire(&mut tx, id).await?;
+        let change = Change {
+            action: "node.key_expired",
+            event: "runmesh.device.key_expired",
+            severity: Severity::Warning,
+            title: format!("the key of {} has expired", row.name),
+            attributes: Map::from_iter([("publicKey".to_owned(), json!(row.node.public_key))]),
+        };
+        nodes::record(app, &mut tx, Actor::system(), &row.node, change).await?;
+        let generation = store::orgs::raise_topology(&mut tx, org).await?;
+        // Within the write: whoever approves the device anew waits for it, and lets it in after it.
+        app.platform.expel(row.node.public_key).await;
+        tx.commit().await?;
+        app.hub.changed(&circle, generation);
+        app.relays.expel(row.node.public_key).await;
+        app.hub.expire(id).await;
+    }
+    Ok(())
+}
+
 async fn sweep(app: &App) -> Result<(), AppError> {
+    expire(app).await?;
     let now = app.clock.wall();
     let over = store::node_keys::over(&mut *app.store.read().await?, now, BATCH_MAX).await?;
     if over.is_empty() {

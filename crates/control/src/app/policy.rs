@@ -9,7 +9,7 @@ use types::policy::{Basis, PolicyError};
 use types::{Decision, NodeId, Policy, Protocol, Service};
 
 use super::audit::Deed;
-use super::{App, AppError, Caller, audit, reach};
+use super::{App, AppError, Caller, audit, node_keys, reach};
 use crate::store::nodes::NodeRow;
 use crate::store::policies::PolicyRow;
 use crate::store::{self, Conn, StoreError};
@@ -45,6 +45,10 @@ pub(crate) async fn put(app: &App, caller: &Caller, request: PutPolicy) -> Resul
     };
     store::policies::put(&mut tx, caller.org, &row).await?;
     record(app, &mut tx, caller, (before.as_ref(), &row)).await?;
+    let rules_before = before.map_or(Ok(Policy::standard()), |row| Policy::parse(&row.document));
+    if rules_before.map_err(|_| AppError::internal())?.node_keys != policy.node_keys {
+        node_keys::keep_rules(app, &mut tx, caller.org, &policy.node_keys).await?;
+    }
     let generation = store::orgs::raise_topology(&mut tx, caller.org).await?;
     tx.commit().await?;
     app.hub.changed_org(caller.org, generation);

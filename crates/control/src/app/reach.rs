@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use types::policy::NodeKeyRules;
 use types::{AllowedIp, Evaluation, NodeId, NodeKind, OrgId, Policy, Subject, UserId};
 
 use super::{App, Caller};
@@ -17,6 +18,8 @@ const KEPT_MAX: usize = 64;
 pub(crate) struct Reach {
     topology: u64,
     pub(crate) evaluation: Evaluation,
+    /// What the policy says of keys.
+    pub(crate) node_keys: NodeKeyRules,
 }
 
 /// Every org that was asked for lately.
@@ -106,7 +109,11 @@ impl Reach {
     ) -> Result<Self, StoreError> {
         let policy = in_force(conn, org).await?;
         let evaluation = Evaluation::new(&policy, rows.iter().map(subject).collect());
-        Ok(Self { topology, evaluation })
+        Ok(Self {
+            topology,
+            evaluation,
+            node_keys: policy.node_keys,
+        })
     }
 
     /// Returns every node that sees this one, and the node itself.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use runs::protocol::ORCHESTRATOR_PORT;
 use types::netmap::{OrchestratorRecord, SelfRecord};
+use types::policy::{KeyLife, NodeKeyRules};
 use types::{
     Generation, MeshAddresses, Netmap, NodeId, NodeKind, OrgId, OrgName, PeerRecord, RelayRecord,
     SigningPublicKey,
@@ -30,6 +31,7 @@ pub(crate) struct Roster {
 pub(super) struct Seat {
     pub(super) record: Arc<PeerRecord>,
     addresses: MeshAddresses,
+    key_life: Option<KeyLife>,
 }
 
 /// What a roster is read with.
@@ -64,7 +66,7 @@ impl Roster {
             return Ok(None);
         }
         with.reaches.keep(org, &reach);
-        let seats = rows.iter().map(|row| Seat::new(row, with)).collect();
+        let seats = rows.iter().map(|row| Seat::new(row, with, &reach.node_keys)).collect();
         Ok(Some(Self {
             generation,
             reach,
@@ -100,6 +102,7 @@ impl Roster {
                 name: own.record.name.clone(),
                 public_key: own.record.public_key,
                 addresses: own.addresses,
+                key_life: own.key_life,
             },
             peers,
             relays: relays.to_vec(),
@@ -115,7 +118,7 @@ impl Roster {
 }
 
 impl Seat {
-    fn new(row: &NodeRow, with: Readings<'_>) -> Self {
+    fn new(row: &NodeRow, with: Readings<'_>, rules: &NodeKeyRules) -> Self {
         let record = record(row, with.endpoints);
         let before = with.before.and_then(|roster| roster.seat(record.id));
         let same = before.filter(|seat| *seat.record == record);
@@ -125,6 +128,10 @@ impl Seat {
                 mesh_ip4: row.node.mesh_ip4,
                 mesh_ip6: row.node.mesh_ip6,
             },
+            key_life: row.node.key_expires_at.map(|expires_at| KeyLife {
+                expires_at,
+                rotate_at: rules.rotate_at(expires_at, &row.node.public_key),
+            }),
         }
     }
 }

@@ -13,6 +13,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (7, include_str!("migrations/0007_auth_keys.sql")),
     (8, include_str!("migrations/0008_relays.sql")),
     (11, include_str!("migrations/0011_node_keys.sql")),
+    (12, include_str!("migrations/0012_key_life_home_relay.sql")),
 ];
 
 /// Applies what is missing; refuses a database of a newer program.

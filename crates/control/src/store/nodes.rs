@@ -38,8 +38,9 @@ macro_rules! select {
 pub(crate) async fn insert(conn: &mut Conn, node: &Node, by: Option<AuthKeyId>) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO nodes (id, org_id, kind, name, device_label, os, hostname, app_version, client_metadata, \
-         public_key, mesh_ip4, mesh_ip6, endpoints, online, tags, owner_user_id, created_at, ephemeral, auth_key_id) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, '[]', $13, $14, $15, $16, $17, $18)",
+         public_key, mesh_ip4, mesh_ip6, endpoints, online, tags, owner_user_id, created_at, ephemeral, auth_key_id, \
+         key_made_at, key_expires_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, '[]', $13, $14, $15, $16, $17, $18, $16, $19)",
     )
     .bind(node.id.to_string())
     .bind(node.org_id.to_string())
@@ -59,6 +60,7 @@ pub(crate) async fn insert(conn: &mut Conn, node: &Node, by: Option<AuthKeyId>) 
     .bind(node.created_at.unix_ms())
     .bind(i64::from(node.ephemeral))
     .bind(by.map(|id| id.to_string()))
+    .bind(node.key_expires_at.map(Timestamp::unix_ms))
     .execute(conn)
     .await?;
     Ok(())
@@ -146,7 +148,7 @@ pub(crate) async fn list(
 /// Lists the nodes of an org that may take part, the platform's too, by id.
 pub(crate) async fn in_org(conn: &mut Conn, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
     sqlx::query(select!(
-        "WHERE n.org_id = $1 AND n.revoked_at IS NULL ORDER BY n.id"
+        "WHERE n.org_id = $1 AND n.revoked_at IS NULL AND n.key_expired = 0 ORDER BY n.id"
     ))
     .bind(org.to_string())
     .all(conn, read)
@@ -156,7 +158,7 @@ pub(crate) async fn in_org(conn: &mut Conn, org: OrgId) -> Result<Vec<NodeRow>, 
 /// Lists every node of every org that may take part, but the platform's own.
 pub(crate) async fn admitted(conn: &mut Conn) -> Result<Vec<NodeRow>, StoreError> {
     sqlx::query(select!(
-        "WHERE n.revoked_at IS NULL AND n.kind <> 'platform' ORDER BY n.created_at, n.id"
+        "WHERE n.revoked_at IS NULL AND n.key_expired = 0 AND n.kind <> 'platform' ORDER BY n.created_at, n.id"
     ))
     .all(conn, read)
     .await

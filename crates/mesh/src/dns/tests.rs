@@ -54,6 +54,7 @@ fn zone() -> Zone {
                 mesh_ip4: [100, 64, 1, 1].into(),
                 mesh_ip6: in_org(1),
             },
+            key_life: None,
         },
         peers: Vec::from(
             [

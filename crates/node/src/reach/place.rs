@@ -152,6 +152,7 @@ mod tests {
                     mesh_ip4: [100, 64, 0, 1].into(),
                     mesh_ip6: own,
                 },
+                key_life: None,
             },
             peers: vec![
                 peer(2, "laptop", &["100.64.0.2/32", &ip6]),

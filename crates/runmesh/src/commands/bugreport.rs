@@ -131,6 +131,7 @@ fn link_on_disk(dir: &Path) -> Result<Option<&'static str>> {
         LinkState::Pending(_) => "pending",
         LinkState::Linked(_) => "linked",
         LinkState::Revoked => "revoked",
+        LinkState::Expired => "expired",
     }))
 }
 
@@ -176,6 +177,7 @@ impl Daemon {
                 LinkStatus::Linked => "linked",
                 LinkStatus::Denied => "denied",
                 LinkStatus::Revoked => "revoked",
+                LinkStatus::Expired => "expired",
             },
             name: shown(name),
             org: shown(org),

@@ -84,7 +84,7 @@ const COLUMNS: [Column; 8] = [
 ];
 
 /// The lines of one node.
-pub(crate) const FIELDS: [Column; 18] = [
+pub(crate) const FIELDS: [Column; 19] = [
     ("name", "/name"),
     ("dns name", "/dnsName"),
     ("id", "/id"),
@@ -98,6 +98,7 @@ pub(crate) const FIELDS: [Column; 18] = [
     ("mesh ip4", "/meshIp4"),
     ("mesh ip6", "/meshIp6"),
     ("public key", "/publicKey"),
+    ("key expires", "/keyExpiresAt"),
     ("tags", "/tags"),
     ("owner", "/ownerUserId"),
     ("last seen", "/lastSeenAt"),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::up::state_dir;
 use crate::failure::hinted;
-use crate::output::Output;
+use crate::output::{Output, talk};
 use crate::table::{Column, table};
 
 /// What `status` takes.
@@ -23,7 +23,7 @@ pub(crate) struct StatusArgs {
     state_dir: Option<PathBuf>,
 }
 
-const FIELDS: [Column; 24] = [
+const FIELDS: [Column; 25] = [
     ("running", "/running"),
     ("version", "/version"),
     ("server", "/serverUrl"),
@@ -34,6 +34,7 @@ const FIELDS: [Column; 24] = [
     ("org", "/node/orgName"),
     ("addresses", "/node/addresses"),
     ("public key", "/publicKey"),
+    ("key expires", "/keyLife/expiresAt"),
     ("mode", "/mode"),
     ("mesh socket", "/meshAddress"),
     ("home relay", "/homeRelay"),
@@ -83,6 +84,9 @@ pub(crate) async fn status(args: StatusArgs, output: Output) -> Result<()> {
     output.record(&status, &FIELDS)?;
     if output.is_json() {
         return Ok(());
+    }
+    if status["keyInDanger"] == true {
+        talk("the key expires soon, and this node has not been able to change it: see `runmesh rotate-key`");
     }
     show_table(&peers(&status), &PEERS, output)?;
     show_table(&dropped(&status), &DROPPED, output)?;

@@ -85,6 +85,10 @@ pub(crate) async fn up(args: UpArgs, output: Output) -> Result<()> {
             "the org shut this node out",
             "to link this machine again, start with a fresh --state-dir",
         )),
+        Exit::KeyExpired => Err(hinted(
+            "the key of this node has expired",
+            "run `runmesh up` again and have the device approved: it is the same node then",
+        )),
     }
 }
 
@@ -168,6 +172,7 @@ fn sentence(said: &Talk) -> String {
         Talk::RunStarted { summary } => format!("Run started: {summary}"),
         Talk::RunEnded { summary } => format!("Run ended: {summary}"),
         Talk::Revoked => "The org shut this node out; its key is of no more use.".to_owned(),
+        Talk::KeyExpired => "The key of this node has expired.".to_owned(),
         other => format!("{other:?}"),
     }
 }
@@ -202,6 +207,7 @@ fn event(said: &Talk) -> Value {
         Talk::RunStarted { summary } => json!({"event": "run_started", "summary": summary}),
         Talk::RunEnded { summary } => json!({"event": "run_ended", "summary": summary}),
         Talk::Revoked => json!({"event": "revoked"}),
+        Talk::KeyExpired => json!({"event": "key_expired"}),
         other => json!({"event": "other", "text": format!("{other:?}")}),
     }
 }
