@@ -35,8 +35,11 @@ const LOOK: Duration = Duration::from_millis(10);
 
 const GIVE_UP: Duration = Duration::from_secs(120);
 
-/// The beginning of each netmap, up to its generation.
-const NETMAP: &[u8] = br#"{"type":"netmap","generation":"#;
+/// The beginning of each netmap, whole or delta, up to its generation.
+const NETMAPS: [&[u8]; 2] = [
+    br#"{"type":"netmap","generation":"#,
+    br#"{"type":"netmap_delta","generation":"#,
+];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -181,6 +184,9 @@ impl Stream {
 }
 
 fn generation(json: &[u8]) -> Option<Generation> {
-    let digits = json.strip_prefix(NETMAP)?.split(|byte| *byte == b',').next()?;
+    let rest = NETMAPS
+        .iter()
+        .find_map(|beginning| json.strip_prefix(*beginning))?;
+    let digits = rest.split(|byte| *byte == b',').next()?;
     std::str::from_utf8(digits).ok()?.parse().ok().map(Generation)
 }

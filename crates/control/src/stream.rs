@@ -3,16 +3,19 @@
 //! Encryption and fragments are `mesh::control_stream`, messages are `types::control`; what they mean is
 //! `app::presence`. Nothing queues here: a netmap is computed when it is sent, and changes meanwhile are one change.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use mesh::control_stream::{Channel, Responder};
 use types::control::{FromNode, Hello, ToNode};
-use types::{Generation, NodePublicKey, NodeStatus};
+use types::names::is_unprintable;
+use types::netmap::Difference;
+use types::{Generation, Monotonic, NodeId, NodePublicKey, NodeStatus, OrgId};
 
 use crate::app::node_keys::{self, Holder, Standing};
-use crate::app::{AppError, netmap, presence};
-use crate::given::Given;
+use crate::app::{AppError, Roster, netmap, presence};
+use crate::given::{Given, News};
 use crate::http::Shared;
 use crate::hub::Attendance;
 use crate::limits::{Buckets, Quota};
@@ -29,6 +32,12 @@ const RELAY_CAPABILITY: u32 = 2;
 
 /// The first capability version that is told which key is the node's.
 const KEYS_CAPABILITY: u32 = 5;
+
+/// The first capability version that takes netmap deltas.
+const DELTA_CAPABILITY: u32 = 4;
+
+/// How many characters of a node's reason are logged.
+const REASON_CHARS_MAX: usize = 200;
 
 /// How long a stream may be silent before it counts as dead.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -209,84 +218,171 @@ async fn session(
         return Err(End::Revoked);
     }
     tracing::info!(node = %row.node.id, capability = hello.capability_version, "a node is online");
-    let mut changes = attendance.changes.clone();
     if hello.capability_version >= KEYS_CAPABILITY {
         tell_key(app, link, row).await?;
     }
-    let mut given = greet(app, link, row, hello.generation).await?;
-    note(app, attendance, row, given.in_force());
-    let reports = Buckets::new(REPORTS);
-    let mut noted = app.clock.now().mono;
-    let mut tickets = tokio::time::interval(TICKET_EVERY);
-    let takes_tickets = hello.capability_version >= RELAY_CAPABILITY;
-    let mut ping = tokio::time::interval(PING_EVERY);
-    let mut heard = tokio::time::Instant::now();
-    loop {
-        tokio::select! {
-            changed = changes.changed() => {
-                changed.map_err(|_| End::Closed)?;
-                let told = *changes.borrow_and_update();
-                push(app, link, row, (&mut given, told)).await?;
-                note(app, attendance, row, given.in_force());
-            }
-            _ = tickets.tick(), if takes_tickets => {
-                let now = app.clock.wall();
-                let ticket = app.relays.ticket(row.node.org_id, row.node.public_key, now);
-                if let Some(ticket) = ticket {
-                    link.send(&ToNode::RelayTicket { ticket }).await?;
+    let mut session = Session::new(app, attendance, (row, hello));
+    session
+        .push(link, netmap::now(app, row.node.org_id).await?)
+        .await?;
+    session.serve(link).await
+}
+
+/// The stream of a node that has said hello.
+struct Session<'a> {
+    app: &'a Shared,
+    attendance: &'a Attendance,
+    row: &'a NodeRow,
+    org: OrgId,
+    id: NodeId,
+    capability: u32,
+    given: Given,
+    reports: Buckets,
+    /// When the store was told last that the node was heard.
+    noted: Monotonic,
+}
+
+impl<'a> Session<'a> {
+    fn new(app: &'a Shared, attendance: &'a Attendance, (row, hello): (&'a NodeRow, &Hello)) -> Self {
+        Self {
+            app,
+            attendance,
+            row,
+            org: row.node.org_id,
+            id: row.node.id,
+            capability: hello.capability_version,
+            given: Given::at_hello(hello.generation),
+            reports: Buckets::new(REPORTS),
+            noted: app.clock.now().mono,
+        }
+    }
+
+    async fn serve(&mut self, link: &mut Link) -> Result<(), End> {
+        let mut changes = self.attendance.changes.clone();
+        let mut tickets = tokio::time::interval(TICKET_EVERY);
+        let mut ping = tokio::time::interval(PING_EVERY);
+        let mut heard = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                changed = changes.changed() => {
+                    changed.map_err(|_| End::Closed)?;
+                    let told = *changes.borrow_and_update();
+                    let roster = netmap::at_least(self.app, self.org, told).await?;
+                    self.push(link, roster).await?;
                 }
-            }
-            _ = ping.tick() => {
-                if heard.elapsed() > SILENCE_MAX {
-                    return Err(End::Silent);
+                _ = tickets.tick(), if self.capability >= RELAY_CAPABILITY => {
+                    let now = self.app.clock.wall();
+                    if let Some(ticket) = self.app.relays.ticket(self.org, self.row.node.public_key, now) {
+                        link.send(&ToNode::RelayTicket { ticket }).await?;
+                    }
                 }
-                link.deliver(Message::Ping(bytes::Bytes::new())).await?;
-            }
-            message = link.message() => {
-                heard = tokio::time::Instant::now();
-                let message = message?;
-                if let Some(FromNode::NetmapApplied { generation }) = message {
-                    note(app, attendance, row, given.applied(generation));
-                } else if let Some(message) = message {
-                    take(app, link, row, (message, &reports)).await?;
+                _ = ping.tick() => {
+                    if heard.elapsed() > SILENCE_MAX {
+                        return Err(End::Silent);
+                    }
+                    link.deliver(Message::Ping(bytes::Bytes::new())).await?;
                 }
-                if app.clock.now().mono.since(noted) >= SILENCE_MAX {
-                    noted = app.clock.now().mono;
-                    presence::seen(app, row.node.id).await?;
+                message = link.message() => {
+                    heard = tokio::time::Instant::now();
+                    if let Some(message) = message? {
+                        self.take(link, message).await?;
+                    }
+                    self.note_presence().await?;
                 }
             }
         }
     }
-}
 
-/// Sends the netmap as it is now, unless the node has this generation.
-async fn greet(app: &Shared, link: &mut Link, row: &NodeRow, has: Option<Generation>) -> Result<Given, End> {
-    let own = (row.node.org_id, row.node.id);
-    let Some(map) = netmap::now(app, own).await? else {
-        return Err(shut_out(app, row).await);
-    };
-    let given = Given::at_hello(map.clone(), has);
-    if given.in_force().is_none() {
-        link.send(&ToNode::Netmap(Box::new(map))).await?;
+    /// Sends what a roster says that the node was not given yet, in the shortest form that it understands.
+    async fn push(&mut self, link: &mut Link, roster: Arc<Roster>) -> Result<(), End> {
+        let difference = netmap::difference(self.app, &roster, (self.org, self.id), self.given.base());
+        let Some(difference) = difference else {
+            return Err(shut_out(self.app, self.row).await);
+        };
+        let difference = match difference {
+            Difference::Delta(_) if self.capability < DELTA_CAPABILITY => Difference::Whole,
+            difference => difference,
+        };
+        let message = match self.given.renew(roster.generation, difference) {
+            News::None => None,
+            News::Delta(delta) => Some(ToNode::NetmapDelta(delta)),
+            News::Whole => {
+                let map = netmap::whole(self.app, &roster, self.id).ok_or(End::Revoked)?;
+                Some(ToNode::Netmap(Box::new(map)))
+            }
+        };
+        // A node that reads slowly must not hold what the org was.
+        drop(roster);
+        if let Some(message) = message {
+            link.send(&message).await?;
+        }
+        self.note(self.given.in_force());
+        Ok(())
     }
-    Ok(given)
-}
 
-/// Sends the netmap as it is now, unless it says what the one before said.
-async fn push(
-    app: &Shared,
-    link: &mut Link,
-    row: &NodeRow,
-    (given, told): (&mut Given, Generation),
-) -> Result<(), End> {
-    let own = (row.node.org_id, row.node.id);
-    let Some(map) = netmap::at_least(app, own, told).await? else {
-        return Err(shut_out(app, row).await);
-    };
-    if given.renew(&map) {
-        link.send(&ToNode::Netmap(Box::new(map))).await?;
+    /// Takes note of what the node has in force.
+    fn note(&self, in_force: Option<Generation>) {
+        let Some(generation) = in_force else {
+            return;
+        };
+        tracing::debug!(node = %self.id, generation = generation.0, "a netmap is in force");
+        self.attendance.applied(generation);
+        let now = self.app.clock.now().mono;
+        self.app.cut_offs.confirm(self.org, self.id, generation, now);
     }
-    Ok(())
+
+    async fn note_presence(&mut self) -> Result<(), End> {
+        let now = self.app.clock.now().mono;
+        if now.since(self.noted) >= SILENCE_MAX {
+            self.noted = now;
+            presence::seen(self.app, self.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, link: &mut Link, message: FromNode) -> Result<(), End> {
+        let counted = matches!(
+            message,
+            FromNode::Endpoints { .. }
+                | FromNode::Path { .. }
+                | FromNode::OfferKey { .. }
+                | FromNode::NetmapRefused { .. }
+        );
+        if counted && self.reports.take("", self.app.clock.now().mono).is_err() {
+            return Err(End::TooMany);
+        }
+        let (app, own) = (self.app, (self.org, self.id));
+        match message {
+            FromNode::Ping => link.send(&ToNode::Pong).await?,
+            FromNode::Endpoints { endpoints } => presence::moved(app, own.0, own.1, &endpoints).await?,
+            FromNode::Path {
+                peer_id,
+                path,
+                reason,
+            } => presence::path(app, own, peer_id, (path, reason)).await?,
+            FromNode::NetmapApplied { generation } => {
+                let in_force = self.given.applied(generation);
+                self.note(in_force);
+            }
+            FromNode::NetmapRefused { generation, reason } => {
+                let printable = reason.chars().filter(|c| !is_unprintable(*c));
+                let reason: String = printable.take(REASON_CHARS_MAX).collect();
+                tracing::warn!(node = %self.id, generation = generation.0, reason, "a node refused its netmap");
+                if self.given.refused(generation) {
+                    self.push(link, netmap::now(app, self.org).await?).await?;
+                }
+            }
+            FromNode::OfferKey { public_key } => {
+                let answer = match node_keys::offer(app, self.row, &public_key).await? {
+                    Ok(()) => ToNode::KeyNoted { public_key },
+                    Err(reason) => ToNode::KeyRefused { public_key, reason },
+                };
+                link.send(&answer).await?;
+            }
+            FromNode::Hello(_) => return Err(End::NoHello),
+        }
+        Ok(())
+    }
 }
 
 /// Why a node has no netmap any more.
@@ -296,57 +392,6 @@ async fn shut_out(app: &Shared, row: &NodeRow) -> End {
         Ok(false) => End::Expired,
         Err(error) => error.into(),
     }
-}
-
-/// Takes note of what the node has in force.
-fn note(app: &Shared, attendance: &Attendance, row: &NodeRow, in_force: Option<Generation>) {
-    let Some(generation) = in_force else {
-        return;
-    };
-    let (org, id) = (row.node.org_id, row.node.id);
-    tracing::debug!(node = %id, generation = generation.0, "a netmap is in force");
-    attendance.applied(generation);
-    let now = app.clock.now().mono;
-    app.cut_offs.confirm(org, id, generation, now);
-}
-
-async fn take(
-    app: &Shared,
-    link: &mut Link,
-    row: &NodeRow,
-    (message, reports): (FromNode, &Buckets),
-) -> Result<(), End> {
-    let (org, id) = (row.node.org_id, row.node.id);
-    let counted = matches!(
-        message,
-        FromNode::Endpoints { .. } | FromNode::Path { .. } | FromNode::OfferKey { .. }
-    );
-    if counted && reports.take("", app.clock.now().mono).is_err() {
-        return Err(End::TooMany);
-    }
-    match message {
-        FromNode::Ping => link.send(&ToNode::Pong).await?,
-        FromNode::Endpoints { endpoints } => presence::moved(app, org, id, &endpoints).await?,
-        FromNode::Path {
-            peer_id,
-            path,
-            reason,
-        } => presence::path(app, (org, id), peer_id, (path, reason)).await?,
-        FromNode::NetmapRefused { generation, .. } => {
-            tracing::warn!(node = %id, generation = generation.0, "a node refused its netmap");
-        }
-        FromNode::OfferKey { public_key } => {
-            let answer = match node_keys::offer(app, row, &public_key).await? {
-                Ok(()) => ToNode::KeyNoted { public_key },
-                Err(reason) => ToNode::KeyRefused { public_key, reason },
-            };
-            link.send(&answer).await?;
-        }
-        // The session has taken what is in force.
-        FromNode::NetmapApplied { .. } => {}
-        FromNode::Hello(_) => return Err(End::NoHello),
-    }
-    Ok(())
 }
 
 /// The WebSocket and the channel inside it.

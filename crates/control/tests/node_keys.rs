@@ -69,8 +69,7 @@ async fn a_node_with_a_new_key_is_the_same_node_and_others_are_told() {
 
     let mut stream = rotate(&mut device, 11).await;
     let map = stream.netmap().await;
-    map.verify(&private_key(11).public(), None)
-        .expect("its own netmap");
+    assert_eq!(map.node.public_key, private_key(11).public());
     let mut after = node(&fixture, &device).await;
     assert_eq!(after["publicKey"], json!(private_key(11).public()));
     for field in [

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use support::device::{Device, link, link_as, second_member};
 use support::{Answer, Fixture};
-use types::control::{CAPABILITY_VERSION, ToNode};
+use types::control::ToNode;
 use types::{Netmap, Service};
 
 const POLICY: &str = "/v1/runmesh/policy";
@@ -209,9 +209,6 @@ async fn a_change_reaches_connected_nodes_at_once_and_shows_them_no_more_than_it
     .data(200);
     let second = stream.netmap().await;
     assert!(second.generation > first.generation);
-    second
-        .verify(&mine.key.public(), Some(first.generation))
-        .expect("a netmap that nodes accept");
     assert_eq!(peers(&second), [theirs.id.as_str()], "whom it must answer");
     assert!(lets(&second, &theirs, Service::Tcp(22)) && !lets(&second, &theirs, Service::Tcp(23)));
     let far = other.netmap().await;

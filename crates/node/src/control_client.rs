@@ -241,10 +241,11 @@ impl ControlClient {
         match serde_json::from_slice::<ToNode>(json) {
             Ok(ToNode::Netmap(netmap)) => {
                 let generation = netmap.generation;
-                match self.membership.offer(*netmap).await {
-                    Ok(generation) => Heard::Answer(FromNode::NetmapApplied { generation }),
-                    Err(reason) => refused(generation, reason),
-                }
+                answer(generation, self.membership.offer(*netmap).await)
+            }
+            Ok(ToNode::NetmapDelta(delta)) => {
+                let generation = delta.generation;
+                answer(generation, self.membership.offer_delta(&delta).await)
             }
             Ok(ToNode::RelayTicket { ticket }) => {
                 self.membership.mesh().set_ticket(ticket).await;
@@ -340,15 +341,23 @@ enum Heard {
     ShutOut(ShutOut),
 }
 
+fn answer(generation: Generation, outcome: Result<Generation, String>) -> Heard {
+    match outcome {
+        Ok(generation) => Heard::Answer(FromNode::NetmapApplied { generation }),
+        Err(reason) => refused(generation, reason),
+    }
+}
+
 fn refused(generation: Generation, reason: String) -> Heard {
     tracing::warn!(generation = generation.0, reason, "netmap refused");
     Heard::Answer(FromNode::NetmapRefused { generation, reason })
 }
 
-/// A netmap that cannot be read is refused aloud; any other message may be a later version's.
+/// A netmap or a delta that cannot be read is refused aloud; any other message may be a later version's.
 fn unreadable(json: &[u8], error: &serde_json::Error) -> Heard {
     let value: Value = serde_json::from_slice(json).unwrap_or_default();
-    if value.get("type").and_then(Value::as_str) == Some("netmap") {
+    let kind = value.get("type").and_then(Value::as_str);
+    if matches!(kind, Some("netmap" | "netmap_delta")) {
         let generation = Generation(value.get("generation").and_then(Value::as_u64).unwrap_or(0));
         return refused(generation, format!("it cannot be read: {error}"));
     }
@@ -436,11 +445,13 @@ mod tests {
             let error = serde_json::from_str::<ToNode>(text).expect_err("unknown");
             unreadable(text.as_bytes(), &error)
         };
-        match read(r#"{"type":"netmap","generation":7}"#) {
-            Heard::Answer(FromNode::NetmapRefused { generation, .. }) => {
-                assert_eq!(generation, Generation(7))
+        for kind in ["netmap", "netmap_delta"] {
+            match read(&format!(r#"{{"type":"{kind}","generation":7}}"#)) {
+                Heard::Answer(FromNode::NetmapRefused { generation, .. }) => {
+                    assert_eq!(generation, Generation(7));
+                }
+                _ => panic!("not refused"),
             }
-            _ => panic!("not refused"),
         }
         assert!(matches!(read(r#"{"type":"dance"}"#), Heard::Nothing));
         assert!(matches!(read("}"), Heard::Nothing));

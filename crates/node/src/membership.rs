@@ -1,7 +1,7 @@
 //! The node's place in the mesh: the netmap in force, the peers it made, and how each is reached.
 //!
-//! Every netmap, whether it comes over the control stream or from the last start, passes [`Membership::offer`]: it is
-//! checked, applied, kept on disk, and only then counts.
+//! Every netmap, whether it comes over the control stream whole, as a delta, or from the last start, is checked by
+//! [`Netmap::verify`], applied, kept on disk, and only then counts.
 
 mod paths;
 
@@ -15,7 +15,7 @@ use mesh::{MeshEvent, MeshPeer};
 use net::{MeshNet, RelayPoint, resolve};
 use tokio::sync::{broadcast, mpsc, watch};
 use types::control::FromNode;
-use types::netmap::ENDPOINTS_MAX;
+use types::netmap::{ENDPOINTS_MAX, NetmapDelta, NetmapError, Pins};
 use types::{Generation, Netmap, NodeKind, NodePublicKey, PathReason, PeerRecord, RelayId, Timestamp};
 
 use crate::keyring::{KeyView, Keyring};
@@ -120,11 +120,7 @@ impl Membership {
     pub async fn restore(&self) {
         match self.state_dir.read_json::<Netmap>(FILE) {
             Ok(None) => {}
-            Ok(Some(mut netmap)) => {
-                // An older build passed the packet filter over when it kept the map: as the one before, it is sent anew.
-                if netmap.filter.is_none() {
-                    netmap.generation.0 = netmap.generation.0.saturating_sub(1);
-                }
+            Ok(Some(netmap)) => {
                 if let Err(reason) = self.offer(netmap).await {
                     tracing::warn!(reason, "the kept netmap is of no use");
                     let _ = self.state_dir.remove(FILE);
@@ -145,19 +141,55 @@ impl Membership {
         if before.as_deref() == Some(&netmap) {
             return Ok(generation);
         }
-        if let Err(reason) = self.check(&netmap, before.as_deref()) {
-            self.board
-                .change(|status| status.netmap_refused = Some(reason.clone()));
-            return Err(reason);
-        }
+        netmap
+            .verify(&self.pins(netmap.node.public_key), before.as_deref())
+            .map_err(|error| self.refuse(&error))?;
+        self.put_into_force(netmap, before.as_deref()).await?;
+        self.board.change(|status| status.netmaps.whole += 1);
+        Ok(generation)
+    }
+
+    /// Checks what a delta makes of the netmap in force, and puts that into force; after a refusal everything is as before,
+    /// and the whole netmap is needed.
+    pub async fn offer_delta(&self, delta: &NetmapDelta) -> Result<Generation, String> {
+        let _turn = self.applying.lock().await;
+        let before = self.current.borrow().clone();
+        let amended = match before.as_deref() {
+            Some(before) => {
+                let node = delta.node.as_ref().unwrap_or(&before.node);
+                before.amended(delta, &self.pins(node.public_key))
+            }
+            None => Err(NetmapError::Gap {
+                current: Generation::default(),
+                from: delta.from,
+            }),
+        };
+        let netmap = amended.map_err(|error| self.refuse(&error))?;
+        self.put_into_force(netmap, before.as_deref()).await?;
+        self.board.change(|status| status.netmaps.deltas += 1);
+        Ok(delta.generation)
+    }
+
+    fn refuse(&self, error: &NetmapError) -> String {
+        let reason = error.to_string();
+        self.board.change(|status| {
+            status.netmap_refused = Some(reason.clone());
+            status.netmaps.refused += 1;
+        });
+        reason
+    }
+
+    /// Keeps a netmap that has been checked, and does what follows from it.
+    async fn put_into_force(&self, netmap: Netmap, before: Option<&Netmap>) -> Result<(), String> {
         self.state_dir
             .write_json(FILE, &netmap)
             .map_err(|error| error.to_string())?;
-        self.apply(&netmap, before.as_deref()).await;
+        self.apply(&netmap, before).await;
+        let generation = netmap.generation;
         self.current.send_replace(Some(Arc::new(netmap)));
         self.show();
         tracing::info!(generation = generation.0, "netmap in force");
-        Ok(generation)
+        Ok(())
     }
 
     /// Forgets the netmap and cuts every session: the node was shut out.
@@ -187,23 +219,15 @@ impl Membership {
         }
     }
 
-    fn check(&self, netmap: &Netmap, before: Option<&Netmap>) -> Result<(), String> {
+    /// What a netmap that names `named` as this node's key is held against.
+    fn pins(&self, named: NodePublicKey) -> Pins {
         // The kept netmap may be of the key before, when a crash came right after the change.
-        let named = netmap.node.public_key;
         let own_key = Some(named).filter(|key| self.keyring.holds(key));
-        netmap
-            .verify(
-                &own_key.unwrap_or_else(|| self.keyring.public()),
-                before.map(|netmap| netmap.generation),
-            )
-            .map_err(|error| error.to_string())?;
-        if netmap.org_id != self.pinned.org_id {
-            return Err("it is another org's".to_owned());
+        Pins {
+            own_key: own_key.unwrap_or_else(|| self.keyring.public()),
+            org_id: self.pinned.org_id,
+            org_signing_key: self.pinned.org_signing_key,
         }
-        if netmap.org_signing_key != self.pinned.org_signing_key {
-            return Err("its signing key is not the one pinned at approval".to_owned());
-        }
-        Ok(())
     }
 
     async fn apply(&self, netmap: &Netmap, before: Option<&Netmap>) {
@@ -212,21 +236,22 @@ impl Membership {
             self.mesh.set_filter(netmap.filter.clone()).await;
         }
         self.rename_peers(netmap, before).await;
-        let stays = |gone: &PeerRecord| netmap.peers.iter().any(|peer| peer.public_key == gone.public_key);
-        for gone in before
-            .iter()
-            .flat_map(|map| &map.peers)
-            .filter(|peer| !stays(peer))
-        {
-            self.mesh.remove_peer(gone.public_key).await;
-            self.paths().forget(&gone.public_key);
+        let mut known = by_key(before);
+        let now = by_key(Some(netmap));
+        for gone in known.keys().filter(|key| !now.contains_key(*key)) {
+            self.mesh.remove_peer(**gone).await;
+            self.paths().forget(gone);
         }
         if before.is_none_or(|map| map.relays != netmap.relays) {
             self.put_relays(netmap).await;
         }
+        if before.is_some_and(|map| map.node.addresses != netmap.node.addresses) {
+            // What is told of a peer names this node's own addresses.
+            known.clear();
+        }
         for peer in &netmap.peers {
-            let unchanged = before.is_some_and(|map| map.peers.contains(peer) && map.node == netmap.node);
-            if !unchanged {
+            let before = known.get(&peer.public_key);
+            if !before.is_some_and(|before| Arc::ptr_eq(before, peer) || *before == peer) {
                 self.put_peer(netmap, peer).await;
             }
         }
@@ -421,3 +446,11 @@ impl Membership {
         self.board.change(|status| status.public_key = public);
     }
 }
+
+fn by_key(netmap: Option<&Netmap>) -> BTreeMap<&NodePublicKey, &Arc<PeerRecord>> {
+    let peers = netmap.into_iter().flat_map(|map| &map.peers);
+    peers.map(|peer| (&peer.public_key, peer)).collect()
+}
+
+#[cfg(test)]
+mod tests;

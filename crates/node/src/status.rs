@@ -40,6 +40,9 @@ pub struct Status {
     /// `userspace`, or `tun` and the name of the network device by which the host is in the mesh.
     #[serde(default = "userspace")]
     pub mode: String,
+    /// How netmaps came since this start, and how many were refused.
+    #[serde(default)]
+    pub netmaps: NetmapCounts,
     /// The UDP address of the mesh socket.
     pub mesh_address: Option<String>,
     /// Where the proxy into the mesh listens, if there is one.
@@ -68,6 +71,18 @@ pub struct Status {
 /// The mode without a network device.
 fn userspace() -> String {
     "userspace".to_owned()
+}
+
+/// How many netmaps came since the daemon started; one that was kept from before counts as whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetmapCounts {
+    /// Put into force as they came.
+    pub whole: u64,
+    /// Put into force by a delta.
+    pub deltas: u64,
+    /// Refused, whole or delta.
+    pub refused: u64,
 }
 
 /// How far this device is on the way to being a node.
@@ -247,6 +262,7 @@ impl StatusBoard {
             generation: None,
             netmap_refused: None,
             mode: userspace(),
+            netmaps: NetmapCounts::default(),
             mesh_address: None,
             proxy_address: None,
             traffic: None,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::NodeId;
 use crate::keys::{NodePublicKey, SigningPublicKey};
 use crate::names::DisplayText;
-use crate::netmap::{ENDPOINTS_MAX, Generation, Netmap};
+use crate::netmap::{ENDPOINTS_MAX, Generation, Netmap, NetmapDelta};
 use crate::node::{PathKind, PathReason};
 use crate::relay::SignedRelayTicket;
 use crate::time::Timestamp;
@@ -21,6 +21,7 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// - 1 (2026-11-22): full netmaps, presence, endpoints, path reports.
 /// - 2 (2026-11-26): relays in the netmap, relay tickets.
 /// - 3 (2026-11-26): packet filters in the netmap.
+/// - 4 (2026-11-26): netmap deltas; the whole netmap is sent again when a delta was refused.
 /// - 5 (2026-11-26): another key for the same node.
 pub const CAPABILITY_VERSION: u32 = 5;
 
@@ -30,6 +31,8 @@ pub const CAPABILITY_VERSION: u32 = 5;
 pub enum ToNode {
     /// The whole state the node should have.
     Netmap(Box<Netmap>),
+    /// What is different from the netmap that the node was sent before.
+    NetmapDelta(Box<NetmapDelta>),
     /// The leave to use the relays of the netmap; the next one comes before this one ends.
     RelayTicket {
         /// The ticket.
@@ -85,7 +88,7 @@ pub enum FromNode {
         /// Which one.
         generation: Generation,
     },
-    /// The netmap of this generation was refused, and why.
+    /// The netmap of this generation was refused, and why. Of a delta it asks for the whole netmap.
     #[serde(rename_all = "camelCase")]
     NetmapRefused {
         /// Which one.

@@ -3,6 +3,8 @@
 //! As JSON it is `{"rules": [{"from": ["100.64.0.7/32", "fd00::7/128"], "to": ["tcp:22", "icmp"]}]}`: what matches no rule
 //! is dropped, unless it answers something of the node's own. The format is described in `docs/protocol/filter.md`.
 
+mod change;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -11,6 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::address::AllowedIp;
 use crate::netmap::PEERS_MAX;
+
+pub use change::FilterChange;
 
 /// The most rules of one filter: one for each peer, and one for everybody.
 pub const RULES_MAX: usize = PEERS_MAX + 1;

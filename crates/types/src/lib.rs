@@ -30,7 +30,7 @@ pub use ids::{
 };
 pub use keys::{NodePrivateKey, NodePublicKey, Signature, SigningPrivateKey, SigningPublicKey};
 pub use names::{AgentSlug, DisplayText, Label, MeshNameError, NodeName, OrgName};
-pub use netmap::{Generation, Netmap, PeerRecord};
+pub use netmap::{Generation, Netmap, NetmapDelta, PeerRecord};
 pub use node::{NodeKind, NodeStatus, PathKind, PathReason};
 pub use policy::{Decision, Evaluation, Policy, Subject};
 pub use relay::{Realm, RelayId, RelayRecord, RelayTicket, SignedRelayTicket};

@@ -1,5 +1,8 @@
 //! The netmap: the whole state one node should have, with a generation, and the one check every peer record passes.
 
+mod delta;
+mod signed;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -13,6 +16,10 @@ use crate::names::{NodeName, OrgName};
 use crate::node::NodeKind;
 use crate::policy::KeyLife;
 use crate::relay::{RELAYS_MAX, RelayRecord};
+
+pub use crate::filter::FilterChange;
+pub use delta::{Difference, NetmapDelta};
+pub use signed::{RecordSignature, SIGNATURES_MAX};
 
 /// The most peers one netmap may name.
 pub const PEERS_MAX: usize = 100_000;
@@ -95,6 +102,20 @@ pub struct PeerRecord {
     pub allowed_ips: Vec<AllowedIp>,
     /// Where it may be reached: `ip:port` or `host:port`, best first.
     pub endpoints: Vec<String>,
+    /// Who vouches for it, at most [`SIGNATURES_MAX`]; the org's key must.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<RecordSignature>,
+}
+
+/// What a node pinned at link, by which it knows its netmaps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pins {
+    /// The node's own key.
+    pub own_key: NodePublicKey,
+    /// Its org.
+    pub org_id: OrgId,
+    /// The key that signs every peer record.
+    pub org_signing_key: SigningPublicKey,
 }
 
 /// Where the orchestrator listens inside the mesh.
@@ -118,9 +139,26 @@ pub enum NetmapError {
         /// What was offered.
         offered: Generation,
     },
-    /// It is meant for another key.
-    #[error("it is meant for another node key")]
+    /// It is meant for another node.
+    #[error("it is meant for another node")]
     NotOurs,
+    /// It is another org's.
+    #[error("it is another org's")]
+    WrongOrg,
+    /// The org's key is not the one that was pinned.
+    #[error("its signing key is not the one pinned at approval")]
+    WrongSigningKey,
+    /// A delta starts from another netmap than the one the node has.
+    #[error("it starts from generation {from}, and generation {current} is in force", from = .from.0, current = .current.0)]
+    Gap {
+        /// What the node has.
+        current: Generation,
+        /// What the delta starts from.
+        from: Generation,
+    },
+    /// A delta that cannot be applied.
+    #[error("{0}")]
+    BadDelta(&'static str),
     /// More peers than [`PEERS_MAX`].
     #[error("it names {0} peers, more than {PEERS_MAX}")]
     TooManyPeers(usize),
@@ -144,39 +182,54 @@ pub enum NetmapError {
 }
 
 impl Netmap {
-    /// Checks the whole map for the node with key `own`, which has `current`: the one gate to a node's state.
-    pub fn verify(&self, own: &NodePublicKey, current: Option<Generation>) -> Result<(), NetmapError> {
-        if self.node.public_key != *own {
+    /// Checks the whole map for a node that has `current`: the one gate to a node's state. A record that is in `current`
+    /// exactly as it is here has passed with these pins, and who signed it is not asked again.
+    pub fn verify(&self, pins: &Pins, current: Option<&Self>) -> Result<(), NetmapError> {
+        if self.node.public_key != pins.own_key {
             return Err(NetmapError::NotOurs);
         }
+        if self.org_id != pins.org_id {
+            return Err(NetmapError::WrongOrg);
+        }
+        if self.org_signing_key != pins.org_signing_key {
+            return Err(NetmapError::WrongSigningKey);
+        }
         if let Some(current) = current
-            && self.generation <= current
+            && self.generation <= current.generation
         {
             return Err(NetmapError::Stale {
-                current,
+                current: current.generation,
                 offered: self.generation,
             });
         }
         if self.peers.len() > PEERS_MAX {
             return Err(NetmapError::TooManyPeers(self.peers.len()));
         }
-        self.verify_peers(own)?;
+        self.verify_peers(pins, current)?;
         self.verify_relays().map_err(NetmapError::BadRelay)?;
         self.verify_orchestrator()
     }
 
-    fn verify_peers(&self, own: &NodePublicKey) -> Result<(), NetmapError> {
-        let mut gate = PeerGate::for_node(self, own);
+    fn verify_peers(&self, pins: &Pins, current: Option<&Self>) -> Result<(), NetmapError> {
+        let mut gate = PeerGate::for_node(self, pins);
         for peer in &self.peers {
-            gate.admit(peer).map_err(|reason| NetmapError::BadPeer {
-                name: peer.name.clone(),
-                reason,
-            })?;
+            let is_known = current.is_some_and(|map| map.has(peer));
+            gate.admit(peer, is_known)
+                .map_err(|reason| NetmapError::BadPeer {
+                    name: peer.name.clone(),
+                    reason,
+                })?;
         }
         let filter = self.filter.as_ref();
         filter
             .map_or(Ok(()), |filter| filter.verify(&gate.blocks))
             .map_err(NetmapError::BadFilter)
+    }
+
+    /// Tells whether a record is in the map exactly as it is; one that is out of order may be overlooked.
+    fn has(&self, peer: &Arc<PeerRecord>) -> bool {
+        let place = delta::place_of(&self.peers, peer.id);
+        place.is_ok_and(|place| Arc::ptr_eq(&self.peers[place], peer) || self.peers[place] == *peer)
     }
 
     fn verify_relays(&self) -> Result<(), &'static str> {
@@ -215,28 +268,30 @@ impl Netmap {
 }
 
 /// What has been admitted so far, so that no two peers share a key, an id, a name or an address.
-struct PeerGate {
+struct PeerGate<'a> {
+    pins: &'a Pins,
     keys: BTreeSet<NodePublicKey>,
     ids: BTreeSet<NodeId>,
     names: BTreeSet<NodeName>,
     blocks: BTreeSet<AllowedIp>,
 }
 
-impl PeerGate {
-    fn for_node(map: &Netmap, own: &NodePublicKey) -> Self {
+impl<'a> PeerGate<'a> {
+    fn for_node(map: &Netmap, pins: &'a Pins) -> Self {
         let own_blocks = [
             AllowedIp::host(map.node.addresses.mesh_ip4.into()),
             AllowedIp::host(map.node.addresses.mesh_ip6.into()),
         ];
         Self {
-            keys: BTreeSet::from([*own]),
+            pins,
+            keys: BTreeSet::from([pins.own_key]),
             ids: BTreeSet::from([map.node.id]),
             names: BTreeSet::from([map.node.name.clone()]),
             blocks: BTreeSet::from(own_blocks),
         }
     }
 
-    fn admit(&mut self, peer: &PeerRecord) -> Result<(), &'static str> {
+    fn admit(&mut self, peer: &PeerRecord, is_known: bool) -> Result<(), &'static str> {
         if !self.keys.insert(peer.public_key) {
             return Err("its key is taken");
         }
@@ -257,6 +312,13 @@ impl PeerGate {
             if !self.blocks.insert(*block) {
                 return Err("an address is taken");
             }
+        }
+        // Last, since it costs more than all the rest.
+        if peer.signatures.len() > SIGNATURES_MAX {
+            return Err("it has more than 8 signatures");
+        }
+        if !is_known && !peer.is_signed(self.pins.org_id, &self.pins.org_signing_key) {
+            return Err("the org has not signed it");
         }
         Ok(())
     }
@@ -298,186 +360,4 @@ mod shared {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::address::{host_ip4, node_ip6};
-    use crate::filter::FilterRule;
-    use crate::keys::{NodePrivateKey, SigningPrivateKey};
-
-    fn key(seed: u8) -> NodePublicKey {
-        NodePrivateKey::from_random([seed; 32]).public()
-    }
-
-    fn peer(seed: u8) -> PeerRecord {
-        let org = OrgId::from_random([1; 16]);
-        let id = NodeId::from_random([seed; 16]);
-        PeerRecord {
-            id,
-            name: format!("peer-{seed}").parse().expect("label"),
-            kind: NodeKind::Platform,
-            public_key: key(seed),
-            allowed_ips: vec![AllowedIp::host(node_ip6(org, id).into())],
-            endpoints: vec!["192.0.2.1:51820".to_owned()],
-        }
-    }
-
-    fn relay() -> RelayRecord {
-        RelayRecord {
-            id: crate::relay::RelayId(key(8)),
-            name: "near".parse().expect("label"),
-            endpoints: vec!["192.0.2.1:3478".to_owned()],
-            url: Some("wss://relay.example/v1/relay".to_owned()),
-            stun_endpoints: vec!["192.0.2.1:3479".to_owned()],
-        }
-    }
-
-    fn netmap() -> Netmap {
-        let org_id = OrgId::from_random([1; 16]);
-        let id = NodeId::from_random([1; 16]);
-        Netmap {
-            generation: Generation(5),
-            org_id,
-            org_name: "acme".parse().expect("label"),
-            org_signing_key: SigningPrivateKey::from_random([1; 32]).public(),
-            node: SelfRecord {
-                id,
-                name: "self".parse().expect("label"),
-                public_key: key(1),
-                addresses: MeshAddresses {
-                    mesh_ip4: host_ip4(1).expect("in range"),
-                    mesh_ip6: node_ip6(org_id, id),
-                },
-                key_life: None,
-            },
-            peers: vec![Arc::new(peer(2)), Arc::new(peer(3))],
-            relays: vec![relay()],
-            filter: Some(PacketFilter {
-                rules: vec![FilterRule {
-                    from: peer(2).allowed_ips,
-                    to: vec!["tcp:7420".parse().expect("ports")],
-                }],
-            }),
-            orchestrator: Some(OrchestratorRecord {
-                node_id: peer(2).id,
-                port: 7420,
-            }),
-        }
-    }
-
-    fn check_bad_peer(spoil: impl Fn(&mut PeerRecord), expected: &str) {
-        let mut map = netmap();
-        spoil(Arc::make_mut(&mut map.peers[1]));
-        match map.verify(&key(1), None) {
-            Err(NetmapError::BadPeer { reason, .. }) => assert_eq!(reason, expected),
-            other => panic!("{expected}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_good_map_passes_and_survives_json() {
-        let map = netmap();
-        assert_eq!(map.verify(&key(1), Some(Generation(4))), Ok(()));
-        let text = serde_json::to_string(&map).expect("serializes");
-        assert_eq!(serde_json::from_str::<Netmap>(&text).expect("own text"), map);
-    }
-
-    #[test]
-    fn a_map_never_goes_backwards_or_to_another_key() {
-        let map = netmap();
-        for current in [5, 6] {
-            let current = Generation(current);
-            let offered = Generation(5);
-            assert_eq!(
-                map.verify(&key(1), Some(current)),
-                Err(NetmapError::Stale { current, offered })
-            );
-        }
-        assert_eq!(map.verify(&key(9), None), Err(NetmapError::NotOurs));
-    }
-
-    #[test]
-    fn peers_that_clash_are_refused() {
-        check_bad_peer(|p| p.public_key = key(1), "its key is taken");
-        check_bad_peer(|p| p.public_key = key(2), "its key is taken");
-        check_bad_peer(|p| p.id = peer(2).id, "its id is taken");
-        check_bad_peer(|p| p.name = peer(2).name, "its name is taken");
-        check_bad_peer(|p| p.allowed_ips = peer(2).allowed_ips, "an address is taken");
-        let own = AllowedIp::host(netmap().node.addresses.mesh_ip6.into());
-        check_bad_peer(|p| p.allowed_ips = vec![own], "an address is taken");
-    }
-
-    #[test]
-    fn peers_beyond_their_limits_are_refused() {
-        check_bad_peer(|p| p.allowed_ips.clear(), "it must have 1 to 16 allowed IPs");
-        let all: AllowedIp = "::/0".parse().expect("block");
-        check_bad_peer(
-            |p| p.allowed_ips = vec![all],
-            "an allowed IP is not a single address",
-        );
-        let many = vec!["192.0.2.1:1".to_owned(); 17];
-        check_bad_peer(|p| p.endpoints.clone_from(&many), "it has more than 16 endpoints");
-        for bad in [
-            "",
-            "host",
-            "host:0",
-            "host:65536",
-            "a b:1",
-            "a\n:1",
-            &"a".repeat(260),
-        ] {
-            check_bad_peer(
-                |p| p.endpoints = vec![bad.to_owned()],
-                "an endpoint is not host:port",
-            );
-        }
-    }
-
-    #[test]
-    fn relays_that_cannot_be_are_refused() {
-        let check = |spoil: &dyn Fn(&mut Vec<RelayRecord>), expected: &'static str| {
-            let mut map = netmap();
-            spoil(&mut map.relays);
-            assert_eq!(map.verify(&key(1), None), Err(NetmapError::BadRelay(expected)));
-        };
-        check(&|relays| relays.push(relay()), "its key is named twice");
-        check(&|relays| relays.resize(17, relay()), "there are more than 16");
-        check(
-            &|relays| relays[0].stun_endpoints = vec!["nowhere".to_owned()],
-            "an endpoint is not host:port",
-        );
-        check(
-            &|relays| relays[0].endpoints = vec!["nowhere".to_owned()],
-            "an endpoint is not host:port",
-        );
-        for bad in [
-            "http://relay.example",
-            "wss://relay example",
-            &format!("wss://{}", "a".repeat(600)),
-        ] {
-            check(
-                &|relays| relays[0].url = Some(bad.to_owned()),
-                "its address is no WebSocket URL",
-            );
-        }
-    }
-
-    #[test]
-    fn a_filter_speaks_of_peers_and_may_be_missing() {
-        let mut map = netmap();
-        map.filter.as_mut().expect("a filter").rules[0].from = peer(4).allowed_ips;
-        let refused = NetmapError::BadFilter("a rule names an address of no peer");
-        assert_eq!(map.verify(&key(1), None), Err(refused));
-        map.filter = None;
-        assert_eq!(map.verify(&key(1), None), Ok(()));
-        let older = serde_json::to_string(&map).expect("serializes");
-        assert!(!older.contains("filter"));
-        assert_eq!(serde_json::from_str::<Netmap>(&older).expect("own text"), map);
-    }
-
-    #[test]
-    fn the_orchestrator_must_be_a_platform_peer() {
-        let mut map = netmap();
-        Arc::make_mut(&mut map.peers[0]).kind = NodeKind::Device;
-        assert_eq!(map.verify(&key(1), None), Err(NetmapError::OrchestratorMissing));
-    }
-}
+mod tests;

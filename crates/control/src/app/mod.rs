@@ -47,6 +47,7 @@ pub(crate) use access::{Access, Actor, Caller, Revocations};
 pub(crate) use error::{AppError, RateLimit};
 pub(crate) use page::{Page, Window};
 pub(crate) use reach::Reaches;
+pub(crate) use roster::Roster;
 pub(crate) use rosters::Rosters;
 
 use crate::clock::Clock;

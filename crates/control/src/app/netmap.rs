@@ -4,35 +4,43 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use api::nodes::{ControlConfig, InterfaceConfig, NodeConfig, PeerConfig};
+use types::netmap::Difference;
 use types::{AllowedIp, Generation, MESH_MTU, Netmap, NodeId, NodeKind, OrgId, PeerRecord};
 
+use super::roster::Roster;
 use super::{App, AppError, relays};
 use crate::store::nodes::NodeRow;
 use crate::store::{Conn, StoreError};
 
-/// Returns the netmap of a node as it is now; `None` when the node may not take part.
-pub(crate) async fn now(app: &App, own: (OrgId, NodeId)) -> Result<Option<Netmap>, AppError> {
+/// Returns the roster of an org as it is now.
+pub(crate) async fn now(app: &App, org: OrgId) -> Result<Arc<Roster>, AppError> {
     let mut conn = app.store.read().await?;
-    Ok(current(app, &mut conn, own).await?)
+    Ok(app.rosters.current(&app.reaches, &mut conn, org).await?)
 }
 
-/// Returns the netmap of a node at a committed generation or newer; `None` when the node may not take part.
-pub(crate) async fn at_least(
-    app: &App,
-    (org, id): (OrgId, NodeId),
-    generation: Generation,
-) -> Result<Option<Netmap>, AppError> {
-    let roster = app.rosters.at_least(&app.reaches, org, generation).await?;
-    Ok(roster.netmap(id, app.relays.records()))
+/// Returns the roster of an org at a committed generation or newer.
+pub(crate) async fn at_least(app: &App, org: OrgId, generation: Generation) -> Result<Arc<Roster>, AppError> {
+    Ok(app.rosters.at_least(&app.reaches, org, generation).await?)
 }
 
-async fn current(
+/// Says how the netmap of a node differs from the one at an earlier generation, which it has; `None` when the node may not
+/// take part. What is no longer known of the earlier one, or was never given by this process, is told whole.
+pub(crate) fn difference(
     app: &App,
-    conn: &mut Conn,
+    roster: &Roster,
     (org, id): (OrgId, NodeId),
-) -> Result<Option<Netmap>, StoreError> {
-    let roster = app.rosters.current(&app.reaches, conn, org).await?;
-    Ok(roster.netmap(id, app.relays.records()))
+    base: Option<Generation>,
+) -> Option<Difference> {
+    let earlier = base.and_then(|base| app.rosters.exactly(org, base));
+    match earlier {
+        Some(earlier) => roster.since(&earlier, id),
+        None => roster.has(id).then_some(Difference::Whole),
+    }
+}
+
+/// Returns the whole netmap of a node; `None` when the node may not take part.
+pub(crate) fn whole(app: &App, roster: &Roster, id: NodeId) -> Option<Netmap> {
+    roster.netmap(id, app.relays.records())
 }
 
 /// Says what the API shows of the netmap of a node, the platform first and others by name; `None` when the node may not take
@@ -42,7 +50,8 @@ pub(crate) async fn config(
     conn: &mut Conn,
     row: &NodeRow,
 ) -> Result<Option<NodeConfig>, StoreError> {
-    let Some(mut map) = current(app, conn, (row.node.org_id, row.node.id)).await? else {
+    let roster = app.rosters.current(&app.reaches, conn, row.node.org_id).await?;
+    let Some(mut map) = whole(app, &roster, row.node.id) else {
         return Ok(None);
     };
     let in_order = |peer: &Arc<PeerRecord>| (peer.kind != NodeKind::Platform, peer.name.clone());

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use runs::protocol::ORCHESTRATOR_PORT;
-use types::netmap::{OrchestratorRecord, SelfRecord};
+use types::netmap::{Difference, OrchestratorRecord, SelfRecord};
 use types::policy::{KeyLife, NodeKeyRules};
 use types::{
-    Generation, MeshAddresses, Netmap, NodeId, NodeKind, OrgId, OrgName, PeerRecord, RelayRecord,
-    SigningPublicKey,
+    Generation, MeshAddresses, Netmap, NodeId, NodeKind, OrgId, OrgName, PacketFilter, PeerRecord,
+    RelayRecord, SigningPrivateKey, SigningPublicKey,
 };
 
 use super::reach::{Reach, Reaches, blocks};
@@ -66,7 +66,8 @@ impl Roster {
             return Ok(None);
         }
         with.reaches.keep(org, &reach);
-        let seats = rows.iter().map(|row| Seat::new(row, with, &reach.node_keys)).collect();
+        let keys = (&row.signing_key, &reach.node_keys);
+        let seats = rows.iter().map(|node| Seat::new(node, keys, with)).collect();
         Ok(Some(Self {
             generation,
             reach,
@@ -82,8 +83,36 @@ impl Roster {
         self.seats.len()
     }
 
+    /// Tells whether a node may take part.
+    pub(crate) fn has(&self, id: NodeId) -> bool {
+        self.seat(id).is_some()
+    }
+
     /// Returns the netmap of a node; `None` when the node may not take part.
     pub(crate) fn netmap(&self, id: NodeId, relays: &[RelayRecord]) -> Option<Netmap> {
+        let filter = self.reach.evaluation.filter(id);
+        self.netmap_with(id, relays, filter)
+    }
+
+    /// Says how the netmap of a node differs from the one that an earlier roster of this process gave; `None` when the node
+    /// may not take part.
+    pub(crate) fn since(&self, earlier: &Self, id: NodeId) -> Option<Difference> {
+        // Relays are the same as long as the process lives. So are all filters while nobody comes, goes or is reached by
+        // others: working them out would cost more than all the rest.
+        let same = Arc::ptr_eq(&self.reach, &earlier.reach);
+        let cut = |roster: &Self| {
+            let filter = if same {
+                PacketFilter::default()
+            } else {
+                roster.reach.evaluation.filter(id)
+            };
+            roster.netmap_with(id, &[], filter)
+        };
+        let new = cut(self)?;
+        Some(cut(earlier).map_or(Difference::Whole, |old| Difference::between(&old, &new)))
+    }
+
+    fn netmap_with(&self, id: NodeId, relays: &[RelayRecord], filter: PacketFilter) -> Option<Netmap> {
         let own = self.seat(id)?;
         let peers = self.reach.evaluation.peers(id);
         let peers: Vec<_> = peers.map(|place| Arc::clone(&self.seats[place].record)).collect();
@@ -106,7 +135,7 @@ impl Roster {
             },
             peers,
             relays: relays.to_vec(),
-            filter: Some(self.reach.evaluation.filter(id)),
+            filter: Some(filter),
             orchestrator,
         })
     }
@@ -118,9 +147,13 @@ impl Roster {
 }
 
 impl Seat {
-    fn new(row: &NodeRow, with: Readings<'_>, rules: &NodeKeyRules) -> Self {
-        let record = record(row, with.endpoints);
+    fn new(row: &NodeRow, (org_key, rules): (&SigningPrivateKey, &NodeKeyRules), with: Readings<'_>) -> Self {
+        let mut record = record(row, with.endpoints);
         let before = with.before.and_then(|roster| roster.seat(record.id));
+        match before.filter(|seat| seat.record.says_the_same(&record)) {
+            Some(seat) => record.signatures.clone_from(&seat.record.signatures),
+            None => record.sign(row.node.org_id, org_key),
+        }
         let same = before.filter(|seat| *seat.record == record);
         Self {
             record: same.map_or_else(|| Arc::new(record), |seat| Arc::clone(&seat.record)),
@@ -146,5 +179,6 @@ fn record(row: &NodeRow, platform: &[String]) -> PeerRecord {
         public_key: row.node.public_key,
         allowed_ips: blocks(row),
         endpoints: endpoints.to_vec(),
+        signatures: Vec::new(),
     }
 }

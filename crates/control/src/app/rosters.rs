@@ -92,6 +92,16 @@ impl Rosters {
         }
     }
 
+    /// Returns the roster of exactly this generation, if it is kept.
+    pub(crate) fn exactly(&self, org: OrgId, generation: Generation) -> Option<Arc<Roster>> {
+        let kept = self.kept();
+        let rosters = &kept.shelves.get(&org)?.rosters;
+        rosters
+            .iter()
+            .find(|roster| roster.generation == generation)
+            .cloned()
+    }
+
     async fn read(&self, reaches: &Reaches, conn: &mut Conn, org: OrgId) -> Result<Arc<Roster>, StoreError> {
         let before = self.known(org, Generation::default());
         let with = Readings {
@@ -132,6 +142,11 @@ impl Rosters {
         let now = kept.uses;
         let shelf = kept.shelves.entry(org).or_default();
         shelf.last_use = now;
+        // An org that was given up while somebody read it is read by another at the same time: nothing goes backwards.
+        let newer = shelf.rosters.back();
+        if let Some(newer) = newer.filter(|newer| newer.generation >= roster.generation) {
+            return Arc::clone(newer);
+        }
         shelf.rosters.push_back(Arc::clone(&roster));
         if shelf.rosters.len() > GENERATIONS_MAX {
             shelf.rosters.pop_front();

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use types::control::{CAPABILITY_VERSION, FromNode, Hello, ToNode};
+use types::netmap::Pins;
 use types::{Generation, Netmap, NodePrivateKey, NodePublicKey, SigningPrivateKey};
 
 use super::Fixture;
@@ -27,6 +28,12 @@ pub(crate) struct Device {
 pub(crate) struct Stream {
     pub(crate) socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     pub(crate) channel: Channel,
+    /// What the device pinned at link.
+    pub(crate) pins: Pins,
+    /// The netmap in force.
+    pub(crate) map: Option<Netmap>,
+    /// How many netmaps came as deltas.
+    pub(crate) deltas: usize,
 }
 
 pub(crate) fn private_key(seed: u8) -> NodePrivateKey {
@@ -91,6 +98,15 @@ pub(crate) fn hello(seed: u8, generation: Option<Generation>) -> FromNode {
 }
 
 impl Device {
+    fn pins(&self) -> Pins {
+        let text = |name: &str| self.config[name].as_str().expect("a text").to_owned();
+        Pins {
+            own_key: self.key.public(),
+            org_id: text("orgId").parse().expect("an id"),
+            org_signing_key: text("orgSigningKey").parse().expect("a key"),
+        }
+    }
+
     /// Opens the stream without a hello.
     pub(crate) async fn handshake(&self, seed: u8) -> Option<Stream> {
         let url = self.config["control"]["url"].as_str().expect("url");
@@ -110,7 +126,13 @@ impl Device {
             _ => return None,
         };
         let channel = initiator.finish(&second).expect("the pinned server");
-        Some(Stream { socket, channel })
+        Some(Stream {
+            socket,
+            channel,
+            pins: self.pins(),
+            map: None,
+            deltas: 0,
+        })
     }
 
     pub(crate) async fn open(&self, generation: Option<Generation>) -> Stream {
@@ -160,11 +182,23 @@ impl Stream {
         }
     }
 
+    /// The next message, which must be a netmap or a delta; puts it into force as a node does, and returns all of it.
     pub(crate) async fn netmap(&mut self) -> Netmap {
-        match self.next().await {
-            Some(ToNode::Netmap(map)) => *map,
+        let map = match self.next().await {
+            Some(ToNode::Netmap(map)) => {
+                map.verify(&self.pins, self.map.as_ref())
+                    .expect("a netmap that nodes accept");
+                *map
+            }
+            Some(ToNode::NetmapDelta(delta)) => {
+                self.deltas += 1;
+                let before = self.map.as_ref().expect("a delta comes upon a netmap");
+                before.amended(&delta, &self.pins).expect("it fits")
+            }
             other => panic!("expected a netmap, got {other:?}"),
-        }
+        };
+        self.map = Some(map.clone());
+        map
     }
 
     /// Proves that everything sent before was taken and nothing else was answered.

@@ -14,7 +14,7 @@ use node::LocalClient;
 use node::link_state::{self, LinkState};
 use node::local_api::{Netcheck, PathKind, PathReason};
 use node::local_client::LocalClientError;
-use node::status::{Connection, LinkStatus, PeerStatus, Status, Traffic};
+use node::status::{Connection, LinkStatus, NetmapCounts, PeerStatus, Status, Traffic};
 use serde::Serialize;
 
 use super::forward::explained;
@@ -68,6 +68,7 @@ struct Daemon {
     sidecar: Link,
     generation: Option<u64>,
     netmap_refused: Option<String>,
+    netmaps: NetmapCounts,
     policy_is_in_force: bool,
     mesh_address: Option<String>,
     proxy_address: Option<String>,
@@ -186,6 +187,7 @@ impl Daemon {
             sidecar: link(status.sidecar),
             generation: status.generation.map(|generation| generation.0),
             netmap_refused: cleaned(status.netmap_refused),
+            netmaps: status.netmaps,
             policy_is_in_force: status.policy_error.is_none(),
             mesh_address: status.mesh_address,
             proxy_address: status.proxy_address,

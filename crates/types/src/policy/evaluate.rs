@@ -86,6 +86,8 @@ pub struct Evaluation {
     platforms: Set,
     owned: BTreeMap<UserId, Set>,
     grants: Vec<Reach>,
+    /// Every address and whose it is, in the order of a canonical filter.
+    blocks: Vec<(AllowedIp, usize)>,
 }
 
 /// A grant, with the nodes that it names.
@@ -128,7 +130,13 @@ impl Evaluation {
             }
         });
         let grants = grants.collect();
+        let blocks = nodes.iter().enumerate();
+        let blocks = blocks.flat_map(|(number, node)| node.blocks.iter().map(move |block| (*block, number)));
+        let mut blocks: Vec<_> = blocks.collect();
+        blocks.sort_unstable();
+        blocks.dedup();
         Self {
+            blocks,
             grants,
             platforms,
             owned,
@@ -162,54 +170,56 @@ impl Evaluation {
             .flat_map(Set::into_members)
     }
 
-    /// Returns what peers may open towards a node; nothing when there is no such node.
+    /// Returns what peers may open towards a node, canonical; nothing when there is no such node.
     #[must_use]
     pub fn filter(&self, node: NodeId) -> PacketFilter {
         let Some(&number) = self.numbers.get(&node) else {
             return PacketFilter::default();
         };
         let mut to_everybody: Vec<Ports> = Vec::new();
-        let mut by_source: BTreeMap<usize, Vec<Ports>> = BTreeMap::new();
+        let mut classes = Classes::of(self.nodes.len());
         for reach in &self.grants {
-            let is_named = reach.to.has(number);
-            if is_named && reach.from_everybody {
+            if reach.to.has(number) && reach.from_everybody {
                 to_everybody.extend(&reach.ports);
                 continue;
             }
-            for source in self.sources(reach, number).into_members() {
-                by_source.entry(source).or_default().extend(&reach.ports);
-            }
+            let mut sources = self.sources(reach, number);
+            sources.remove(number);
+            classes.grant(sources, &reach.ports);
         }
-        self.compiled(number, Ports::merged(to_everybody), by_source)
+        self.compiled(Ports::merged(to_everybody), classes)
     }
 
-    fn compiled(
-        &self,
-        own: usize,
-        to_everybody: Vec<Ports>,
-        by_source: BTreeMap<usize, Vec<Ports>>,
-    ) -> PacketFilter {
+    fn compiled(&self, to_everybody: Vec<Ports>, classes: Classes) -> PacketFilter {
         let is_known = |ports: &Ports| to_everybody.contains(&Ports::All) || to_everybody.contains(ports);
-        let mut by_ports: BTreeMap<Vec<Ports>, Vec<AllowedIp>> = BTreeMap::new();
-        for (source, ports) in by_source {
-            let mut ports = Ports::merged(ports);
-            ports.retain(|ports| !is_known(ports));
-            if source != own && !ports.is_empty() {
-                let blocks = by_ports.entry(ports).or_default();
-                blocks.extend(&self.nodes[source].blocks);
+        let mut rules: Vec<FilterRule> = Vec::new();
+        let of_classes = classes.ports.into_iter().map(|ports| {
+            let mut to = Ports::merged(ports);
+            to.retain(|ports| !is_known(ports));
+            if to.is_empty() {
+                return None;
+            }
+            // Two classes may come to the same ports by different grants.
+            let known = rules.iter().position(|rule| rule.to == to);
+            let from = Vec::new();
+            Some(known.unwrap_or_else(|| {
+                rules.push(FilterRule { from, to });
+                rules.len() - 1
+            }))
+        });
+        let of_classes: Vec<Option<usize>> = of_classes.collect();
+        for (block, source) in &self.blocks {
+            if let Some(rule) = of_classes[classes.of[*source]] {
+                rules[rule].from.push(*block);
             }
         }
-        let everybody = FilterRule {
+        rules.push(FilterRule {
             from: AllowedIp::everywhere().to_vec(),
             to: to_everybody,
-        };
-        let of_some = by_ports.into_iter().map(|(to, from)| FilterRule { from, to });
-        let rules = std::iter::once(everybody).chain(of_some);
-        PacketFilter {
-            rules: rules
-                .filter(|rule| !rule.to.is_empty() && !rule.from.is_empty())
-                .collect(),
-        }
+        });
+        rules.retain(|rule| !rule.to.is_empty() && !rule.from.is_empty());
+        // One of everybody's and one of a class never have the same ports, so nothing is merged here.
+        PacketFilter { rules }.canonical()
     }
 
     /// Whom a grant lets reach a node.
@@ -260,6 +270,35 @@ impl Evaluation {
     pub fn seers(&self, node: NodeId) -> BTreeSet<NodeId> {
         // Seeing is mutual: who may reach a node must know its key, and the other way round.
         self.peers(node).map(|number| self.nodes[number].id).collect()
+    }
+}
+
+/// Nodes by what they may reach of one node: those of a class may reach the same.
+struct Classes {
+    /// The class of each node.
+    of: Vec<usize>,
+    /// What each class may reach; the first nothing.
+    ports: Vec<Vec<Ports>>,
+}
+
+impl Classes {
+    fn of(nodes: usize) -> Self {
+        Self {
+            of: vec![0; nodes],
+            ports: vec![Vec::new()],
+        }
+    }
+
+    fn grant(&mut self, sources: Set, ports: &[Ports]) {
+        let mut moved: BTreeMap<usize, usize> = BTreeMap::new();
+        for source in sources.into_members() {
+            let before = self.of[source];
+            self.of[source] = *moved.entry(before).or_insert_with(|| {
+                let both = [&self.ports[before], ports].concat();
+                self.ports.push(both);
+                self.ports.len() - 1
+            });
+        }
     }
 }
 

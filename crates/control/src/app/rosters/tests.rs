@@ -173,6 +173,23 @@ async fn only_the_last_generations_of_an_org_are_kept() {
 }
 
 #[tokio::test]
+async fn a_roster_that_was_read_late_does_not_take_the_place_of_a_newer_one() {
+    let bench = Bench::start().await;
+    let mut conn = bench.store.read().await.expect("a connection");
+    let with = super::Readings {
+        reaches: &bench.reaches,
+        endpoints: &[],
+        before: None,
+    };
+    let late = super::Roster::read(&mut conn, org(0), with).await.expect("read");
+    let newer = bench.at_least(0, bench.raise(0).await).await;
+    let kept = bench
+        .rosters
+        .keep(org(0), late.expect("nothing changed meanwhile"));
+    assert!(Arc::ptr_eq(&kept, &newer));
+}
+
+#[tokio::test]
 async fn who_was_not_asked_for_is_given_up_when_there_are_too_many_nodes() {
     let bench = Bench::start().await;
     let generation = bench.join(0, 1).await;
@@ -183,22 +200,17 @@ async fn who_was_not_asked_for_is_given_up_when_there_are_too_many_nodes() {
     bench.at_least(0, Generation::default()).await;
     // As many references to one roster as would be too many nodes.
     let many = PLACES_MAX / (first.len() + 1);
-    let fill = |shelf: &mut Shelf| shelf.rosters = std::iter::repeat_n(Arc::clone(&first), many).collect();
-    {
+    // What is kept of an org by then, and of which orgs anything is.
+    let fill = |number| {
         let mut kept = bench.rosters.kept();
-        fill(kept.shelves.get_mut(&org(2)).expect("kept"));
-        kept.fit(org(2));
-        assert_eq!(
-            kept.shelves.keys().copied().collect::<Vec<_>>(),
-            [org(2)],
-            "the one that was just kept stays"
-        );
-        let places = |kept: &super::Kept| kept.shelves.values().map(Shelf::places).sum::<usize>();
-        assert!(places(&kept) <= PLACES_MAX);
-    }
+        let shelf = kept.shelves.get_mut(&org(number)).expect("kept");
+        shelf.rosters = std::iter::repeat_n(Arc::clone(&first), many).collect();
+        kept.fit(org(number));
+        let places: usize = kept.shelves.values().map(Shelf::places).sum();
+        assert!(places <= PLACES_MAX);
+        kept.shelves.keys().copied().collect::<Vec<_>>()
+    };
+    assert_eq!(fill(2), [org(2)], "the one that was just kept stays");
     bench.at_least(1, Generation::default()).await;
-    let mut kept = bench.rosters.kept();
-    fill(kept.shelves.get_mut(&org(1)).expect("kept"));
-    kept.fit(org(1));
-    assert!(!kept.shelves.contains_key(&org(2)), "it was used longest ago");
+    assert_eq!(fill(1), [org(1)], "the other was used longest ago");
 }
