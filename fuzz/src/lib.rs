@@ -1,12 +1,14 @@
-//! What each fuzz target does with an input, through the public API of `mesh` only.
+//! What each fuzz target does with an input, through the public API of `mesh` and `types` only.
 //!
 //! `cargo fuzz run <target>` feeds these functions; a test of `mesh` replays the committed corpora through them on a
 //! stable compiler, so that what once failed cannot fail again unseen. A function panics when a promise is broken.
 
 mod names;
+mod netmap;
 mod reach;
 
 pub use names::dns;
+pub use netmap::{netmap, netmap_delta};
 pub use reach::{filter, policy};
 
 use std::net::{IpAddr, SocketAddr};

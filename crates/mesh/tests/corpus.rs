@@ -69,6 +69,16 @@ fn every_packet_of_the_corpus_is_filtered() {
 }
 
 #[test]
+fn every_netmap_of_the_corpus_is_checked() {
+    replay("netmap", targets::netmap);
+}
+
+#[test]
+fn every_netmap_delta_of_the_corpus_is_applied_or_refused() {
+    replay("netmap_delta", targets::netmap_delta);
+}
+
+#[test]
 fn every_policy_of_the_corpus_is_read() {
     replay("policy", targets::policy);
 }
