@@ -124,7 +124,7 @@ pub(crate) async fn join(app: &App, ip: IpAddr, request: Join) -> Result<Joined,
         return Err(wrong_guess(app, &address));
     };
     if let Some(known) = store::nodes::find_by_key(&mut tx, &claims.public_key).await? {
-        may_again(&mut tx, (&known, key.id)).await?;
+        may_again(app, &mut tx, (&known, key.id)).await?;
         drop(tx);
         return joined(app, org, known.node.id).await;
     }
@@ -176,7 +176,11 @@ pub(crate) async fn join(app: &App, ip: IpAddr, request: Join) -> Result<Joined,
 }
 
 /// Lets a device that has joined before ask again; only by the key that let it in.
-async fn may_again(tx: &mut Tx, (known, key): (&store::nodes::NodeRow, AuthKeyId)) -> Result<(), AppError> {
+async fn may_again(
+    app: &App,
+    tx: &mut Tx,
+    (known, key): (&store::nodes::NodeRow, AuthKeyId),
+) -> Result<(), AppError> {
     if known.node.status == NodeStatus::Revoked {
         return Err(revoked());
     }

@@ -2,7 +2,6 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use types::{NodePublicKey, Timestamp};
@@ -31,12 +30,12 @@ pub(super) async fn rotate(State(state): State<LocalState>) -> Response {
         })
         .into_response(),
         Err(error) => {
-            let (status, code) = match &error {
-                RotateError::State(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
-                RotateError::Refused(_) => (StatusCode::CONFLICT, "conflict"),
-                RotateError::Pending => (StatusCode::CONFLICT, "device_offline"),
+            let code = match &error {
+                RotateError::State(_) => "internal",
+                RotateError::Refused(_) => "conflict",
+                RotateError::Pending => "device_offline",
             };
-            refuse(status, code, &error.to_string())
+            refuse(code, &error.to_string())
         }
     }
 }
