@@ -1,6 +1,7 @@
 //! Two meshes over 127.0.0.1 with hosts in them, each a socket that keeps packets apart.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh::MeshPeer;
@@ -10,7 +11,7 @@ use socket2::Socket;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use types::{AllowedIp, MESH_MTU, NodePrivateKey, NodePublicKey};
 
-use crate::mesh_net::NetCounters;
+use crate::mesh_net::{NetCounters, Responder};
 use crate::tun::{Loss, Tun, TunError};
 use crate::{MeshNet, MeshNetConfig, random};
 
@@ -228,6 +229,22 @@ async fn the_node_has_the_ports_at_which_it_listens_and_the_host_all_others() {
     a.sends(&sent);
     assert_eq!(b.receives(), sent);
     assert_eq!(a.counters().await.packets_to_host, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_of_the_node_that_answers_datagrams_has_its_port_and_the_host_hears_nothing_of_it() {
+    let (a, b) = linked().await;
+    let echo: Responder = Arc::new(|_, question| Some(question.to_vec()));
+    b.mesh.respond(53, echo).await;
+    // Commands are carried out in their order: when this is answered, the port is taken.
+    assert_eq!(b.counters().await.packets_to_host, 0);
+    a.sends(&packet(UDP, at(a.v6(), 1234), at(b.v6(), 53), 0));
+    let answer = a.receives();
+    assert_eq!((answer.len(), &answer[40..44]), (68, &[0, 53, 0x04, 0xd2][..]));
+    assert_eq!(b.counters().await.packets_to_host, 0);
+    let sent = packet(UDP, at(a.v6(), 1234), at(b.v6(), 54), 0);
+    a.sends(&sent);
+    assert_eq!(b.receives(), sent);
 }
 
 #[tokio::test(flavor = "multi_thread")]
