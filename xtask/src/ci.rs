@@ -10,18 +10,19 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{agents, command, demo, fuzz_api, sim, tidy, tools};
+use crate::{agents, check_macos, command, demo, fuzz_api, sim, tidy, tools};
 
 /// A check: its name and what it does.
 type Part = (&'static str, fn() -> Result<()>);
 
 /// Runs every check, stops at the first that fails, and says how long each took.
 pub(crate) fn run_all() -> Result<()> {
-    let parts: [Part; 7] = [
+    let parts: [Part; 8] = [
         ("fmt", fmt),
         ("tidy", tidy::run),
         ("deny", deny),
         ("clippy", clippy),
+        ("check-macos", check_macos::run_in_ci),
         ("doc", doc),
         ("openapi", openapi),
         ("test", test),

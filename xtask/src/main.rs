@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod agents;
+mod check_macos;
 mod ci;
 mod command;
 mod demo;
@@ -29,7 +30,13 @@ struct Arguments {
 enum Task {
     /// Installs the real agents and the sign-in provider that the tests start, under target/.
     Agents,
-    /// Everything a change must pass: fmt, clippy, doc, tidy, deny, OpenAPI drift, test.
+    /// Checks and lints the program for macOS, on Linux; nothing is linked or run.
+    CheckMacos {
+        /// Check instead that a mistake in the code for macOS makes it fail
+        #[arg(long)]
+        prove: bool,
+    },
+    /// Everything a change must pass: fmt, clippy, check-macos, doc, tidy, deny, OpenAPI drift, test.
     Ci,
     /// Shows the whole way on this machine: link a device, run an agent on it, revoke it.
     Demo {
@@ -82,6 +89,8 @@ fn main() -> ExitCode {
             agents::install_all();
             tools::install_oidc_provider().map(|_| ())
         }
+        Task::CheckMacos { prove: false } => check_macos::run(),
+        Task::CheckMacos { prove: true } => check_macos::prove(),
         Task::Ci => ci::run_all(),
         Task::Demo { json } => demo::run(json),
         Task::Deny => ci::deny(),
