@@ -24,7 +24,7 @@ struct DebianPackage {
     program: &'static str,
 }
 
-const DEBIAN_PACKAGES: [DebianPackage; 8] = [
+const DEBIAN_PACKAGES: [DebianPackage; 10] = [
     DebianPackage {
         name: "wireguard-tools",
         version: "1.0.20210914-1+b1",
@@ -65,7 +65,24 @@ const DEBIAN_PACKAGES: [DebianPackage; 8] = [
         version: "7.88.1-10+deb12u14",
         program: "curl",
     },
+    DebianPackage {
+        name: "bind9-dnsutils",
+        version: "1:9.18.49-1~deb12u3",
+        program: "dig",
+    },
+    DebianPackage {
+        name: "dbus-daemon",
+        version: "1.14.10-1~deb12u1",
+        program: "dbus-daemon",
+    },
 ];
+
+/// The resolver of a system, which would change how this machine resolves if it were installed.
+const RESOLVED: DebianPackage = DebianPackage {
+    name: "systemd-resolved",
+    version: "252.39-1~deb12u2",
+    program: "lib/systemd/systemd-resolved",
+};
 
 /// Installs the Debian packages that are missing; says what is missing where it may not.
 pub(crate) fn install_debian() -> Result<()> {
@@ -92,6 +109,26 @@ pub(crate) fn install_debian() -> Result<()> {
     if apt_install(&exact).is_err() {
         eprintln!("note: Debian no longer has one of these versions; taking its newest");
         apt_install(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+/// Unpacks systemd-resolved under `target/tools` unless it is there.
+pub(crate) fn unpack_resolved() -> Result<()> {
+    let dir = command::root().join("target/tools").join(RESOLVED.name);
+    if dir.join(RESOLVED.program).exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    let exact = format!("{}={}", RESOLVED.name, RESOLVED.version);
+    let mut download = Command::new("apt-get");
+    download.args(["download", "--quiet", "--quiet", &exact]);
+    command::run(download.current_dir(&dir).stdout(Stdio::null()))?;
+    for entry in fs::read_dir(&dir).context("find what was downloaded")? {
+        let file = entry.context("find what was downloaded")?.path();
+        if file.extension().is_some_and(|extension| extension == "deb") {
+            command::run(Command::new("dpkg-deb").arg("--extract").arg(&file).arg(&dir))?;
+        }
     }
     Ok(())
 }

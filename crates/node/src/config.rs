@@ -8,6 +8,7 @@ use net::tun::TunName;
 use types::SecretString;
 use url::Url;
 
+use crate::names::host::DnsConfig;
 use crate::reach::proxy::ProxyConfig;
 use crate::talk::Talk;
 
@@ -31,6 +32,8 @@ pub struct NodeConfig {
     pub tun: Option<TunName>,
     /// Where programs on this device reach the mesh by SOCKS5 and HTTP CONNECT; `None`: nowhere.
     pub proxy: Option<ProxyConfig>,
+    /// Where programs on this device are told of the mesh's names by DNS; `None`: nowhere.
+    pub dns: Option<DnsConfig>,
     /// The version of the program, as it is shown to the org.
     pub app_version: String,
     /// What a first start writes into `policy.toml`; ignored when the file exists.
@@ -51,6 +54,7 @@ impl NodeConfig {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
             tun: None,
             proxy: None,
+            dns: None,
             app_version: env!("CARGO_PKG_VERSION").to_owned(),
             policy_seed: PolicySeed::default(),
             on_talk: Arc::new(|_| {}),
@@ -67,6 +71,7 @@ impl std::fmt::Debug for NodeConfig {
             .field("listen", &self.listen)
             .field("tun", &self.tun)
             .field("proxy", &self.proxy)
+            .field("dns", &self.dns)
             .field("policy_seed", &self.policy_seed)
             .finish_non_exhaustive()
     }

@@ -26,6 +26,9 @@ use crate::link::{LinkError, Linker};
 use crate::link_state::{self, LinkRecord, LinkState, PendingCode, Pinned};
 use crate::local_api::{self, LocalState};
 use crate::membership::Membership;
+use crate::names::Names;
+use crate::names::host::{HostResolver, ResolverError};
+use crate::names::system::{SystemError, SystemResolver};
 use crate::policy::store::PolicyStore;
 use crate::policy::{Environment, PolicyError, load_or_create};
 use crate::reach::Reach;
@@ -78,6 +81,12 @@ pub enum NodeError {
     /// The host cannot be in the mesh.
     #[error(transparent)]
     Tun(#[from] TunError),
+    /// Names cannot be answered to programs on this device.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+    /// The system's resolver cannot be told of the mesh's names.
+    #[error(transparent)]
+    System(#[from] SystemError),
     /// The mesh cannot be started.
     #[error(transparent)]
     Mesh(#[from] net::StartError),
@@ -90,6 +99,9 @@ pub async fn run(config: NodeConfig, shutdown: CancellationToken) -> Result<Exit
     // Whoever installed another one first meant it.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut daemon = Daemon::open(config, shutdown.child_token())?;
+    if daemon.tells_system() {
+        SystemResolver::check().await?;
+    }
     let serving = daemon.serve_local()?;
     let resting = tokio::spawn(give_back_at_rest(daemon.board.clone()));
     let ended = daemon.live().await;
@@ -110,6 +122,7 @@ struct Daemon {
     sidecar: Arc<OnceLock<Arc<Sidecar>>>,
     proxy: Option<Proxy>,
     tun: Option<Tun>,
+    resolver: Option<HostResolver>,
     shutdown: CancellationToken,
 }
 
@@ -156,8 +169,10 @@ impl Daemon {
         if let Some(tun) = &tun {
             board.change(|status| status.mode = format!("tun {}", tun.name()));
         }
+        let resolver = config.dns.as_ref().map(HostResolver::bind).transpose()?;
         Ok(Self {
             proxy,
+            resolver,
             tun,
             config,
             state_dir,
@@ -195,6 +210,10 @@ impl Daemon {
             Err(LinkError::Revoked(_)) if self.is_revoked() => Ok(self.revoked()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn tells_system(&self) -> bool {
+        self.config.dns.is_some_and(|dns| dns.tell_system)
     }
 
     fn is_revoked(&self) -> bool {
@@ -258,6 +277,9 @@ impl Daemon {
         let (mesh, host) = self.start_mesh().await?;
         let address = mesh.local_addr().to_string();
         self.board.change(|status| status.mesh_address = Some(address));
+        let system = SystemResolver::of(pinned.node_id);
+        // What a crash left: nobody answers there any more.
+        system.take_back().await;
         let (membership, reports) = Membership::new(
             mesh.clone(),
             self.keyring.clone(),
@@ -283,9 +305,17 @@ impl Daemon {
             backoff: new_backoff(),
         };
         let hosting = keep_host(host, &membership);
+        let naming = Box::pin(self.serve_names(&membership, &system));
+        let beside = async {
+            tokio::select! {
+                error = hosting => error,
+                () = naming => std::future::pending().await,
+            }
+        };
         let ended = self
-            .until_the_end(&membership, &sidecar, outbox, control, hosting)
+            .until_the_end(&membership, &sidecar, outbox, control, beside)
             .await;
+        system.take_back().await;
         drop(following);
         mesh.shutdown().await;
         match ended? {
@@ -395,6 +425,25 @@ impl Daemon {
             .change(|status| status.proxy_address = Some(address.clone()));
         (self.config.on_talk)(&Talk::Proxy { address });
         proxy.serve(reach).await;
+    }
+
+    /// Answers for the mesh's names, for ever.
+    async fn serve_names(&self, membership: &Membership, system: &SystemResolver) {
+        let names = Names::new(membership.follow());
+        let Some(resolver) = &self.resolver else {
+            return names.serve_peers(membership.mesh()).await;
+        };
+        let address = resolver.address().to_string();
+        self.board
+            .change(|status| status.names_address = Some(address.clone()));
+        (self.config.on_talk)(&Talk::Names { address });
+        let telling = async {
+            if self.tells_system() {
+                names.keep_told(system, resolver, &self.config.on_talk).await;
+            }
+        };
+        let peers = names.serve_peers(membership.mesh());
+        tokio::join!(resolver.serve(names.clone()), telling, peers);
     }
 
     fn shut_out(&self, why: ShutOut) -> Result<Exit, NodeError> {

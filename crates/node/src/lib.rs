@@ -3,8 +3,9 @@
 //! A library; the command line is `runmesh`'s. The parts, each in a file of its own: what lies on disk ([`state_dir`]),
 //! becoming a node ([`link`]), the control stream ([`control_client`]), the netmap in force ([`membership`]), the
 //! dispatch session and its journal ([`sidecar`]), the programs that execute runs ([`runner`]), what the owner allows
-//! ([`policy`]), where the device is (`whereabouts`), what goes in and out of the mesh ([`reach`]), the host's own place in it (`host`), and the local socket
-//! ([`local_api`], [`local_client`]). [`daemon`] puts them together.
+//! ([`policy`]), where the device is (`whereabouts`), what goes in and out of the mesh ([`reach`]), the host's own place in
+//! it (`host`), what its names mean ([`names`]), and the local socket ([`local_api`], [`local_client`]). [`daemon`] puts
+//! them together.
 
 pub mod backoff;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod link_state;
 pub mod local_api;
 pub mod local_client;
 pub mod membership;
+pub mod names;
 pub mod policy;
 pub mod reach;
 pub mod runner;

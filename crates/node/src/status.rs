@@ -48,6 +48,9 @@ pub struct Status {
     /// Where the proxy into the mesh listens, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_address: Option<String>,
+    /// Where names of the mesh are answered to programs on this device, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names_address: Option<String>,
     /// What went through the mesh and what did not, since this start; absent before the device is a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
@@ -265,6 +268,7 @@ impl StatusBoard {
             netmaps: NetmapCounts::default(),
             mesh_address: None,
             proxy_address: None,
+            names_address: None,
             traffic: None,
             home_relay: None,
             peers: Vec::new(),

@@ -62,6 +62,21 @@ pub enum Talk {
         /// Where, as text.
         address: String,
     },
+    /// Names of the mesh are answered to programs on this device.
+    Names {
+        /// Where, as text.
+        address: String,
+    },
+    /// This system's resolver leads the org's names to this node, until it stops.
+    NamesTold {
+        /// The domain under which they stand.
+        domain: String,
+    },
+    /// It does not: it said no.
+    NamesNotTold {
+        /// Why.
+        reason: String,
+    },
     /// The dispatch session is open: runs can arrive.
     Ready,
     /// A run begins.

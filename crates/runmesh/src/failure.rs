@@ -15,6 +15,8 @@ use clap::error::ErrorKind;
 use control::ServeError;
 use node::NodeError;
 use node::link::LinkError;
+use node::names::host::ResolverError;
+use node::names::system::SystemError;
 use node::reach::proxy::ProxyError;
 use node::state_dir::StateDirError;
 use node::tun::TunError;
@@ -167,6 +169,11 @@ fn node_hint(error: &NodeError) -> &'static str {
             "another program may have that port: choose another with --proxy"
         }
         NodeError::Tun(tun) => tun_hint(tun),
+        NodeError::Resolver(ResolverError::Open(_)) => "choose an address of 127.0.0.1 with --dns-listen",
+        NodeError::Resolver(ResolverError::Listen { .. }) => {
+            "another program may have that port: choose another with --dns-listen"
+        }
+        NodeError::System(error) => system_hint(error),
         NodeError::Mesh(_) => "another program may have that port: leave out --listen to take any free one",
     }
 }
@@ -188,6 +195,20 @@ fn tun_hint(error: &TunError) -> &'static str {
             "start it again for a new device; whoever removed the last one may remove that, too"
         }
         TunError::System { .. } => "run it again with RUST_LOG=debug to see every step, or without --tun",
+    }
+}
+
+fn system_hint(error: &SystemError) -> &'static str {
+    match error {
+        SystemError::NotRoot => {
+            "start it as root, or give --dns-listen alone and ask that address: nothing of the system is changed then"
+        }
+        SystemError::NoResolver(_) => {
+            "start systemd-resolved, or give --dns-listen alone and lead the names there yourself: docs/concepts/names.md"
+        }
+        SystemError::Command { .. } | SystemError::File { .. } | SystemError::Foreign(_) => {
+            "give --dns-listen alone to leave the system as it is"
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::CONNECTIONS_MAX;
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Serves every connection, [`CONNECTIONS_MAX`] at once, for ever; one more is cut. Dropping this cuts them all.
-pub(super) async fn accept_each<F>(
+pub(crate) async fn accept_each<F>(
     listener: &TcpListener,
     mut serve: impl FnMut(TcpStream, SocketAddr) -> F,
 ) -> !

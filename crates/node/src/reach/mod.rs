@@ -22,6 +22,7 @@ use net::{ConnectError, MeshStream, PingError};
 use types::{MeshNameError, NodeName, NodePublicKey, PathReason, PeerRecord, RelayId};
 
 use crate::membership::Membership;
+pub(crate) use accept::accept_each;
 pub use place::Place;
 
 /// The most connections that one forward, one exposed port or the proxy carries at once; one more is cut at once. As many as

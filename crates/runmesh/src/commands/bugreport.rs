@@ -73,6 +73,7 @@ struct Daemon {
     mode: String,
     mesh_address: Option<String>,
     proxy_address: Option<String>,
+    names_address: Option<String>,
     home_relay: Option<String>,
     peers: Vec<Peer>,
     traffic: Option<Traffic>,
@@ -193,6 +194,7 @@ impl Daemon {
             mode: status.mode,
             mesh_address: status.mesh_address,
             proxy_address: status.proxy_address,
+            names_address: status.names_address,
             home_relay: status.home_relay,
             peers: peers
                 .map(|(number, peer)| Peer::new(peer, number, hide_names))

@@ -39,6 +39,7 @@ const FIELDS: [Column; 25] = [
     ("mesh socket", "/meshAddress"),
     ("home relay", "/homeRelay"),
     ("proxy", "/proxyAddress"),
+    ("names", "/namesAddress"),
     ("packets sent", "/traffic/packetsSent"),
     ("packets received", "/traffic/packetsReceived"),
     ("handshakes", "/traffic/handshakes"),

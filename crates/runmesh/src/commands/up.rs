@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use node::names::host::DnsConfig;
 use node::reach::proxy::ProxyConfig;
 use node::tun::{DEFAULT_NAME, TunName};
 use node::{Exit, NodeConfig, PolicySeed, Talk};
@@ -47,6 +48,12 @@ pub(crate) struct UpArgs {
     /// The file with the password of the proxy, whose user name is runmesh; none: only this device may use it
     #[arg(long, value_name = "FILE", requires = "proxy")]
     proxy_password_file: Option<PathBuf>,
+    /// Has this system ask this node for the org's names, until the node stops: by systemd-resolved, or /etc/resolver on macOS; needs root
+    #[arg(long)]
+    dns: bool,
+    /// Where names of the mesh are answered to programs on this device by DNS; any free port of 127.0.0.1 when left out with --dns
+    #[arg(long, value_name = "ADDRESS")]
+    dns_listen: Option<SocketAddr>,
     /// On a first start: a folder in which runs may work; may be given several times
     #[arg(long = "allow-folder", value_name = "DIR")]
     allowed_folders: Vec<PathBuf>,
@@ -74,6 +81,10 @@ pub(crate) async fn up(args: UpArgs, output: Output) -> Result<()> {
     }
     config.tun = args.tun.then_some(args.tun_name);
     config.proxy = proxy(args.proxy, args.proxy_password_file.as_deref())?;
+    config.dns = (args.dns || args.dns_listen.is_some()).then(|| DnsConfig {
+        listen: args.dns_listen.unwrap_or(DnsConfig::ANY_PORT),
+        tell_system: args.dns,
+    });
     config.policy_seed = PolicySeed {
         allowed_folders: args.allowed_folders,
         runners: args.runners,
@@ -168,6 +179,11 @@ fn sentence(said: &Talk) -> String {
         Talk::Proxy { address } => {
             format!("Programs on this device reach the mesh by the proxy at {address}.")
         }
+        Talk::Names { address } => format!("Names of the mesh are answered at {address}."),
+        Talk::NamesTold { domain } => format!("This system asks this node for names under {domain}."),
+        Talk::NamesNotTold { reason } => {
+            format!("This system does not ask this node for the mesh's names: {reason}.")
+        }
         Talk::Ready => "Ready: runs can arrive.".to_owned(),
         Talk::RunStarted { summary } => format!("Run started: {summary}"),
         Talk::RunEnded { summary } => format!("Run ended: {summary}"),
@@ -203,6 +219,9 @@ fn event(said: &Talk) -> Value {
             json!({"event": "host", "device": device, "addresses": addresses})
         }
         Talk::Proxy { address } => json!({"event": "proxy", "address": address}),
+        Talk::Names { address } => json!({"event": "names", "address": address}),
+        Talk::NamesTold { domain } => json!({"event": "names_told", "domain": domain}),
+        Talk::NamesNotTold { reason } => json!({"event": "names_not_told", "reason": reason}),
         Talk::Ready => json!({"event": "ready"}),
         Talk::RunStarted { summary } => json!({"event": "run_started", "summary": summary}),
         Talk::RunEnded { summary } => json!({"event": "run_ended", "summary": summary}),
