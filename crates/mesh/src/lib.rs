@@ -14,6 +14,7 @@ pub mod frame;
 pub mod load;
 mod mesh;
 pub mod paths;
+pub mod port_mapping;
 pub mod probe;
 pub mod proxy;
 pub mod relay;
