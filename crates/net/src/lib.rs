@@ -12,6 +12,7 @@ pub mod memory;
 pub mod mesh_net;
 pub mod netstack;
 pub mod networks;
+pub mod port_mapping;
 pub mod random;
 pub mod relay_stream;
 mod resolve;

@@ -390,6 +390,11 @@ impl MeshNet {
         self.tell(Command::Local { addresses }).await;
     }
 
+    /// Takes the outer address of a port that our router opened for our socket, or that there is none.
+    pub async fn set_mapped(&self, address: Option<SocketAddr>) {
+        self.tell(Command::Mapped { address }).await;
+    }
+
     /// We may be in another network: every path must prove itself anew.
     pub async fn network_changed(&self) {
         self.tell(Command::NetworkChanged).await;

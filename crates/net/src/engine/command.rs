@@ -76,6 +76,9 @@ pub(crate) enum Command {
     Local {
         addresses: Vec<SocketAddr>,
     },
+    Mapped {
+        address: Option<SocketAddr>,
+    },
     NetworkChanged,
     Ping {
         peer: NodePublicKey,
@@ -164,6 +167,7 @@ impl Engine {
                 let _ = reply.send(());
             }
             Command::Local { addresses } => self.mesh.set_local(addresses, now),
+            Command::Mapped { address } => self.mesh.set_mapped(address, now),
             Command::NetworkChanged => self.mesh.network_changed(now),
             Command::Ping { peer, reply } => {
                 let _ = reply.send(self.mesh.ping(&peer, now));
