@@ -147,7 +147,7 @@ fn a_netcheck_tells_of_the_network_and_of_every_relay() {
     let pair = Pair::start();
     let check = pair.wait_for(&["netcheck"], |check| check["relays"][0]["rttMs"].is_number());
     assert_eq!(check["udp"], true);
-    assert_eq!(check["portMapping"], "not_looked_for");
+    assert_eq!(check["portMapping"], "off");
     let relay = &check["relays"][0];
     assert_eq!(
         (&relay["up"], &relay["transport"]),

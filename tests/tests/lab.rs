@@ -3,11 +3,16 @@
 //! `cargo xtask lab [CELL]` runs the same cells and shows what it measured.
 
 use e2e::lab::{can_run, cells};
+use e2e::skipped::skipped;
 
 fn cell(name: &str) {
-    if can_run()
-        && let Err(error) = cells::run(name)
-    {
+    if !can_run() {
+        return;
+    }
+    if let Some(reason) = cells::missing(name) {
+        return skipped(&reason);
+    }
+    if let Err(error) = cells::run(name) {
         panic!("{error:#}");
     }
 }
@@ -44,6 +49,9 @@ cells! {
     nat_port_restricted_x_port_restricted
     nat_symmetric_x_port_restricted
     nat_symmetric_x_symmetric
+    nat_symmetric_with_upnp_x_symmetric
+    nat_symmetric_with_pcp_x_symmetric
+    nat_symmetric_with_upnp_x_symmetric_with_pcp
     nat_cgnat_x_none
     nat_cgnat_x_full_cone
     nat_cgnat_x_restricted

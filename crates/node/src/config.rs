@@ -30,6 +30,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// The network device by which the host itself is in the mesh; `None`: userspace mode, without one.
     pub tun: Option<TunName>,
+    /// Whether the router is asked for a port that leads to the mesh socket (PCP, NAT-PMP, UPnP); never for a socket of loopback.
+    pub port_mapping: bool,
     /// Where programs on this device reach the mesh by SOCKS5 and HTTP CONNECT; `None`: nowhere.
     pub proxy: Option<ProxyConfig>,
     /// Where programs on this device are told of the mesh's names by DNS; `None`: nowhere.
@@ -53,6 +55,7 @@ impl NodeConfig {
             auth_key: None,
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
             tun: None,
+            port_mapping: true,
             proxy: None,
             dns: None,
             app_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -70,6 +73,7 @@ impl std::fmt::Debug for NodeConfig {
             .field("label", &self.label)
             .field("listen", &self.listen)
             .field("tun", &self.tun)
+            .field("port_mapping", &self.port_mapping)
             .field("proxy", &self.proxy)
             .field("dns", &self.dns)
             .field("policy_seed", &self.policy_seed)

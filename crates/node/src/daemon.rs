@@ -8,6 +8,7 @@ use api::links::LinkStart;
 use net::clock::Clock;
 use net::tun::{HostNetwork, Tun, TunError};
 use net::{MeshNet, MeshNetConfig};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -31,6 +32,7 @@ use crate::names::host::{HostResolver, ResolverError};
 use crate::names::system::{SystemError, SystemResolver};
 use crate::policy::store::PolicyStore;
 use crate::policy::{Environment, PolicyError, load_or_create};
+use crate::port_mapping::PortMapper;
 use crate::reach::Reach;
 use crate::reach::proxy::{Proxy, ProxyError};
 use crate::runner::executor::Stop;
@@ -126,7 +128,11 @@ struct Daemon {
     shutdown: CancellationToken,
 }
 
-/// The local API while it is served.
+/// How long what is told to stop may take: a router closes a port in two seconds, and a client that does not hang up must
+/// not keep the daemon.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Something that runs until it is told to stop: the local API, or the router's port.
 struct Serving {
     until: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -135,8 +141,7 @@ struct Serving {
 impl Serving {
     async fn stop(self) {
         self.until.cancel();
-        // A client that does not hang up must not keep the daemon.
-        let _ = timeout(Duration::from_secs(1), self.task).await;
+        let _ = timeout(STOP_PATIENCE, self.task).await;
     }
 }
 
@@ -293,6 +298,7 @@ impl Daemon {
         let mut whereabouts = Whereabouts::new(membership.clone(), self.server_url.clone());
         // Before the first hello, which says where we are.
         whereabouts.look().await;
+        let mapping = self.map_port(&mesh, whereabouts.changes());
         let following = AbortOnDropHandle::new(tokio::spawn(whereabouts.follow()));
         let control = ControlClient {
             server_url: self.server_url.clone(),
@@ -316,6 +322,7 @@ impl Daemon {
             .until_the_end(&membership, &sidecar, outbox, control, beside)
             .await;
         system.take_back().await;
+        mapping.stop().await;
         drop(following);
         mesh.shutdown().await;
         match ended? {
@@ -425,6 +432,22 @@ impl Daemon {
             .change(|status| status.proxy_address = Some(address.clone()));
         (self.config.on_talk)(&Talk::Proxy { address });
         proxy.serve(reach).await;
+    }
+
+    /// Keeps a port of the router open unless it was wished otherwise.
+    fn map_port(&self, mesh: &MeshNet, networks: watch::Receiver<u64>) -> Serving {
+        let until = CancellationToken::new();
+        let mapper = self
+            .config
+            .port_mapping
+            .then(|| PortMapper::new(mesh.clone(), self.board.clone(), networks));
+        let stop = until.clone();
+        let task = tokio::spawn(async move {
+            if let Some(mapper) = mapper {
+                mapper.run(stop).await;
+            }
+        });
+        Serving { until, task }
     }
 
     /// Answers for the mesh's names, for ever.

@@ -11,6 +11,8 @@ use types::{
     ThreadId, Timestamp,
 };
 
+use crate::port_mapping::PortMappingState;
+
 /// The daemon at one moment.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,6 +47,9 @@ pub struct Status {
     pub netmaps: NetmapCounts,
     /// The UDP address of the mesh socket.
     pub mesh_address: Option<String>,
+    /// Whether the router opened a port that leads to the mesh socket.
+    #[serde(default)]
+    pub port_mapping: PortMappingState,
     /// Where the proxy into the mesh listens, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_address: Option<String>,
@@ -267,6 +272,7 @@ impl StatusBoard {
             mode: userspace(),
             netmaps: NetmapCounts::default(),
             mesh_address: None,
+            port_mapping: PortMappingState::Off,
             proxy_address: None,
             names_address: None,
             traffic: None,

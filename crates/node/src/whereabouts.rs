@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::networks::{Changes, Networks, source_toward};
+use tokio::sync::watch;
 use url::Url;
 
 use crate::membership::Membership;
@@ -17,6 +18,7 @@ pub(crate) struct Whereabouts {
     membership: Arc<Membership>,
     server_url: Url,
     networks: Networks,
+    changes: watch::Sender<u64>,
 }
 
 impl Whereabouts {
@@ -25,7 +27,13 @@ impl Whereabouts {
             membership,
             server_url,
             networks: Networks::default(),
+            changes: watch::Sender::new(0),
         }
+    }
+
+    /// Follows changes of the networks: each has another number.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Takes the networks as they are now.
@@ -48,6 +56,7 @@ impl Whereabouts {
             tracing::info!(networks = ?self.networks, "this device is in another network");
             mesh.network_changed().await;
         }
+        self.changes.send_modify(|number| *number += 1);
     }
 
     /// Looks again whenever something may have changed, for ever.

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::nat::Nat;
-use super::{pair, trouble};
+use super::{pair, router, trouble};
+use crate::processes::in_search_path;
 
 /// What came of a cell.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -51,9 +52,10 @@ enum Trial {
 }
 
 /// The pairs that are tried; which of the two asks first makes no difference to what must come of it.
-const PAIRS: [(Nat, Nat); 31] = {
+const PAIRS: [(Nat, Nat); 34] = {
     use Nat::{
-        Cgnat, FullCone, Ipv6Only, None, PortRestricted, Restricted, Symmetric, Tcp443Only, UdpBlocked,
+        Cgnat, FullCone, Ipv6Only, None, PortRestricted, Restricted, Symmetric, SymmetricWithPcp,
+        SymmetricWithUpnp, Tcp443Only, UdpBlocked,
     };
     [
         (None, None),
@@ -71,6 +73,9 @@ const PAIRS: [(Nat, Nat); 31] = {
         (PortRestricted, PortRestricted),
         (Symmetric, PortRestricted),
         (Symmetric, Symmetric),
+        (SymmetricWithUpnp, Symmetric),
+        (SymmetricWithPcp, Symmetric),
+        (SymmetricWithUpnp, SymmetricWithPcp),
         (Cgnat, None),
         (Cgnat, FullCone),
         (Cgnat, Restricted),
@@ -104,6 +109,12 @@ pub fn all() -> Vec<Cell> {
     pairs.chain(troubles).collect()
 }
 
+/// Returns what the cell of a name lacks here.
+#[must_use]
+pub fn missing(name: &str) -> Option<String> {
+    all().into_iter().find(|cell| cell.name == name)?.missing()
+}
+
 /// Runs the cell of a name, and fails when it does not do what it must.
 pub fn run(name: &str) -> Result<Report> {
     let cell = all().into_iter().find(|cell| cell.name == name);
@@ -111,6 +122,21 @@ pub fn run(name: &str) -> Result<Report> {
 }
 
 impl Cell {
+    /// Returns what it needs beside the lab itself and does not find.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        let Trial::Pair(one, other) = self.trial else {
+            return None;
+        };
+        let is_needed = one.opens_ports() || other.opens_ports();
+        (is_needed && !in_search_path(router::PROGRAM)).then(|| {
+            format!(
+                "a router that opens ports needs the program `{}`",
+                router::PROGRAM
+            )
+        })
+    }
+
     /// Runs the cell, and fails when it does not do what it must.
     pub fn run(&self) -> Result<Report> {
         let dir = tempfile::tempdir().context("make a directory")?;

@@ -9,6 +9,7 @@ pub mod namespace;
 pub mod nat;
 mod pair;
 pub mod platform;
+mod router;
 mod trouble;
 pub mod world;
 
@@ -63,7 +64,10 @@ pub fn run(words: &[String], json: bool) -> Result<()> {
     }
     let is_wanted =
         |cell: &Cell| words.is_empty() || words.iter().any(|word| cell.name.contains(word.as_str()));
-    let cells: Vec<Cell> = cells::all().into_iter().filter(is_wanted).collect();
+    let mut cells: Vec<Cell> = cells::all().into_iter().filter(is_wanted).collect();
+    for cell in cells.extract_if(.., |cell| cell.missing().is_some()) {
+        eprintln!("SKIPPED {}: {}", cell.name, cell.missing().unwrap_or_default());
+    }
     if cells.is_empty() {
         bail!("no cell's name contains `{}`", words.join("` or `"));
     }

@@ -21,6 +21,10 @@ pub enum Nat {
     PortRestricted,
     /// Address- and port-dependent mapping and filtering.
     Symmetric,
+    /// Symmetric, and its router opens ports by UPnP only.
+    SymmetricWithUpnp,
+    /// Symmetric, and its router opens ports by PCP and NAT-PMP only.
+    SymmetricWithPcp,
     /// Two port-restricted NATs, 100.64.0.0/10 between them.
     Cgnat,
     /// Port-restricted, and it forgets a UDP flow after ten silent seconds.
@@ -46,12 +50,20 @@ impl Nat {
             Self::Restricted => "restricted",
             Self::PortRestricted => "port_restricted",
             Self::Symmetric => "symmetric",
+            Self::SymmetricWithUpnp => "symmetric_with_upnp",
+            Self::SymmetricWithPcp => "symmetric_with_pcp",
             Self::Cgnat => "cgnat",
             Self::ShortTimeouts => "short_timeouts",
             Self::UdpBlocked => "udp_blocked",
             Self::Tcp443Only => "tcp_443_only",
             Self::Ipv6Only => "ipv6_only",
         }
+    }
+
+    /// Tells whether the router opens ports when it is asked.
+    #[must_use]
+    pub fn opens_ports(self) -> bool {
+        matches!(self, Self::SymmetricWithUpnp | Self::SymmetricWithPcp)
     }
 
     /// Returns the rules of the router whose links are `wan` and `lan`.
@@ -62,7 +74,9 @@ impl Nat {
             _ => "oifname \"wan\" accept",
         };
         let translate = match self {
-            Self::Symmetric => "masquerade random,fully-random",
+            Self::Symmetric | Self::SymmetricWithUpnp | Self::SymmetricWithPcp => {
+                "masquerade random,fully-random"
+            }
             _ => "masquerade",
         };
         let (note, may_enter) = match self {
@@ -76,8 +90,14 @@ impl Nat {
         if self == Self::Ipv6Only {
             return firewall();
         }
+        // miniupnpd writes what it opens into chains of its own.
+        let (family, strangers, let_in, opened) = if self.opens_ports() {
+            ("inet", "jump lead_in", "jump opened", OPENED)
+        } else {
+            ("ip", LEAD_INSIDE, "", "")
+        };
         format!(
-            r#"table ip site {{
+            r#"table {family} site {{
   map inside {{
     typeof udp dport : ip daddr . udp dport
     flags dynamic,timeout
@@ -90,7 +110,7 @@ impl Nat {
   }}
   chain strangers {{
     type nat hook prerouting priority dstnat
-    iifname "wan" dnat to udp dport map @inside
+    {strangers}
   }}
   chain leaving {{
     type nat hook postrouting priority srcnat
@@ -103,7 +123,9 @@ impl Nat {
     {may_leave}
     ct state established,related accept
     {may_enter}
+    {let_in}
   }}
+  {opened}
   chain arriving {{
     type filter hook input priority filter
     iifname "wan" ct state new drop
@@ -113,6 +135,12 @@ impl Nat {
         )
     }
 }
+
+/// Where strangers are led who write to a port that has one.
+const LEAD_INSIDE: &str = "iifname \"wan\" dnat to udp dport map @inside";
+
+/// Where miniupnpd writes what it opens, in a table of the family that it knows.
+const OPENED: &str = "chain opened {\n  }\n  chain lead_in {\n  }\n  chain lead_out {\n  }";
 
 /// Which inner socket has an outer port.
 const NOTE_PORT: &str =

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::namespace::Namespace;
 use super::nat::{Nat, SHORT_TIMEOUT_SECONDS};
+use super::router::{self, OpensPorts};
 
 /// The name at which every host of an internet finds the control plane.
 pub const CONTROL_HOST: &str = "control.example";
@@ -72,6 +73,7 @@ impl Internet {
         ))?;
         let mut site = Site {
             host,
+            services: Vec::new(),
             routers: Vec::new(),
             nat,
             number,
@@ -117,6 +119,14 @@ impl Internet {
                 ("net/netfilter/nf_conntrack_udp_timeout", &seconds),
                 ("net/netfilter/nf_conntrack_udp_timeout_stream", &seconds),
             ])?;
+        }
+        if site.nat.opens_ports() {
+            self.backbone.sysctl(&[("net/ipv4/ip_forward", "1")])?;
+            self.backbone.ip(&format!(
+                "route add {} via 203.0.113.{outside}\n",
+                router::outer(outside)
+            ))?;
+            site.services.push(OpensPorts::start(&router, outside, site.nat)?);
         }
         site.routers.push(router);
         Ok(())
@@ -176,6 +186,8 @@ impl Internet {
 pub struct Site {
     /// The host.
     pub host: Namespace,
+    /// What its router does besides.
+    services: Vec<OpensPorts>,
     /// What lies before it, the innermost last.
     pub routers: Vec<Namespace>,
     /// Of which kind it is.

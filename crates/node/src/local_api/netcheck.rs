@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use types::{RelayId, RelayRecord};
 
 use super::{LocalState, in_ms, refuse_unlinked};
+use crate::port_mapping::PortMappingState;
 
 /// What the networks around this device let through.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -31,8 +32,8 @@ pub struct Netcheck {
     pub mapping: NatMapping,
     /// From whom the NAT or firewall lets something in (RFC 4787, section 5).
     pub filtering: NatFiltering,
-    /// Whether the router opens ports when asked (PCP, NAT-PMP, UPnP).
-    pub port_mapping: PortMapping,
+    /// Whether the router opens ports when asked, and by which protocol.
+    pub port_mapping: PortMappingState,
     /// Where this device may be reached directly, best first.
     pub candidates: Vec<OwnCandidate>,
     /// The relay that is nearest.
@@ -93,14 +94,6 @@ impl From<Option<Filtering>> for NatFiltering {
     }
 }
 
-/// Whether the router opens ports when asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PortMapping {
-    /// Nobody asked it.
-    NotLookedFor,
-}
-
 /// An address at which this device may be reached.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -140,7 +133,9 @@ pub(super) async fn netcheck(State(state): State<LocalState>) -> Response {
     let relays = netmap.as_ref().map_or(&[][..], |netmap| &netmap.relays);
     let filtering = filtering::measure(&stun_ports(relays).await).await;
     let name = |relay| membership.relay_name(relay);
-    Json(Netcheck::new(&surroundings, filtering.into(), name)).into_response()
+    let port_mapping = state.board.read().port_mapping;
+    let measured = (filtering.into(), port_mapping);
+    Json(Netcheck::new(&surroundings, measured, name)).into_response()
 }
 
 /// Returns where relays answer STUN, as far as each has two ports of one address.
@@ -166,7 +161,7 @@ impl Netcheck {
     #[must_use]
     pub fn new(
         surroundings: &Surroundings,
-        filtering: NatFiltering,
+        (filtering, port_mapping): (NatFiltering, PortMappingState),
         name: impl Fn(RelayId) -> String,
     ) -> Self {
         let relays = &surroundings.relays;
@@ -185,7 +180,7 @@ impl Netcheck {
                 Mapping::Unknown | Mapping::Blocked => NatMapping::Unknown,
             },
             filtering,
-            port_mapping: PortMapping::NotLookedFor,
+            port_mapping,
             candidates: candidates(surroundings),
             home_relay: surroundings.home.map(&name),
             relays: relays
@@ -277,7 +272,8 @@ mod tests {
             home: relays.first().map(|relay| relay.id),
             relays,
         };
-        Netcheck::new(&surroundings, None.into(), |_| "near".to_owned())
+        let measured = (None.into(), PortMappingState::Pcp);
+        Netcheck::new(&surroundings, measured, |_| "near".to_owned())
     }
 
     #[test]

@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use node::LocalClient;
 use node::local_api::Netcheck;
-use node::local_api::netcheck::{Ipv6, NatFiltering, NatMapping, PortMapping};
+use node::local_api::netcheck::{Ipv6, NatFiltering, NatMapping};
+use node::port_mapping::PortMappingState;
 use serde_json::{Value, json};
 
 use super::forward::explained;
@@ -86,7 +87,12 @@ fn worded(check: &Netcheck) -> Value {
             NatFiltering::AddressAndPortDependent => "address and port-dependent",
         },
         "portMapping": match check.port_mapping {
-            PortMapping::NotLookedFor => "not looked for",
+            PortMappingState::Off => "not looked for",
+            PortMappingState::Looking => "the router is being asked",
+            PortMappingState::None => "none: the router answers neither PCP, NAT-PMP nor UPnP with a port",
+            PortMappingState::Pcp => "by PCP",
+            PortMappingState::NatPmp => "by NAT-PMP",
+            PortMappingState::Upnp => "by UPnP",
         },
         "homeRelay": check.home_relay,
     })

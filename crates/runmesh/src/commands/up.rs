@@ -42,6 +42,9 @@ pub(crate) struct UpArgs {
     /// The name of that device
     #[arg(long, value_name = "NAME", requires = "tun", default_value = DEFAULT_NAME)]
     tun_name: TunName,
+    /// Do not ask the router to open a port for the mesh socket (PCP, NAT-PMP, UPnP)
+    #[arg(long)]
+    no_port_mapping: bool,
     /// Where programs on this device reach the mesh by SOCKS5 or HTTP CONNECT, such as 127.0.0.1:1080; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     proxy: Option<SocketAddr>,
@@ -80,6 +83,7 @@ pub(crate) async fn up(args: UpArgs, output: Output) -> Result<()> {
         config.listen = listen;
     }
     config.tun = args.tun.then_some(args.tun_name);
+    config.port_mapping = !args.no_port_mapping;
     config.proxy = proxy(args.proxy, args.proxy_password_file.as_deref())?;
     config.dns = (args.dns || args.dns_listen.is_some()).then(|| DnsConfig {
         listen: args.dns_listen.unwrap_or(DnsConfig::ANY_PORT),
