@@ -94,6 +94,7 @@ fn zone() -> Zone {
         public_key: key(number),
         allowed_ips: vec![AllowedIp::host(IpAddr::from([100, 64, 0, number]))],
         endpoints: Vec::new(),
+        signatures: Vec::new(),
     };
     Zone::new(&Netmap {
         generation: Generation(1),
@@ -108,6 +109,7 @@ fn zone() -> Zone {
                 mesh_ip4: [100, 64, 0, 1].into(),
                 mesh_ip6: "fd00::1".parse().expect("an address"),
             },
+            key_life: None,
         },
         peers: vec![peer(2, "b").into(), peer(3, "c").into()],
         relays: Vec::new(),

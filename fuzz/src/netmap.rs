@@ -122,6 +122,7 @@ fn in_force() -> Netmap {
                 mesh_ip4: host_ip4(9).expect("in range"),
                 mesh_ip6: node_ip6(org_id, id),
             },
+            key_life: None,
         },
         orchestrator: Some(OrchestratorRecord {
             node_id: peers[0].id,

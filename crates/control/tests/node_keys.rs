@@ -49,10 +49,10 @@ async fn open_with(device: &mut Device, seed: u8) -> (Stream, NodePublicKey, Opt
 
 /// Changes the key of a device to that of this seed.
 async fn rotate(device: &mut Device, seed: u8) -> Stream {
-    let mut stream = device.open(None).await;
-    stream.netmap().await;
+    let mut stream = Box::pin(device.open(None)).await;
+    Box::pin(stream.netmap()).await;
     noted(&mut stream, private_key(seed).public()).await;
-    let (stream, key, until) = open_with(device, seed).await;
+    let (stream, key, until) = Box::pin(open_with(device, seed)).await;
     assert_eq!(key, private_key(seed).public());
     assert!(until.is_some());
     stream

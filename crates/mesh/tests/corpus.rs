@@ -1,4 +1,4 @@
-//! Replays the fuzzers' committed corpora through the fuzz targets' own code, on a stable compiler.
+//! Replays the fuzzers' committed corpora through the fuzz targets' own code, on a stable compiler. That code needs `serde_json`.
 
 use std::path::Path;
 

@@ -25,6 +25,7 @@ fn zone() -> Zone {
         public_key: their_key().public(),
         allowed_ips: vec![AllowedIp::host(address)],
         endpoints: Vec::new(),
+        signatures: Vec::new(),
     };
     Zone::new(&Netmap {
         generation: Generation(1),
@@ -39,6 +40,7 @@ fn zone() -> Zone {
                 mesh_ip4: OUR_IP,
                 mesh_ip6: "fd00::1".parse().expect("an address"),
             },
+            key_life: None,
         },
         peers: vec![
             peer(2, "theirs", THEIR_IP.into()).into(),

@@ -149,13 +149,7 @@ impl Engine {
                 let status = self.mesh.peer_status(&peer);
                 let _ = reply.send(status.map(|status| (status, path)));
             }
-            Command::Counters { reply } => {
-                let _ = reply.send(MeshCounters {
-                    tunnel: self.mesh.counters().clone(),
-                    filter: *self.mesh.filter_counters(),
-                    net: self.peers.counters,
-                });
-            }
+            Command::Counters { reply } => drop(reply.send(self.all_counters())),
             Command::Relays { relays } => {
                 self.relay_streams.set_urls(&relays);
                 let configs = relays.into_iter().map(RelayPoint::into_config);
@@ -172,18 +166,28 @@ impl Engine {
             Command::Ping { peer, reply } => {
                 let _ = reply.send(self.mesh.ping(&peer, now));
             }
-            Command::Surroundings { reply } => {
-                let own = self.mesh.own_candidates();
-                let _ = reply.send(Surroundings {
-                    mapping: own.mapping(),
-                    local: own.local().collect(),
-                    candidates: own.candidates().to_vec(),
-                    relays: self.mesh.relays().collect(),
-                    home: self.mesh.home_relay(),
-                });
-            }
+            Command::Surroundings { reply } => drop(reply.send(self.surroundings())),
             Command::Stream { relay, event } => self.stream_event(relay, event, now),
             Command::Shutdown { grace, reply } => self.begin_shutdown(grace, reply, now),
+        }
+    }
+
+    fn all_counters(&self) -> MeshCounters {
+        MeshCounters {
+            tunnel: self.mesh.counters().clone(),
+            filter: *self.mesh.filter_counters(),
+            net: self.peers.counters,
+        }
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        let own = self.mesh.own_candidates();
+        Surroundings {
+            mapping: own.mapping(),
+            local: own.local().collect(),
+            candidates: own.candidates().to_vec(),
+            relays: self.mesh.relays().collect(),
+            home: self.mesh.home_relay(),
         }
     }
 

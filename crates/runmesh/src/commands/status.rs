@@ -23,7 +23,7 @@ pub(crate) struct StatusArgs {
     state_dir: Option<PathBuf>,
 }
 
-const FIELDS: [Column; 25] = [
+const FIELDS: [Column; 26] = [
     ("running", "/running"),
     ("version", "/version"),
     ("server", "/serverUrl"),
