@@ -1,6 +1,9 @@
-//! Replays the fuzzers' committed corpora through the fuzz targets' own code, on a stable compiler. That code needs `serde_json`.
+//! Replays the fuzzers' committed corpora through the fuzz targets' own code, on a stable compiler.
 
 use std::path::Path;
+
+// The code of the targets, which is not below this package, needs it.
+use serde_json as _;
 
 #[expect(
     unreachable_pub,
