@@ -1,0 +1,208 @@
+//! Measures what one change costs for each node that sees it, in an org where everybody sees everybody: what the control
+//! plane does to tell it, how long the message is, and what the node does to check and apply it; in time on a processor.
+//!
+//! It works on the very types of both ends (`types::Evaluation`, `types::netmap`), without database, stream and disk.
+//! Usage: `cargo run --release -p bench --bin netmap [-- NODES]`, 10,000 by default.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use net::random;
+use rustix::time::{ClockId, clock_gettime};
+use types::address::{host_ip4, node_ip6};
+use types::control::ToNode;
+use types::netmap::{Difference, NetmapDelta, Pins, SelfRecord};
+use types::{
+    AllowedIp, Evaluation, Generation, MeshAddresses, Netmap, NodeId, NodeKind, NodePrivateKey, OrgId,
+    PacketFilter, PeerRecord, Policy, SigningPrivateKey, Subject, UserId,
+};
+
+const NODES: usize = 10_000;
+
+/// How many nodes are told of each change.
+const TOLD: usize = 50;
+
+fn main() -> Result<()> {
+    let argument = std::env::args().nth(1);
+    let count: usize = argument.map_or(Ok(NODES), |text| text.parse())?;
+    ensure!(count > TOLD, "more nodes than are told are needed");
+    let org_id = OrgId::from_random(random::bytes());
+    let key = SigningPrivateKey::from_random(random::bytes());
+    let begun = Instant::now();
+    let mut records: Vec<_> = (0..count).map(|number| record(org_id, number, &key)).collect();
+    records.sort_by_key(|record| record.id);
+    println!("{count} records made and signed: {:.1?}", begun.elapsed());
+    let before = Org::new(org_id, &key, records.clone(), Generation(1));
+
+    let mut moved = records.clone();
+    Arc::make_mut(&mut moved[count / 2]).endpoints = vec!["198.51.100.7:41641".to_owned()];
+    let after = Org {
+        generation: Generation(2),
+        records: moved,
+        ..before.clone()
+    };
+    measure("a node moves", &before, &after)?;
+
+    records.remove(count / 2);
+    let after = Org::new(org_id, &key, records, Generation(2));
+    measure("a node is revoked", &before, &after)?;
+    measure(
+        "a node joins",
+        &Org {
+            generation: Generation(1),
+            ..after
+        },
+        &Org {
+            generation: Generation(2),
+            ..before
+        },
+    )
+}
+
+/// An org at one moment.
+#[derive(Clone)]
+struct Org {
+    id: OrgId,
+    key: SigningPrivateKey,
+    generation: Generation,
+    records: Vec<Arc<PeerRecord>>,
+    evaluation: Arc<Evaluation>,
+}
+
+impl Org {
+    fn new(
+        id: OrgId,
+        key: &SigningPrivateKey,
+        records: Vec<Arc<PeerRecord>>,
+        generation: Generation,
+    ) -> Self {
+        let owner = Some(UserId::from_random([7; 16]));
+        let subjects = records.iter().map(|record| Subject {
+            id: record.id,
+            name: Some(record.name.clone()),
+            kind: record.kind,
+            tags: Vec::new(),
+            owner,
+            blocks: record.allowed_ips.clone(),
+        });
+        let evaluation = Arc::new(Evaluation::new(&Policy::standard(), subjects.collect()));
+        Self {
+            key: key.clone(),
+            id,
+            generation,
+            records,
+            evaluation,
+        }
+    }
+
+    fn netmap(&self, own: &PeerRecord, filter: PacketFilter) -> Netmap {
+        let peers = self.evaluation.peers(own.id);
+        Netmap {
+            generation: self.generation,
+            org_id: self.id,
+            org_name: "home".parse().expect("a label"),
+            org_signing_key: self.key.public(),
+            node: SelfRecord {
+                id: own.id,
+                name: own.name.clone(),
+                public_key: own.public_key,
+                addresses: MeshAddresses {
+                    mesh_ip4: host_ip4(1).expect("in range"),
+                    mesh_ip6: node_ip6(self.id, own.id),
+                },
+                key_life: None,
+            },
+            peers: peers.map(|place| Arc::clone(&self.records[place])).collect(),
+            relays: Vec::new(),
+            filter: Some(filter),
+            orchestrator: None,
+        }
+    }
+
+    /// What the control plane does for one node; it works filters out only where somebody came or went.
+    fn difference(&self, before: &Self, own: &PeerRecord) -> Difference {
+        let same = Arc::ptr_eq(&self.evaluation, &before.evaluation);
+        let cut = |org: &Self| {
+            let filter = if same {
+                PacketFilter::default()
+            } else {
+                org.evaluation.filter(own.id)
+            };
+            org.netmap(own, filter)
+        };
+        Difference::between(&cut(before), &cut(self))
+    }
+
+    fn whole(&self, own: &PeerRecord) -> Netmap {
+        self.netmap(own, self.evaluation.filter(own.id))
+    }
+}
+
+fn measure(what: &str, before: &Org, after: &Org) -> Result<()> {
+    let told: Vec<_> = before.records.iter().take(TOLD).cloned().collect();
+    let mut tell = Vec::new();
+    let mut apply = Vec::new();
+    let mut bytes = 0;
+    for own in &told {
+        let begun = cpu_time();
+        let Difference::Delta(delta) = after.difference(before, own) else {
+            bail!("{what}: it is not told by a delta");
+        };
+        let json = serde_json::to_vec(&ToNode::NetmapDelta(delta))?;
+        tell.push(cpu_time() - begun);
+        bytes = bytes.max(json.len());
+        let map = before.whole(own);
+        let pins = Pins {
+            own_key: own.public_key,
+            org_id: before.id,
+            org_signing_key: before.key.public(),
+        };
+        let begun = cpu_time();
+        let delta: NetmapDelta = serde_json::from_slice(&json)?;
+        let amended = map.amended(&delta, &pins).context("the delta is refused")?;
+        apply.push(cpu_time() - begun);
+        ensure!(
+            black_box(amended) == after.whole(own),
+            "{what}: it leads elsewhere"
+        );
+    }
+    let whole = serde_json::to_vec(&before.whole(&told[0]))?.len();
+    println!(
+        "{what}: told in {:.0?}, {bytes} bytes (the whole netmap: {whole}), checked and applied in {:.0?} (CPU, medians of {TOLD})",
+        median(tell),
+        median(apply)
+    );
+    Ok(())
+}
+
+/// How long this thread has been on a processor: others may be using the machine.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("it is not negative")
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn record(org: OrgId, number: usize, key: &SigningPrivateKey) -> Arc<PeerRecord> {
+    let id = NodeId::from_random(random::bytes());
+    let ip4 = host_ip4(u32::try_from(number).expect("few") + 2).expect("in range");
+    let mut record = PeerRecord {
+        id,
+        name: format!("node-{number}").parse().expect("a label"),
+        kind: NodeKind::Device,
+        public_key: NodePrivateKey::from_random(random::bytes()).public(),
+        allowed_ips: vec![
+            AllowedIp::host(ip4.into()),
+            AllowedIp::host(node_ip6(org, id).into()),
+        ],
+        endpoints: vec!["192.0.2.1:41641".to_owned(), "[2001:db8::1]:41641".to_owned()],
+        signatures: Vec::new(),
+    };
+    record.sign(org, key);
+    Arc::new(record)
+}
