@@ -150,6 +150,7 @@ impl Stream {
             signing_key: SigningPrivateKey::from_random(random::bytes()).public(),
             generation: None,
             endpoints: Vec::new(),
+            home_relay: None,
         };
         stream.say(&FromNode::Hello(Box::new(hello))).await?;
         Ok(stream)

@@ -94,6 +94,7 @@ fn zone() -> Zone {
         public_key: key(number),
         allowed_ips: vec![AllowedIp::host(IpAddr::from([100, 64, 0, number]))],
         endpoints: Vec::new(),
+        home_relay: None,
         signatures: Vec::new(),
     };
     Zone::new(&Netmap {

@@ -152,6 +152,7 @@ fn peer(seed: u8) -> Arc<PeerRecord> {
             AllowedIp::host(node_ip6(org(), id).into()),
         ],
         endpoints: vec![format!("192.0.2.{seed}:4000")],
+        home_relay: None,
         signatures: Vec::new(),
     };
     peer.sign(org(), &org_key());

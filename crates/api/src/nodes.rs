@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use types::{
-    AllowedIp, Generation, NodeId, NodeKind, NodePublicKey, NodeStatus, OrgId, PathKind, PathReason,
+    AllowedIp, Generation, NodeId, NodeKind, NodePublicKey, NodeStatus, OrgId, PathKind, PathReason, RelayId,
     SigningPublicKey, Timestamp, UserId,
 };
 use utoipa::{IntoParams, ToSchema};
@@ -63,6 +63,10 @@ pub struct Node {
     /// Why so.
     #[schema(value_type = Option<schema::PathReason>)]
     pub path_reason: Option<PathReason>,
+    /// The relay at which it is found best, by its key; null when it has named none.
+    #[schema(value_type = Option<schema::PublicKey>)]
+    #[serde(default)]
+    pub home_relay: Option<RelayId>,
     /// Its tags.
     #[schema(value_type = Vec<schema::Label>)]
     pub tags: Vec<String>,
@@ -245,8 +249,9 @@ pub struct PeerConfig {
     pub allowed_ips: Vec<AllowedIp>,
     /// Where it may be reached: `host:port`, best first.
     pub endpoints: Vec<String>,
-    /// The relay where it listens; null while there are none.
-    pub home_relay: Option<String>,
+    /// The relay at which it is found best, by its key; null when it has named none.
+    #[schema(value_type = Option<schema::PublicKey>)]
+    pub home_relay: Option<RelayId>,
 }
 
 /// A relay.

@@ -119,6 +119,11 @@ impl Relays {
         &self.records
     }
 
+    /// Tells whether netmaps name a relay.
+    pub(crate) fn include(&self, relay: RelayId) -> bool {
+        self.records.iter().any(|record| record.id == relay)
+    }
+
     /// Makes a ticket for a node of an org; `None` while there is no relay.
     pub(crate) fn ticket(
         &self,

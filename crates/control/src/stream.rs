@@ -345,6 +345,7 @@ impl<'a> Session<'a> {
             message,
             FromNode::Endpoints { .. }
                 | FromNode::Path { .. }
+                | FromNode::HomeRelay { .. }
                 | FromNode::OfferKey { .. }
                 | FromNode::NetmapRefused { .. }
         );
@@ -372,6 +373,7 @@ impl<'a> Session<'a> {
                     self.push(link, netmap::now(app, self.org).await?).await?;
                 }
             }
+            FromNode::HomeRelay { relay } => presence::at_relay(app, own.0, own.1, relay).await?,
             FromNode::OfferKey { public_key } => {
                 let answer = match node_keys::offer(app, self.row, &public_key).await? {
                     Ok(()) => ToNode::KeyNoted { public_key },

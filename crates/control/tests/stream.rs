@@ -5,6 +5,7 @@ mod support;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use control::Tuning;
 use futures_util::SinkExt as _;
 use mesh::MeshPeer;
 use mesh::tunnel::Mobility;
@@ -15,7 +16,7 @@ use support::Fixture;
 use support::device::{Stream, hello, link, link_as, private_key, second_member};
 use tokio_tungstenite::tungstenite::Message;
 use types::control::{FromNode, ToNode};
-use types::{Generation, Netmap, NodePrivateKey, PathKind, PathReason};
+use types::{Generation, Netmap, NodePrivateKey, PathKind, PathReason, RelayId, RelayRecord};
 
 async fn node(fixture: &Fixture, id: &str) -> Value {
     fixture
@@ -391,4 +392,52 @@ async fn the_platform_is_reached_over_the_mesh_until_the_node_is_revoked() {
     fixture.post(&path, json!({})).await.data(200);
     let again = net.connect_within(map.peers[0].public_key, remote, wait).await;
     assert!(again.is_err());
+}
+
+#[tokio::test]
+async fn the_home_relay_of_a_node_is_told_to_those_that_see_it() {
+    let relays = [8, 9].map(|seed| RelayRecord {
+        id: RelayId(private_key(seed).public()),
+        name: format!("relay{seed}").parse().expect("a label"),
+        endpoints: vec![format!("192.0.2.{seed}:3478")],
+        url: None,
+        stun_endpoints: Vec::new(),
+    });
+    let [near, far] = [relays[0].id, relays[1].id];
+    let fixture = Fixture::start_with(Tuning::default(), |start| {
+        start.relays_elsewhere = relays.to_vec();
+    })
+    .await;
+    let (device, sibling) = (link(&fixture, 1).await, link(&fixture, 2).await);
+    let mut watching = sibling.open(None).await;
+    let mut stream = device.open(None).await;
+    for (said, told) in [
+        (Some(near), Some(near)),
+        (Some(far), Some(far)),
+        // Netmaps do not name it.
+        (Some(RelayId(private_key(7).public())), None),
+    ] {
+        stream.send(&FromNode::HomeRelay { relay: said }).await;
+        loop {
+            let Some(message) = watching.next().await else {
+                panic!("the stream was closed");
+            };
+            let ToNode::Netmap(map) = message else { continue };
+            let peer = map.peers.iter().find(|peer| peer.id.to_string() == device.id);
+            if peer.expect("the sibling").home_relay == told {
+                break;
+            }
+        }
+        assert_eq!(node(&fixture, &device.id).await["homeRelay"], json!(told));
+    }
+    // A node that comes back and has not measured yet is where it was.
+    stream.send(&FromNode::HomeRelay { relay: Some(near) }).await;
+    until(&fixture, &device.id, "homeRelay", json!(near)).await;
+    drop(stream);
+    device.open(None).await.next().await;
+    assert_eq!(node(&fixture, &device.id).await["homeRelay"], json!(near));
+    let path = format!("/v1/runmesh/nodes/{}/config", sibling.id);
+    let config = fixture.get(&path).await.data(200).clone();
+    let peers = config["peers"].as_array().expect("peers");
+    assert!(peers.iter().any(|peer| peer["homeRelay"] == json!(near)));
 }

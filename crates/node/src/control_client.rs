@@ -282,6 +282,7 @@ impl ControlClient {
             signing_key: self.signing_key,
             generation: self.membership.generation(),
             endpoints: self.membership.endpoints().await,
+            home_relay: self.membership.mesh().surroundings().await.home,
         }
     }
 }

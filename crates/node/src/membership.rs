@@ -289,7 +289,7 @@ impl Membership {
             preshared_key: None,
             allowed_ips: peer.allowed_ips.clone(),
             endpoints,
-            relays: Vec::new(),
+            relays: peer.home_relay.into_iter().collect(),
             mobility: Mobility::Managed,
             persistent_keepalive: is_platform.then_some(KEEPALIVE),
         };
@@ -304,6 +304,8 @@ impl Membership {
             MeshEvent::HomeRelay(home) => {
                 self.paths().set_home(home);
                 self.show();
+                // A full queue means that the control stream is away; its hello says it when it is back.
+                let _ = self.reports.try_send(FromNode::HomeRelay { relay: home });
             }
             MeshEvent::SessionUp(_)
             | MeshEvent::SessionDown(..)

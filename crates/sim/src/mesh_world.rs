@@ -13,8 +13,8 @@ use mesh::relay::server::{Quota, RelayConfig as ServerConfig, RelayServer, Sourc
 use mesh::tunnel::{Mobility, PacketSink};
 use mesh::{EXTRA_SOCKETS_MAX, Mesh, MeshEvent, MeshPeer, Output, RelayConfig, SocketNumber};
 use types::{
-    AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayId, RelayTicket, SigningPrivateKey,
-    Timestamp,
+    AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayId, RelayTicket, SignedRelayTicket,
+    SigningPrivateKey, Timestamp,
 };
 
 use self::relays::{StreamMessage, to_relay};
@@ -162,13 +162,9 @@ impl MeshWorld {
     pub fn add_node(&mut self, host: HostId) -> NodeNumber {
         let number = NodeNumber(self.nodes.len());
         let key = NodePrivateKey::from_random(self.dice.seed());
-        let ticket = RelayTicket {
-            node: key.public(),
-            realm: Realm([1; 16]),
-            expires_at: self.now.wall + Duration::from_secs(86_400),
-        };
+        let ticket = self.ticket(key.public());
         let mut mesh = Mesh::new(key, self.dice.seed());
-        mesh.set_ticket(ticket.sign(&self.authority), self.now);
+        mesh.set_ticket(ticket, self.now);
         let relays = self.relays.iter().map(|relay| RelayConfig {
             id: relay.server.id(),
             udp: vec![relay.address],
@@ -231,6 +227,34 @@ impl MeshWorld {
         self.nodes[node.0].has_tls = has_tls;
     }
 
+    fn ticket(&self, node: NodePublicKey) -> SignedRelayTicket {
+        let ticket = RelayTicket {
+            node,
+            realm: Realm([1; 16]),
+            expires_at: self.now.wall + Duration::from_secs(86_400),
+        };
+        ticket.sign(&self.authority)
+    }
+
+    /// Gives a node another key, and tells everybody of it at once.
+    pub fn change_key(&mut self, node: NodeNumber) {
+        let (old, next) = (self.key(node), NodePrivateKey::from_random(self.dice.seed()));
+        let (new, now) = (next.public(), self.now);
+        let ticket = self.ticket(new);
+        self.nodes[node.0].mesh.set_keys(next, None);
+        self.nodes[node.0].mesh.set_ticket(ticket, now);
+        for other in self.nodes() {
+            self.nodes[other.0].mesh.rename_peer(&old, new, now);
+            self.collect(other);
+        }
+    }
+
+    /// Tells a node at which relay a peer of it is found best.
+    pub fn tell_home(&mut self, at: NodeNumber, peer: NodeNumber, relay: RelayNumber) {
+        let relay = self.relays[relay.0].server.id();
+        self.tell(at, peer, (Vec::new(), vec![relay]));
+    }
+
     /// Makes two nodes peers of each other.
     pub fn introduce(&mut self, one: NodeNumber, other: NodeNumber) {
         self.tell_of(one, other, Vec::new());
@@ -239,13 +263,22 @@ impl MeshWorld {
 
     /// Makes one node a peer of another, which is told where it can be reached.
     pub fn tell_of(&mut self, at: NodeNumber, peer: NodeNumber, endpoints: Vec<SocketAddr>) {
+        self.tell(at, peer, (endpoints, Vec::new()));
+    }
+
+    fn tell(
+        &mut self,
+        at: NodeNumber,
+        peer: NodeNumber,
+        (endpoints, relays): (Vec<SocketAddr>, Vec<RelayId>),
+    ) {
         let peer = &self.nodes[peer.0];
         let config = MeshPeer {
             public_key: peer.mesh.public_key(),
             preshared_key: None,
             allowed_ips: vec![AllowedIp::host(IpAddr::V4(peer.ip))],
             endpoints,
-            relays: Vec::new(),
+            relays,
             mobility: Mobility::Managed,
             persistent_keepalive: None,
         };

@@ -1,7 +1,9 @@
 //! Two nodes behind every kind of NAT, by seed: they always reach each other, and directly where theory says that they can.
 
+use std::cell::Cell;
 use std::time::Duration;
 
+use mesh::Endpoint;
 use sim::{
     Expected, HostId, MeshWorld, NatKind, NodeNumber, RelayNumber, can_be_direct, for_each_seed,
     must_be_guessed,
@@ -352,5 +354,62 @@ fn a_peer_that_is_made_anew_is_met_although_the_only_relay_has_just_died() {
             });
         }
         assert!(arrived, "within two seconds");
+    });
+}
+
+#[test]
+fn a_node_that_changes_its_key_loses_little_through_a_relay_and_nothing_directly() {
+    for (name, kind) in [("none", None), ("symmetric", Some(NatKind::SYMMETRIC))] {
+        let lost = Cell::new(0);
+        for_each_seed(10, |seed| {
+            let mut pair = pair(seed, kind, kind);
+            pair.talk(2 * SECOND, &mut Expected::default());
+            let was_direct = pair.is_direct();
+            for node in [pair.a, pair.b] {
+                pair.world.change_key(node);
+                let mut during = Expected::default();
+                pair.talk(SECOND, &mut during);
+                let missing = during.missing(&pair.world).len();
+                assert!(!was_direct || missing == 0, "{name}: {missing} of 100 packets");
+                // Two round trips to the relay are 50 ms at most.
+                assert!(missing <= 25, "{name}: {missing} of 100 packets");
+                lost.set(lost.get().max(missing));
+            }
+            // Sessions are renewed with the new keys within two minutes.
+            pair.talk(125 * SECOND, &mut Expected::default());
+            let mut after = Expected::default();
+            pair.talk(10 * SECOND, &mut after);
+            assert_eq!(after.missing(&pair.world), Vec::<u64>::new(), "{name}");
+        });
+        let lost = lost.get();
+        println!("{name}: at most {lost} of 100 packets were lost in the second after a change");
+    }
+}
+
+#[test]
+fn the_first_packet_goes_through_the_peers_home_relay() {
+    for_each_seed(10, |seed| {
+        for home in [RelayNumber(0), RelayNumber(1)] {
+            let mut pair = pair(seed, Some(NatKind::SYMMETRIC), Some(NatKind::SYMMETRIC));
+            pair.world.tell_home(pair.a, pair.b, home);
+            let endpoint = pair.world.path(pair.a, pair.b).endpoint;
+            let id = pair.world.relay(home).id();
+            assert!(
+                matches!(endpoint, Some(Endpoint::Relayed { relay, .. }) if relay == id),
+                "{endpoint:?}"
+            );
+            // One that is down keeps nobody from being reached.
+            pair.world.set_relay_down(home, true);
+            pair.talk(10 * SECOND, &mut Expected::default());
+            let mut after = Expected::default();
+            pair.talk(SECOND, &mut after);
+            assert_eq!(
+                after.missing(&pair.world),
+                Vec::<u64>::new(),
+                "{home:?} {:?} {:?}",
+                pair.world.path(pair.a, pair.b),
+                pair.world.path(pair.b, pair.a)
+            );
+        }
     });
 }

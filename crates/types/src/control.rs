@@ -10,7 +10,7 @@ use crate::keys::{NodePublicKey, SigningPublicKey};
 use crate::names::DisplayText;
 use crate::netmap::{ENDPOINTS_MAX, Generation, Netmap, NetmapDelta};
 use crate::node::{PathKind, PathReason};
-use crate::relay::SignedRelayTicket;
+use crate::relay::{RelayId, SignedRelayTicket};
 use crate::time::Timestamp;
 
 /// The largest message either side accepts, in bytes of JSON.
@@ -22,7 +22,7 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// - 2 (2026-11-26): relays in the netmap, relay tickets.
 /// - 3 (2026-11-26): packet filters in the netmap.
 /// - 4 (2026-11-26): netmap deltas; the whole netmap is sent again when a delta was refused.
-/// - 5 (2026-11-26): another key for the same node.
+/// - 5 (2026-11-26): another key for the same node, home relays of peers.
 pub const CAPABILITY_VERSION: u32 = 5;
 
 /// From the control plane to a node.
@@ -113,6 +113,11 @@ pub enum FromNode {
         /// The public half.
         public_key: NodePublicKey,
     },
+    /// The relay at which the node is found best is another one.
+    HomeRelay {
+        /// Which one; absent when it reaches none.
+        relay: Option<RelayId>,
+    },
     /// Keeps the stream alive through middle boxes.
     Ping,
 }
@@ -135,6 +140,9 @@ pub struct Hello {
     pub generation: Option<Generation>,
     /// Where its mesh socket can be reached, best first.
     pub endpoints: Vec<String>,
+    /// The relay at which it is found best, if it knows one already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home_relay: Option<RelayId>,
 }
 
 impl Hello {

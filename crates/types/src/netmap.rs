@@ -15,7 +15,7 @@ use crate::keys::{NodePublicKey, SigningPublicKey};
 use crate::names::{NodeName, OrgName};
 use crate::node::NodeKind;
 use crate::policy::KeyLife;
-use crate::relay::{RELAYS_MAX, RelayRecord};
+use crate::relay::{RELAYS_MAX, RelayId, RelayRecord};
 
 pub use crate::filter::FilterChange;
 pub use delta::{Difference, NetmapDelta};
@@ -102,6 +102,10 @@ pub struct PeerRecord {
     pub allowed_ips: Vec<AllowedIp>,
     /// Where it may be reached: `ip:port` or `host:port`, best first.
     pub endpoints: Vec<String>,
+    /// The relay at which it is found best; absent when that is not known. One that the map does not name is of no use, and
+    /// does no harm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home_relay: Option<RelayId>,
     /// Who vouches for it, at most [`SIGNATURES_MAX`]; the org's key must.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signatures: Vec<RecordSignature>,

@@ -25,6 +25,7 @@ fn zone() -> Zone {
         public_key: their_key().public(),
         allowed_ips: vec![AllowedIp::host(address)],
         endpoints: Vec::new(),
+        home_relay: None,
         signatures: Vec::new(),
     };
     Zone::new(&Netmap {

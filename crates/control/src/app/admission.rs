@@ -119,6 +119,7 @@ pub(crate) async fn admit(app: &App, conn: &mut Conn, newcomer: Newcomer) -> Res
         last_seen_at: None,
         path: None,
         path_reason: None,
+        home_relay: None,
         tags: newcomer.tags,
         owner_user_id: Some(newcomer.owner),
         ephemeral: newcomer.ephemeral,

@@ -63,7 +63,7 @@ pub(crate) async fn config(
         public_key: peer.public_key,
         allowed_ips: peer.allowed_ips.clone(),
         endpoints: peer.endpoints.clone(),
-        home_relay: None,
+        home_relay: peer.home_relay,
     });
     Ok(Some(NodeConfig {
         generation: map.generation,

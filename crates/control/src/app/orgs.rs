@@ -123,6 +123,7 @@ fn platform_node(app: &App, org: &OrgRow, host: u32) -> Node {
         last_seen_at: None,
         path: None,
         path_reason: None,
+        home_relay: None,
         tags: Vec::new(),
         owner_user_id: None,
         ephemeral: false,

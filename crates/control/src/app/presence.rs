@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde_json::{Map, json};
 use types::control::Hello;
 use types::netmap::ENDPOINTS_MAX;
-use types::{NodeId, OrgId, PathKind, PathReason};
+use types::{NodeId, OrgId, PathKind, PathReason, RelayId};
 
 use super::audit::Deed;
 use super::{Actor, App, AppError, audit};
@@ -21,10 +21,12 @@ pub(crate) async fn arrive(app: &App, before: &NodeRow, hello: &Hello) -> Result
         app_version: hello.app_version.as_ref().map(ToString::to_string),
         signing_key: hello.signing_key,
         endpoints: usable(&hello.endpoints),
+        home_relay: hello.home_relay.filter(|relay| app.relays.include(*relay)),
         now: app.clock.wall(),
     };
     let (org, id) = (before.node.org_id, before.node.id);
-    let changed = before.endpoints != arrival.endpoints;
+    let is_elsewhere = arrival.home_relay.is_some() && before.node.home_relay != arrival.home_relay;
+    let changed = is_elsewhere || before.endpoints != arrival.endpoints;
     let mut tx = app.store.write().await?;
     if !store::nodes::arrive(&mut tx, id, &arrival).await? {
         return Ok(false);
@@ -79,6 +81,26 @@ pub(crate) async fn moved(app: &App, org: OrgId, id: NodeId, endpoints: &[String
         return Ok(());
     }
     store::nodes::set_endpoints(&mut tx, id, &endpoints).await?;
+    let generation = store::orgs::raise_generation(&mut tx, org).await?;
+    tx.commit().await?;
+    app.tell_circle(org, id, generation).await;
+    Ok(())
+}
+
+/// Takes at which relay a node is found best; the nodes that see it are told. One that netmaps do not name is none.
+pub(crate) async fn at_relay(
+    app: &App,
+    org: OrgId,
+    id: NodeId,
+    relay: Option<RelayId>,
+) -> Result<(), AppError> {
+    let relay = relay.filter(|relay| app.relays.include(*relay));
+    let mut tx = app.store.write().await?;
+    let before = store::nodes::find(&mut tx, org, id).await?;
+    if before.is_none_or(|row| row.node.home_relay == relay) {
+        return Ok(());
+    }
+    store::nodes::set_home_relay(&mut tx, id, relay).await?;
     let generation = store::orgs::raise_generation(&mut tx, org).await?;
     tx.commit().await?;
     app.tell_circle(org, id, generation).await;

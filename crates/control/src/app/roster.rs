@@ -179,6 +179,7 @@ fn record(row: &NodeRow, platform: &[String]) -> PeerRecord {
         public_key: row.node.public_key,
         allowed_ips: blocks(row),
         endpoints: endpoints.to_vec(),
+        home_relay: row.node.home_relay,
         signatures: Vec::new(),
     }
 }

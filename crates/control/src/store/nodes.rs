@@ -6,7 +6,7 @@ use api::nodes::{Node, NodesQuery};
 use sqlx::any::AnyRow;
 use types::{
     AuthKeyId, NodeId, NodeKind, NodeName, NodePublicKey, NodeStatus, OrgId, OrgName, PathKind, PathReason,
-    SigningPublicKey, Timestamp, UserId,
+    RelayId, SigningPublicKey, Timestamp, UserId,
 };
 
 use super::query::QueryExt as _;
@@ -27,7 +27,7 @@ macro_rules! select {
         concat!(
             "SELECT n.id, n.org_id, n.kind, n.name, n.device_label, n.os, n.hostname, n.app_version, ",
             "n.client_metadata, n.public_key, n.signing_key, n.mesh_ip4, n.mesh_ip6, n.endpoints, n.online, ",
-            "n.last_seen_at, n.path, n.path_reason, n.tags, n.owner_user_id, n.created_at, n.revoked_at, ",
+            "n.last_seen_at, n.path, n.path_reason, n.home_relay, n.tags, n.owner_user_id, n.created_at, n.revoked_at, ",
             "n.key_expires_at, n.ephemeral, o.name AS org_name FROM nodes n JOIN orgs o ON o.id = n.org_id ",
             $rest
         )
@@ -295,6 +295,7 @@ pub(crate) struct Arrival {
     pub(crate) app_version: Option<String>,
     pub(crate) signing_key: SigningPublicKey,
     pub(crate) endpoints: Vec<String>,
+    pub(crate) home_relay: Option<RelayId>,
     pub(crate) now: Timestamp,
 }
 
@@ -303,7 +304,7 @@ pub(crate) async fn arrive(conn: &mut Conn, id: NodeId, arrival: &Arrival) -> Re
     let done = sqlx::query(
         "UPDATE nodes SET online = 1, last_seen_at = $1, os = COALESCE($2, os), \
          hostname = COALESCE($3, hostname), app_version = COALESCE($4, app_version), signing_key = $5, \
-         endpoints = $6 WHERE id = $7 AND revoked_at IS NULL",
+         endpoints = $6, home_relay = COALESCE($8, home_relay) WHERE id = $7 AND revoked_at IS NULL",
     )
     .bind(arrival.now.unix_ms())
     .bind(arrival.os.clone())
@@ -312,6 +313,7 @@ pub(crate) async fn arrive(conn: &mut Conn, id: NodeId, arrival: &Arrival) -> Re
     .bind(arrival.signing_key.to_string())
     .bind(json_of(&arrival.endpoints))
     .bind(id.to_string())
+    .bind(arrival.home_relay.map(|relay| relay.to_string()))
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -344,6 +346,20 @@ pub(crate) async fn set_endpoints(
 ) -> Result<(), StoreError> {
     sqlx::query("UPDATE nodes SET endpoints = $1 WHERE id = $2 AND revoked_at IS NULL")
         .bind(json_of(&endpoints))
+        .bind(id.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Writes at which relay a node is found best.
+pub(crate) async fn set_home_relay(
+    conn: &mut Conn,
+    id: NodeId,
+    relay: Option<RelayId>,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE nodes SET home_relay = $1 WHERE id = $2 AND revoked_at IS NULL")
+        .bind(relay.map(|relay| relay.to_string()))
         .bind(id.to_string())
         .execute(conn)
         .await?;
@@ -403,6 +419,7 @@ fn read(row: &AnyRow) -> Result<NodeRow, StoreError> {
         last_seen_at: row.maybe_time("last_seen_at")?,
         path: row.maybe_named("path")?,
         path_reason: row.maybe_named("path_reason")?,
+        home_relay: row.maybe_parsed("home_relay")?,
         tags: row.json("tags")?,
         owner_user_id: row.maybe_parsed("owner_user_id")?,
         ephemeral: row.flag("ephemeral")?,

@@ -68,6 +68,7 @@ fn node(org: &OrgRow, seed: u8, name: &str) -> Node {
         last_seen_at: None,
         path: None,
         path_reason: None,
+        home_relay: None,
         tags: vec!["lab".to_owned()],
         owner_user_id: None,
         ephemeral: false,

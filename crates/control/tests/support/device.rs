@@ -94,6 +94,7 @@ pub(crate) fn hello(seed: u8, generation: Option<Generation>) -> FromNode {
             "0.0.0.0:1".to_owned(),
             "rubbish".to_owned(),
         ],
+        home_relay: None,
     }))
 }
 

@@ -33,6 +33,7 @@ fn peer(seed: u8, name: &str, addresses: &[IpAddr]) -> PeerRecord {
         public_key: NodePrivateKey::from_random([seed; 32]).public(),
         allowed_ips: addresses.iter().copied().map(AllowedIp::host).collect(),
         endpoints: Vec::new(),
+        home_relay: None,
         signatures: Vec::new(),
     }
 }

@@ -36,7 +36,7 @@ impl Peers {
         self.all.get_key_value(key).map(|(key, _)| *key)
     }
 
-    /// Returns the relays at which a peer is said to be; empty when that is not known.
+    /// Returns the relays at which a peer is found best; empty when that is not known.
     pub(super) fn homes(&self, key: &NodePublicKey) -> &[RelayId] {
         self.all.get(key).map_or(&[], |entry| &entry.homes)
     }

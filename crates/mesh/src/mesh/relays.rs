@@ -186,8 +186,8 @@ impl Relays {
         self.links.get(&id).map(|link| link.view)
     }
 
-    /// Returns the relays that are up and among `homes`, or all that are up when `homes` is empty; the nearest first, those
-    /// about to stop last.
+    /// Returns the relays that are up: those among `homes` first, where a peer is found best, then the nearest; those about to
+    /// stop last.
     pub(super) fn common(&self, homes: &[RelayId]) -> Vec<RelayId> {
         let up = self
             .links
@@ -195,8 +195,11 @@ impl Relays {
             .map(|link| link.view)
             .filter(|view| view.is_up);
         let mut common: Vec<_> = up
-            .filter(|view| homes.is_empty() || homes.contains(&view.id))
-            .map(|view| (view.is_draining, Some(view.id) != self.home, view.rtt, view.id))
+            .map(|view| {
+                let is_away = !homes.contains(&view.id);
+                let is_far = Some(view.id) != self.home;
+                (view.is_draining, is_away, is_far, view.rtt, view.id)
+            })
             .collect();
         common.sort_unstable();
         common.into_iter().map(|(.., id)| id).collect()

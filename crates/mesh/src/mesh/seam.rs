@@ -22,7 +22,7 @@ pub struct MeshPeer {
     pub allowed_ips: Vec<AllowedIp>,
     /// Where it is said to be reachable directly, best first.
     pub endpoints: Vec<SocketAddr>,
-    /// The relays at which it is said to be; empty when that is not known.
+    /// The relays at which it is found best; others are used when we reach none of these. Empty when that is not known.
     pub relays: Vec<RelayId>,
     /// `Managed` for one of ours, `Roams` for a plain WireGuard.
     pub mobility: Mobility,

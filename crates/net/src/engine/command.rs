@@ -150,11 +150,7 @@ impl Engine {
                 let _ = reply.send(status.map(|status| (status, path)));
             }
             Command::Counters { reply } => drop(reply.send(self.all_counters())),
-            Command::Relays { relays } => {
-                self.relay_streams.set_urls(&relays);
-                let configs = relays.into_iter().map(RelayPoint::into_config);
-                self.mesh.set_relays(configs.collect(), now);
-            }
+            Command::Relays { relays } => self.set_relays(relays, now),
             Command::Ticket { ticket } => self.mesh.set_ticket(ticket, now),
             Command::Filter { filter, reply } => {
                 self.set_filter(filter.as_ref(), now);
@@ -223,6 +219,12 @@ impl Engine {
                 self.peers.mark_dirty(&key);
             }
         }
+    }
+
+    fn set_relays(&mut self, relays: Vec<RelayPoint>, now: Now) {
+        self.relay_streams.set_urls(&relays);
+        let configs = relays.into_iter().map(RelayPoint::into_config);
+        self.mesh.set_relays(configs.collect(), now);
     }
 
     fn rename(&mut self, old: &NodePublicKey, new: NodePublicKey, now: Now) -> bool {

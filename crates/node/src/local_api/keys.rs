@@ -31,7 +31,7 @@ pub(super) async fn rotate(State(state): State<LocalState>) -> Response {
         .into_response(),
         Err(error) => {
             let code = match &error {
-                RotateError::State(_) => "internal",
+                RotateError::State(_) => "internal_error",
                 RotateError::Refused(_) => "conflict",
                 RotateError::Pending => "device_offline",
             };

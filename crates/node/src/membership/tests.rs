@@ -83,6 +83,7 @@ fn peer(seed: u8) -> Arc<PeerRecord> {
         public_key: key(seed).public(),
         allowed_ips: vec![AllowedIp::host(ip4.into())],
         endpoints: vec!["127.0.0.1:9".to_owned()],
+        home_relay: None,
         signatures: Vec::new(),
     };
     peer.sign(org(), &org_key());

@@ -118,6 +118,7 @@ mod tests {
             public_key: key(seed),
             allowed_ips: blocks.collect(),
             endpoints: Vec::new(),
+            home_relay: None,
             signatures: Vec::new(),
         })
     }

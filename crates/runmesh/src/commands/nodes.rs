@@ -84,7 +84,7 @@ const COLUMNS: [Column; 8] = [
 ];
 
 /// The lines of one node.
-pub(crate) const FIELDS: [Column; 19] = [
+pub(crate) const FIELDS: [Column; 20] = [
     ("name", "/name"),
     ("dns name", "/dnsName"),
     ("id", "/id"),
@@ -92,6 +92,7 @@ pub(crate) const FIELDS: [Column; 19] = [
     ("status", "/status"),
     ("path", "/path"),
     ("path reason", "/pathReason"),
+    ("home relay", "/homeRelay"),
     ("label", "/deviceLabel"),
     ("os", "/os"),
     ("hostname", "/hostname"),

@@ -118,6 +118,7 @@ mod tests {
                 .map(|block| block.parse().expect("a block"))
                 .to_vec(),
             endpoints: Vec::new(),
+            home_relay: None,
             signatures: Vec::new(),
         }
     }

@@ -31,6 +31,7 @@ fn peer(seed: u8) -> PeerRecord {
         public_key: key(seed),
         allowed_ips: vec![AllowedIp::host(node_ip6(org, id).into())],
         endpoints: vec!["192.0.2.1:51820".to_owned()],
+        home_relay: None,
         signatures: Vec::new(),
     };
     record.sign(org, &org_key());

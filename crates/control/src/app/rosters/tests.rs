@@ -90,6 +90,7 @@ fn node(org: OrgId, seed: u8) -> Node {
         last_seen_at: None,
         path: None,
         path_reason: None,
+        home_relay: None,
         tags: Vec::new(),
         owner_user_id: None,
         ephemeral: false,

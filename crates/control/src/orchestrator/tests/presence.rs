@@ -32,6 +32,7 @@ async fn control_stream(bench: &Bench) -> ControlStream {
         signing_key: SigningPrivateKey::from_random([9; 32]).public(),
         generation: None,
         endpoints: Vec::new(),
+        home_relay: None,
     }));
     let json = serde_json::to_vec(&hello).expect("serializes");
     for sealed in channel.seal(&json).expect("seals") {

@@ -110,6 +110,7 @@ fn record(seed: u8, drawn: &Drawn) -> PeerRecord {
             AllowedIp::host(node_ip6(org(), id).into()),
         ],
         endpoints: vec![format!("192.0.2.{}:4000", drawn.endpoints + 1)],
+        home_relay: None,
         signatures: Vec::new(),
     };
     record.sign(org(), &org_key());
