@@ -201,6 +201,7 @@ fn record(org: OrgId, number: usize, key: &SigningPrivateKey) -> Arc<PeerRecord>
             AllowedIp::host(node_ip6(org, id).into()),
         ],
         endpoints: vec!["192.0.2.1:41641".to_owned(), "[2001:db8::1]:41641".to_owned()],
+        home_relay: None,
         signatures: Vec::new(),
     };
     record.sign(org, key);

@@ -184,7 +184,7 @@ async fn may_again(
     if known.node.status == NodeStatus::Revoked {
         return Err(revoked());
     }
-    if is_over(known.node.key_expires_at, now) {
+    if is_over(known.node.key_expires_at, app.clock.wall()) {
         let message = "the key of this node has expired; link it anew, and have it approved";
         return Err(AppError::conflict(message));
     }

@@ -40,7 +40,7 @@ fn peer(seed: u8) -> PeerRecord {
 
 fn relay() -> RelayRecord {
     RelayRecord {
-        id: crate::relay::RelayId(key(8)),
+        id: RelayId(key(8)),
         name: "near".parse().expect("label"),
         endpoints: vec!["192.0.2.1:3478".to_owned()],
         url: Some("wss://relay.example/v1/relay".to_owned()),
