@@ -419,10 +419,7 @@ async fn the_home_relay_of_a_node_is_told_to_those_that_see_it() {
     ] {
         stream.send(&FromNode::HomeRelay { relay: said }).await;
         loop {
-            let Some(message) = watching.next().await else {
-                panic!("the stream was closed");
-            };
-            let ToNode::Netmap(map) = message else { continue };
+            let map = watching.netmap().await;
             let peer = map.peers.iter().find(|peer| peer.id.to_string() == device.id);
             if peer.expect("the sibling").home_relay == told {
                 break;

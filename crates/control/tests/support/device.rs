@@ -183,9 +183,14 @@ impl Stream {
         }
     }
 
-    /// The next message, which must be a netmap or a delta; puts it into force as a node does, and returns all of it.
+    /// The next message but relay tickets, which must be a netmap or a delta; puts it into force as a node does, and returns
+    /// all of it.
     pub(crate) async fn netmap(&mut self) -> Netmap {
-        let map = match self.next().await {
+        let mut message = self.next().await;
+        while matches!(message, Some(ToNode::RelayTicket { .. })) {
+            message = self.next().await;
+        }
+        let map = match message {
             Some(ToNode::Netmap(map)) => {
                 map.verify(&self.pins, self.map.as_ref())
                     .expect("a netmap that nodes accept");
