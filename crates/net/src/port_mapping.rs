@@ -261,10 +261,7 @@ mod imp {
 }
 
 /// Reads the default gateway with the least metric from the text of `/proc/net/route`.
-#[cfg_attr(
-    not(target_os = "linux"),
-    allow(dead_code, reason = "tested everywhere, used on Linux")
-)]
+#[cfg(any(target_os = "linux", test))]
 fn gateway_of_proc(routes: &str) -> Option<Ipv4Addr> {
     let read = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -280,10 +277,7 @@ fn gateway_of_proc(routes: &str) -> Option<Ipv4Addr> {
 }
 
 /// Reads the gateway from what `route -n get default` prints.
-#[cfg_attr(
-    target_os = "linux",
-    allow(dead_code, reason = "tested everywhere, used elsewhere")
-)]
+#[cfg(any(not(target_os = "linux"), test))]
 fn gateway_of_route(text: &str) -> Option<Ipv4Addr> {
     let mut lines = text.lines();
     lines.find_map(|line| line.trim().strip_prefix("gateway:")?.trim().parse().ok())

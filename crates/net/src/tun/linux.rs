@@ -6,9 +6,10 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 
+use rustix::io::Errno;
 use types::MESH_MTU;
 
-use super::{Device, ReadBatch, TunError, TunName, system};
+use super::{Device, ReadBatch, TunError, TunName, read_batch, system};
 use crate::netstack::Packets;
 
 const PATH: &str = "/dev/net/tun";
@@ -90,26 +91,11 @@ impl AsFd for LinuxTun {
 
 impl Device for LinuxTun {
     fn read(&mut self, batch: &mut Packets) -> io::Result<ReadBatch> {
-        let mut outcome = ReadBatch::default();
-        while !batch.is_full() {
-            // One byte more than the longest, so that a longer one is told apart and not taken for a whole one.
-            let read = batch.push_up_to(MESH_MTU + 1, |room| {
-                match rustix::io::read(&self.file, room)? {
-                    // There are no empty packets: nothing will come any more.
-                    0 => Err(rustix::io::Errno::NXIO),
-                    len => Ok((len <= MESH_MTU).then_some(len)),
-                }
-            });
-            match read {
-                Ok(Some(_)) => {}
-                Ok(None) => outcome.too_long += 1,
-                Err(rustix::io::Errno::AGAIN) => return Ok(outcome),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        outcome.may_have_more = true;
-        Ok(outcome)
+        read_batch(batch, |room| match rustix::io::read(&self.file, room)? {
+            // There are no empty packets: nothing will come any more.
+            0 => Err(Errno::NXIO),
+            len => Ok((len <= MESH_MTU).then_some(len)),
+        })
     }
 
     fn write(&mut self, batch: &Packets) -> u64 {

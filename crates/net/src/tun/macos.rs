@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use types::MESH_MTU;
 
 use super::framing::{is_utun_header, utun_header, utun_unit};
-use super::{Device, ReadBatch, TunError, TunName, system};
+use super::{Device, ReadBatch, TunError, TunName, read_batch, system};
 use crate::netstack::Packets;
 
 /// The kernel control that makes `utun` devices.
@@ -111,29 +111,16 @@ impl AsFd for Utun {
 
 impl Device for Utun {
     fn read(&mut self, batch: &mut Packets) -> io::Result<ReadBatch> {
-        let mut outcome = ReadBatch::default();
-        while !batch.is_full() {
-            // One byte more than the longest, so that a longer one is told apart and not taken for a whole one.
-            let read = batch.push_up_to(MESH_MTU + 1, |room| {
-                let mut header = [0; 4];
-                let len = rustix::io::readv(
-                    &self.fd,
-                    &mut [IoSliceMut::new(&mut header), IoSliceMut::new(room)],
-                )?;
-                let len = len.saturating_sub(header.len());
-                let is_whole = len <= MESH_MTU && is_utun_header(header, &room[..len]);
-                Ok::<_, rustix::io::Errno>(is_whole.then_some(len))
-            });
-            match read {
-                Ok(Some(_)) => {}
-                Ok(None) => outcome.too_long += 1,
-                Err(rustix::io::Errno::AGAIN) => return Ok(outcome),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        outcome.may_have_more = true;
-        Ok(outcome)
+        read_batch(batch, |room| {
+            let mut header = [0; 4];
+            let len = rustix::io::readv(
+                &self.fd,
+                &mut [IoSliceMut::new(&mut header), IoSliceMut::new(room)],
+            )?;
+            let len = len.saturating_sub(header.len());
+            let is_whole = len <= MESH_MTU && is_utun_header(header, &room[..len]);
+            Ok(is_whole.then_some(len))
+        })
     }
 
     fn write(&mut self, batch: &Packets) -> u64 {

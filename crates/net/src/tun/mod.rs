@@ -18,8 +18,9 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::str::FromStr;
 
+use rustix::io::Errno;
 use tokio::sync::oneshot;
-use types::AllowedIp;
+use types::{AllowedIp, MESH_MTU};
 
 use crate::netstack::Packets;
 pub use network::HostNetwork;
@@ -130,6 +131,27 @@ pub(crate) trait Device: AsFd + Send {
 
     /// Hands the host a batch; returns how many packets of it the system refused.
     fn write(&mut self, batch: &Packets) -> u64;
+}
+
+/// Reads packets one by one until the batch is full or none waits. `read` puts one into the room that it is given and returns
+/// its length, or `None` when it is no packet that the mesh carries.
+fn read_batch(
+    batch: &mut Packets,
+    mut read: impl FnMut(&mut [u8]) -> Result<Option<usize>, Errno>,
+) -> io::Result<ReadBatch> {
+    let mut outcome = ReadBatch::default();
+    while !batch.is_full() {
+        // One byte more than the longest, so that a longer one is told apart and not taken for a whole one.
+        match batch.push_up_to(MESH_MTU + 1, &mut read) {
+            Ok(Some(_)) => {}
+            Ok(None) => outcome.too_long += 1,
+            Err(Errno::AGAIN) => return Ok(outcome),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    outcome.may_have_more = true;
+    Ok(outcome)
 }
 
 /// What a read brought.
