@@ -6,18 +6,12 @@
 #[cfg(target_os = "linux")]
 mod resolved;
 #[cfg(any(target_os = "macos", test))]
-#[cfg_attr(
-    not(target_os = "macos"),
-    allow(dead_code, reason = "tested everywhere, used on macOS")
-)]
 mod resolver_files;
 
 #[cfg(target_os = "linux")]
 use self::resolved as imp;
 #[cfg(target_os = "macos")]
 use self::resolver_files as imp;
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
-use self::unknown as imp;
 
 use std::net::SocketAddr;
 

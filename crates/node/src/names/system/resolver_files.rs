@@ -13,11 +13,13 @@ use types::{NodeId, OrgName};
 
 use super::SystemError;
 
+#[cfg(target_os = "macos")]
 const DIR: &str = "/etc/resolver";
 
 /// The longest file that is looked at, in bytes; ours are shorter.
 const FILE_LEN_MAX: u64 = 4096;
 
+#[cfg(target_os = "macos")]
 pub(super) async fn check() -> Result<(), SystemError> {
     if rustix::process::geteuid().is_root() {
         Ok(())
@@ -26,6 +28,7 @@ pub(super) async fn check() -> Result<(), SystemError> {
     }
 }
 
+#[cfg(target_os = "macos")]
 pub(super) async fn tell(node: NodeId, server: SocketAddr, domains: &[String]) -> Result<(), SystemError> {
     take_back(node).await?;
     let dir = Path::new(DIR);
@@ -35,6 +38,7 @@ pub(super) async fn tell(node: NodeId, server: SocketAddr, domains: &[String]) -
         .try_for_each(|domain| write(dir, domain, node, server))
 }
 
+#[cfg(target_os = "macos")]
 pub(super) async fn take_back(node: NodeId) -> Result<(), SystemError> {
     remove_all(Path::new(DIR), node)
 }
