@@ -9,30 +9,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::departure::Departure;
 use super::nodes::Change;
-use super::{Actor, App, AppError};
+use super::{Actor, App, AppError, sweep};
 use crate::store;
 
 /// How long a node may be away before it counts as gone: longer than a control stream takes to come back.
 pub(crate) const GONE_AFTER: Duration = Duration::from_secs(60);
 
-/// How often it is looked.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// The most nodes that one look shuts out, so that no write lasts long.
 const BATCH_MAX: i64 = 100;
 
-/// Looks until `stop`. It takes no input: what is due stands in the database.
+/// Looks for those that are gone until `stop`.
 pub(crate) async fn sweep_until(app: Arc<App>, stop: CancellationToken) {
-    let mut due = tokio::time::interval(LOOK_EVERY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = due.tick() => {}
-        }
-        if let Err(error) = sweep(&app).await {
-            tracing::warn!(%error, "ephemeral nodes were not looked for");
-        }
-    }
+    sweep::sweep_until(stop, "ephemeral nodes", || sweep(&app)).await;
 }
 
 /// Shuts out every ephemeral node that is gone; returns how many.

@@ -31,6 +31,7 @@ mod rosters;
 pub(crate) mod runs;
 pub(crate) mod sessions;
 pub(crate) mod sign_in;
+mod sweep;
 pub(crate) mod threads;
 pub(crate) mod tie;
 pub(crate) mod users;

@@ -5,7 +5,6 @@
 //! taken. The old one is taken for a while longer, and only to be told of the new one; then it is refused for ever.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::ErrorCode;
 use api::activity::Severity;
@@ -17,12 +16,9 @@ use types::span::Span;
 use types::{DisplayText, NodePublicKey, NodeStatus, OrgId, Timestamp};
 
 use super::nodes::Change;
-use super::{Actor, App, AppError, nodes, reach};
+use super::{Actor, App, AppError, nodes, reach, sweep};
 use crate::store::nodes::NodeRow;
 use crate::store::{self, Conn, StoreError};
-
-/// How often it is looked whose time is over.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The most keys that one look gives up, so that no write lasts long.
 const BATCH_MAX: i64 = 100;
@@ -193,16 +189,7 @@ pub(crate) fn retired() -> AppError {
 
 /// Gives up keys whose time is over, until `stop`. That they are refused does not wait for it; the relay hears it here.
 pub(crate) async fn sweep_until(app: Arc<App>, stop: CancellationToken) {
-    let mut due = tokio::time::interval(LOOK_EVERY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = due.tick() => {}
-        }
-        if let Err(error) = sweep(&app).await {
-            tracing::warn!(%error, "keys whose time is over were not looked for");
-        }
-    }
+    sweep::sweep_until(stop, "keys whose time is over", || sweep(&app)).await;
 }
 
 /// Has the rules of an org's policy hold for the keys that there are: none expires before its node could change it.

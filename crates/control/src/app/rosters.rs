@@ -63,15 +63,7 @@ impl Rosters {
         org: OrgId,
     ) -> Result<Arc<Roster>, StoreError> {
         let generation = store::orgs::generation(conn, org).await?;
-        if let Some(known) = self.known(org, generation) {
-            return Ok(known);
-        }
-        let reading = self.shelf(org);
-        let _turn = reading.lock().await;
-        match self.known(org, generation) {
-            Some(known) => Ok(known),
-            None => self.read(reaches, conn, org).await,
-        }
+        self.known_or_read(reaches, Some(conn), org, generation).await
     }
 
     /// Returns an org at a committed generation or newer; takes a connection only when that is not known.
@@ -81,14 +73,27 @@ impl Rosters {
         org: OrgId,
         generation: Generation,
     ) -> Result<Arc<Roster>, StoreError> {
+        self.known_or_read(reaches, None, org, generation).await
+    }
+
+    /// Reads an org when it is not known at a generation, by a connection of the store when none is given. Who asks for the same
+    /// org meanwhile waits, and finds it read.
+    async fn known_or_read(
+        &self,
+        reaches: &Reaches,
+        conn: Option<&mut Conn>,
+        org: OrgId,
+        generation: Generation,
+    ) -> Result<Arc<Roster>, StoreError> {
         if let Some(known) = self.known(org, generation) {
             return Ok(known);
         }
         let reading = self.shelf(org);
         let _turn = reading.lock().await;
-        match self.known(org, generation) {
-            Some(known) => Ok(known),
-            None => self.read(reaches, &mut *self.store.read().await?, org).await,
+        match (self.known(org, generation), conn) {
+            (Some(known), _) => Ok(known),
+            (None, Some(conn)) => self.read(reaches, conn, org).await,
+            (None, None) => self.read(reaches, &mut *self.store.read().await?, org).await,
         }
     }
 
