@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -47,6 +48,19 @@ fn timed_change(world: &World) -> u64 {
     let begun = Instant::now();
     call(world, "node", &["rotate-key"]);
     u64::try_from(begun.elapsed().as_millis()).expect("short")
+}
+
+/// Has the device's key changed by a program that is left running, and returns so long after its start.
+fn change_for(world: &World, after_ms: u64) -> Child {
+    let mut asking = world.api.command(&["rotate-key", "--state-dir"]);
+    let asking = asking
+        .arg(world.state_dir())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    std::thread::sleep(Duration::from_millis(after_ms));
+    asking
 }
 
 /// A TCP echo on this machine.
@@ -202,14 +216,7 @@ fn a_kill_at_any_point_of_a_change_leaves_a_device_that_comes_back() {
         std::thread::sleep(Duration::from_millis(1100));
         let after_ms = took * percent / 100;
         let dir = world.state_dir();
-        let mut asking = world.api.command(&["rotate-key", "--state-dir"]);
-        let mut asking = asking
-            .arg(&dir)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("it starts");
-        std::thread::sleep(Duration::from_millis(after_ms));
+        let mut asking = change_for(&world, after_ms);
         world
             .device
             .take()
@@ -249,14 +256,7 @@ fn a_control_plane_that_is_killed_while_a_key_changes_knows_the_device_when_it_i
         std::thread::sleep(Duration::from_millis(1100));
         let after_ms = took * percent / 100;
         let dir = world.state_dir();
-        let mut asking = world.api.command(&["rotate-key", "--state-dir"]);
-        let mut asking = asking
-            .arg(&dir)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("it starts");
-        std::thread::sleep(Duration::from_millis(after_ms));
+        let mut asking = change_for(&world, after_ms);
         world.serve.take().expect("it runs").kill().expect("killed");
         world.start_control().expect("it starts again");
         asking.wait().expect("it ended");

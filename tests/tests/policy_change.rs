@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use e2e::device::{Device, Setup};
-use e2e::processes::{ANY_PORT, Runmesh, text};
+use e2e::processes::{ANY_PORT, Process, Runmesh, text};
 use e2e::world::{SOON, World};
 use net::{ConnectError, MeshNet, MeshNetConfig};
 use node::backoff::Backoff;
@@ -122,17 +122,23 @@ fn set_policy(api: &Runmesh, dir: &Path, document: &Value) -> Value {
     api.call(&["policy", "set", &file]).expect("accepted")
 }
 
+/// A control plane, and two members of one owner that see each other.
+async fn two_members(dir: &Path) -> (Process, Runmesh, Member, Member) {
+    let program = Runmesh::find().expect("the program");
+    let (serve, api) = program
+        .serve(&dir.join("control"), ANY_PORT, ANY_PORT)
+        .expect("a control plane");
+    let a = Member::link(&api, dir, "a").await;
+    let b = Member::link(&api, dir, "b").await;
+    a.until(|peers| b.sees(peers)).await;
+    b.until(|peers| a.sees(peers)).await;
+    (serve, api, a, b)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_policy_cuts_a_flow_between_two_devices_and_opens_another() {
     let dir = tempfile::tempdir().expect("a directory");
-    let program = Runmesh::find().expect("the program");
-    let (_serve, api) = program
-        .serve(&dir.path().join("control"), ANY_PORT, ANY_PORT)
-        .expect("a control plane");
-    let a = Member::link(&api, dir.path(), "a").await;
-    let b = Member::link(&api, dir.path(), "b").await;
-    a.until(|peers| b.sees(peers)).await;
-    b.until(|peers| a.sees(peers)).await;
+    let (_serve, api, a, b) = two_members(dir.path()).await;
     let mut old = b.mesh.listen(8000).await.expect("listens");
     let mut new = b.mesh.listen(9000).await.expect("listens");
     let mut near = a.reach(&b, 8000).await;
@@ -188,14 +194,7 @@ async fn a_change_of_policy_cuts_a_flow_between_two_devices_and_opens_another() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_has_cut_a_flow_between_two_devices_when_it_counts_them() {
     let dir = tempfile::tempdir().expect("a directory");
-    let program = Runmesh::find().expect("the program");
-    let (_serve, api) = program
-        .serve(&dir.path().join("control"), ANY_PORT, ANY_PORT)
-        .expect("a control plane");
-    let a = Member::link(&api, dir.path(), "a").await;
-    let b = Member::link(&api, dir.path(), "b").await;
-    a.until(|peers| b.sees(peers)).await;
-    b.until(|peers| a.sees(peers)).await;
+    let (_serve, api, a, b) = two_members(dir.path()).await;
     let mut listener = b.mesh.listen(8000).await.expect("listens");
     let mut near = a.reach(&b, 8000).await;
     let mut far = listener.accept().await.expect("accepted");
