@@ -408,6 +408,9 @@ impl Mesh {
                     self.with_paths(&peer, now, |paths, now| paths.session(false, now));
                     self.event(MeshEvent::SessionDown(peer, reason));
                 }
+                TunnelEvent::Confirmed { peer, endpoint, rtt } => {
+                    self.with_paths(&peer, now, |paths, now| paths.confirmed(endpoint, rtt, now));
+                }
                 TunnelEvent::HandshakeFailed { peer } => self.event(MeshEvent::HandshakeFailed(peer)),
                 TunnelEvent::Heard { peer, endpoint } => {
                     if self.peers.get(&peer).is_none() {

@@ -27,6 +27,7 @@ mod timers;
 mod tests;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use types::{Monotonic, NodePrivateKey, NodePublicKey, Now};
 
@@ -108,6 +109,16 @@ pub enum TunnelEvent {
         peer: NodePublicKey,
         /// The other place.
         endpoint: Endpoint,
+    },
+    /// The peer uses a session that it began and we answered. Whoever forgot the session before began this one.
+    Confirmed {
+        /// The peer.
+        peer: NodePublicKey,
+        /// Where its first packet came from.
+        endpoint: Endpoint,
+        /// How long after our answer, when that went to the same place: then the peer is there, since nobody else could
+        /// use the session.
+        rtt: Option<Duration>,
     },
     /// Ninety seconds of handshakes had no answer; packets that waited are gone. The next packet starts again.
     HandshakeFailed {

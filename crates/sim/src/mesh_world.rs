@@ -4,6 +4,7 @@
 //! is checked by the tests and by [`MeshWorld`] itself: no packet comes out twice, changed, or at the wrong node.
 
 mod relays;
+mod starts;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use mesh::relay::server::{Quota, RelayConfig as ServerConfig, RelayServer, Source};
 use mesh::tunnel::{Mobility, PacketSink};
-use mesh::{EXTRA_SOCKETS_MAX, Mesh, MeshEvent, MeshPeer, Output, RelayConfig, SocketNumber};
+use mesh::{EXTRA_SOCKETS_MAX, Mesh, MeshEvent, MeshPeer, Output, SocketNumber};
 use types::{
     AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayId, RelayTicket, SignedRelayTicket,
     SigningPrivateKey, Timestamp,
@@ -21,9 +22,6 @@ use self::relays::{StreamMessage, to_relay};
 use crate::dice::Dice;
 use crate::internet::{Arrival, HostId, Internet};
 use crate::packet;
-
-/// The UDP port of every node's main socket.
-const NODE_PORT: u16 = 41_641;
 
 /// The UDP port of every relay.
 const RELAY_PORT: u16 = 3478;
@@ -35,13 +33,21 @@ const STUN_PORT: u16 = 3479;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeNumber(pub usize);
 
+/// Where a peer can be reached, and its home relays.
+type Told = (Vec<SocketAddr>, Vec<RelayId>);
+
 /// A relay of the world, by its number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RelayNumber(pub usize);
 
 struct Node {
     host: HostId,
+    /// The UDP port of its main socket.
+    port: u16,
+    key: NodePrivateKey,
     mesh: Mesh,
+    /// What it was told of its peers.
+    told: BTreeMap<NodeNumber, Told>,
     ip: Ipv4Addr,
     /// The sockets besides the main one, and the most there ever were.
     sockets: BTreeSet<SocketNumber>,
@@ -158,35 +164,6 @@ impl MeshWorld {
         }
     }
 
-    /// Adds a node on a host; it knows every relay that there is, and nobody yet.
-    pub fn add_node(&mut self, host: HostId) -> NodeNumber {
-        let number = NodeNumber(self.nodes.len());
-        let key = NodePrivateKey::from_random(self.dice.seed());
-        let ticket = self.ticket(key.public());
-        let mut mesh = Mesh::new(key, self.dice.seed());
-        mesh.set_ticket(ticket, self.now);
-        let relays = self.relays.iter().map(|relay| RelayConfig {
-            id: relay.server.id(),
-            udp: vec![relay.address],
-            stun: vec![SocketAddr::new(relay.address.ip(), STUN_PORT)],
-            has_stream: true,
-        });
-        mesh.set_relays(relays.collect(), self.now);
-        let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 1)) + number.0 as u32);
-        self.nodes.push(Node {
-            host,
-            mesh,
-            ip,
-            sockets: BTreeSet::new(),
-            sockets_max: 0,
-            has_tls: true,
-            received: BTreeMap::new(),
-            events: Vec::new(),
-        });
-        self.tell_local(number);
-        number
-    }
-
     /// Takes a node off every network, or brings it back; it notices neither, as a machine that sleeps does not.
     pub fn set_asleep(&mut self, node: NodeNumber, is_asleep: bool) {
         let host = self.nodes[node.0].host;
@@ -241,6 +218,7 @@ impl MeshWorld {
         let (old, next) = (self.key(node), NodePrivateKey::from_random(self.dice.seed()));
         let (new, now) = (next.public(), self.now);
         let ticket = self.ticket(new);
+        self.nodes[node.0].key = next.clone();
         self.nodes[node.0].mesh.set_keys(next, None);
         self.nodes[node.0].mesh.set_ticket(ticket, now);
         for other in self.nodes() {
@@ -266,12 +244,9 @@ impl MeshWorld {
         self.tell(at, peer, (endpoints, Vec::new()));
     }
 
-    fn tell(
-        &mut self,
-        at: NodeNumber,
-        peer: NodeNumber,
-        (endpoints, relays): (Vec<SocketAddr>, Vec<RelayId>),
-    ) {
+    fn tell(&mut self, at: NodeNumber, peer: NodeNumber, told: Told) {
+        self.nodes[at.0].told.insert(peer, told.clone());
+        let (endpoints, relays) = told;
         let peer = &self.nodes[peer.0];
         let config = MeshPeer {
             public_key: peer.mesh.public_key(),
@@ -290,6 +265,7 @@ impl MeshWorld {
     /// Makes one node forget another.
     pub fn forget(&mut self, at: NodeNumber, peer: NodeNumber) {
         let key = self.key(peer);
+        self.nodes[at.0].told.remove(&peer);
         self.nodes[at.0].mesh.remove_peer(&key);
         self.collect(at);
     }
@@ -436,7 +412,7 @@ impl MeshWorld {
     fn at_node(&mut self, number: NodeNumber, arrival: Arrival) {
         let now = self.now;
         let node = &mut self.nodes[number.0];
-        let socket = SocketNumber(arrival.destination.port().wrapping_sub(NODE_PORT));
+        let socket = SocketNumber(arrival.destination.port().wrapping_sub(node.port));
         if !node.has_socket(socket) {
             return;
         }
@@ -477,7 +453,7 @@ impl MeshWorld {
         let now = self.now;
         let node = &mut self.nodes[number.0];
         let addresses = self.internet.addresses(node.host).iter();
-        let local = addresses.map(|ip| SocketAddr::new(*ip, NODE_PORT)).collect();
+        let local = addresses.map(|ip| SocketAddr::new(*ip, node.port)).collect();
         node.mesh.set_local(local, now);
         self.collect(number);
     }
@@ -491,7 +467,7 @@ impl MeshWorld {
                     if !node.has_socket(datagrams.socket) {
                         continue;
                     }
-                    let (host, port) = (node.host, NODE_PORT.wrapping_add(datagrams.socket.0));
+                    let (host, port) = (node.host, node.port.wrapping_add(datagrams.socket.0));
                     for bytes in datagrams.bytes.chunks(datagrams.segment_len) {
                         self.internet
                             .send(host, port, datagrams.to, bytes.to_vec(), self.now.mono);

@@ -138,7 +138,7 @@ impl Scenario {
         let node = NodeNumber(self.dice.index(self.world.nodes().count()));
         let relay = RelayNumber(self.dice.index(self.world.relays().count()));
         let is_on = self.dice.chance(500);
-        let kind = self.dice.number(0..9);
+        let kind = self.dice.number(0..10);
         self.story.push(format!(
             "{:?} fault {kind} {is_on} {node:?} {relay:?}",
             self.world.now().since_start()
@@ -154,16 +154,17 @@ impl Scenario {
                 }
             }
             3 => self.world.set_relay_down(relay, is_on),
-            4 => self.restart(relay),
+            4 => self.restart_relay(relay),
             5 => self.world.set_asleep(node, is_on),
             6 => self.world.block_udp(node, is_on),
             7 => self.world.set_tls(node, is_on),
+            8 => self.world.restart(node),
             _ => self.world.internet.weather = self.draw_weather(),
         }
     }
 
     /// A relay says that it stops, does, and comes back.
-    fn restart(&mut self, relay: RelayNumber) {
+    fn restart_relay(&mut self, relay: RelayNumber) {
         let was_down = self
             .world
             .relays()

@@ -57,11 +57,9 @@ fn eight_of_ten_are_met_within_twenty_seconds_and_only_what_is_used_stays_open()
         assert_eq!(world.extra_sockets(nodes[0]).1, GUESS_SOCKETS);
         assert_eq!(world.extra_sockets(nodes[1]).1, 0);
         talk(&mut world, nodes, 20 * SECOND);
-        assert_eq!(
-            world.extra_sockets(nodes[0]).0,
-            usize::from(is_met),
-            "the one in use, or none"
-        );
+        // Each end may have settled on another one, or on the main socket.
+        let open = world.extra_sockets(nodes[0]).0;
+        assert!(open <= 2 * usize::from(is_met), "{open} sockets stay open");
         assert_eq!(is_direct(&world, nodes), is_met);
         let reason = if is_met {
             PathReason::EndpointAnswered

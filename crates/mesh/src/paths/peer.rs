@@ -11,7 +11,7 @@
 //! # Kinds of methods
 //!
 //! - *Inputs*: [`set_relays`](PeerPaths::set_relays), [`set_named`](PeerPaths::set_named), [`session`](PeerPaths::session),
-//!   [`renamed`](PeerPaths::renamed), [`wanted`](PeerPaths::wanted), [`ask`](PeerPaths::ask), [`heard`](PeerPaths::heard), [`own_changed`](PeerPaths::own_changed),
+//!   [`confirmed`](PeerPaths::confirmed), [`renamed`](PeerPaths::renamed), [`wanted`](PeerPaths::wanted), [`ask`](PeerPaths::ask), [`heard`](PeerPaths::heard), [`own_changed`](PeerPaths::own_changed),
 //!   [`network_changed`](PeerPaths::network_changed), [`not_here`](PeerPaths::not_here),
 //!   [`relay_leaves`](PeerPaths::relay_leaves),
 //!   [`handle_probe`](PeerPaths::handle_probe), [`guess_answered`](PeerPaths::guess_answered),
@@ -256,6 +256,32 @@ impl PeerPaths {
         self.update_handshake();
         self.update_reason(now);
         self.send_asked(now);
+    }
+
+    /// The peer uses a session that it began, and its first packet came from `from`; `rtt` is how long after our answer, if
+    /// that went to the same place. Such an answer is a question that only the peer could take up, so that `from` is proven.
+    ///
+    /// A peer that does not send by the path in use may have started anew, and then what goes there is lost.
+    pub fn confirmed(&mut self, from: Endpoint, rtt: Option<Duration>, now: Monotonic) {
+        let is_proven = rtt.is_some_and(|rtt| self.prove(from, rtt, now));
+        let current = self
+            .current
+            .filter(|current| *current != from && current.is_direct());
+        match current {
+            Some(current) if is_proven => {
+                self.table.doubt(current);
+                self.choose_best(now);
+            }
+            Some(current) if from.is_direct() => self.doubt_in_use(current, now),
+            Some(_) => {
+                self.table.doubt_all();
+                self.fall_back(now);
+                self.start_round(now);
+            }
+            None if is_proven => self.choose_best(now),
+            None => {}
+        }
+        self.update_reason(now);
     }
 
     /// The peer goes by another key from now on, also at the relays, and is where it was.

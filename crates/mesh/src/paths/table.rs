@@ -185,6 +185,12 @@ impl Table {
         Some(proof)
     }
 
+    /// Takes an answer to a question that was no ping; `false` when the endpoint found no room.
+    pub(super) fn prove(&mut self, endpoint: Endpoint, proof: Proof) -> bool {
+        let entry = self.0.get_mut(&endpoint);
+        entry.map(|entry| entry.proof = Some(proof)).is_some()
+    }
+
     /// Counts what was heard from an endpoint that had answered before as another answer.
     pub(super) fn refresh(&mut self, endpoint: Endpoint, heard: Monotonic) {
         if let Some(proof) = self.0.get_mut(&endpoint).and_then(|entry| entry.proof.as_mut()) {

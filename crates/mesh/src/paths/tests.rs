@@ -1,6 +1,7 @@
 //! The paths of one peer, told by hand what happens.
 
 mod guessing;
+mod starting_anew;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -522,9 +523,12 @@ fn a_peer_that_answers_no_ping_may_have_lost_the_session() {
     bench.hear(relayed(), Probe::Ping([1; 12]));
     bench.actions();
     bench.paths.ask(bench.now);
-    assert!(!bench.pass(Duration::from_secs(3)).contains(&PathAction::Renew));
-    bench.paths.ask(bench.now);
-    assert!(bench.actions().contains(&PathAction::Renew));
+    assert!(
+        !bench
+            .pass(RELAY_SILENCE_MAX * 4 - MS)
+            .contains(&PathAction::Renew)
+    );
+    assert!(bench.pass(2 * MS).contains(&PathAction::Renew));
 }
 
 #[test]

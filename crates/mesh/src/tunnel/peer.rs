@@ -120,7 +120,8 @@ impl Peer {
     /// Sends to `endpoint` from now on.
     pub(crate) fn set_endpoint(&mut self, endpoint: Option<Endpoint>, shared: &mut Shared, now: Now) {
         if std::mem::replace(&mut self.endpoint, endpoint) != endpoint {
-            self.try_new_places(shared, now);
+            let places: Vec<_> = endpoint.into_iter().collect();
+            self.try_new_places(&places, shared, now);
         }
     }
 
@@ -131,19 +132,20 @@ impl Peer {
         shared: &mut Shared,
         now: Now,
     ) {
-        let has_new = endpoints
-            .iter()
-            .any(|endpoint| !self.handshake_endpoints.contains(endpoint));
+        let is_new = |endpoint: &&Endpoint| {
+            self.endpoint != Some(**endpoint) && !self.handshake_endpoints.contains(endpoint)
+        };
+        let new: Vec<_> = endpoints.iter().filter(is_new).copied().collect();
         self.handshake_endpoints = endpoints;
-        if has_new {
-            self.try_new_places(shared, now);
+        if !new.is_empty() {
+            self.try_new_places(&new, shared, now);
         }
     }
 
     /// Whoever waits for an answer from an old place, or for a place at all, need not wait for a timer.
-    fn try_new_places(&mut self, shared: &mut Shared, now: Now) {
+    fn try_new_places(&mut self, places: &[Endpoint], shared: &mut Shared, now: Now) {
         if self.handshakes.is_under_way() {
-            self.send_initiation(shared, now);
+            self.spread_initiation(places, shared, now);
         } else if !self.queue.is_empty() && self.sessions.sealing(now.mono).is_none() {
             self.start_handshake(shared, now);
         } else if !self.queue.is_empty() {

@@ -112,8 +112,12 @@ pub(crate) fn padded_len(len: usize, mtu: usize) -> usize {
 /// A new session we initiated is current at once. One the peer initiated is *next* until its first message proves that
 /// the peer has it too; until then we go on sending with the current one. The one before stays for what is still on its
 /// way.
+///
+/// When both ends renew at the same time there are two new ones, and the *retired* one is what was in use before either:
+/// WireGuard's paper has three slots and loses what was on its way then.
 #[derive(Default)]
 pub(crate) struct Sessions {
+    retired: Option<Box<Session>>,
     previous: Option<Box<Session>>,
     pub(crate) current: Option<Box<Session>>,
     next: Option<Box<Session>>,
@@ -123,13 +127,13 @@ impl Sessions {
     /// Takes a session that we initiated; returns the indices that are free now.
     pub(crate) fn install_initiated(&mut self, session: Session) -> Vec<u32> {
         let replaced = self.current.replace(Box::new(session));
-        let (previous, gone) = match self.next.take() {
-            // The peer may be sending on the unproven session already.
-            Some(next) => (Some(next), replaced),
-            None => (replaced, None),
-        };
-        let older = std::mem::replace(&mut self.previous, previous);
-        indices([gone, older])
+        // The peer may be sending on the unproven session already.
+        if let Some(next) = self.next.take() {
+            let older = self.previous.replace(next);
+            let retired = std::mem::replace(&mut self.retired, replaced);
+            return indices([older, retired]);
+        }
+        self.step_down(replaced)
     }
 
     /// Takes a session that the peer initiated; returns the indices that are free now.
@@ -142,8 +146,20 @@ impl Sessions {
     pub(crate) fn confirm(&mut self, local_index: u32) -> Option<Vec<u32>> {
         let next = self.next.take_if(|next| next.local_index == local_index)?;
         let replaced = self.current.replace(next);
+        Some(self.step_down(replaced))
+    }
+
+    /// Keeps the session that was current until now as the previous one; returns the indices that are free now.
+    fn step_down(&mut self, replaced: Option<Box<Session>>) -> Vec<u32> {
+        let born = |session: &Option<Box<Session>>| session.as_ref().map(|session| session.created);
+        let was_short = born(&self.current)
+            .zip(born(&replaced))
+            .is_some_and(|(new, old)| new.since(old) < REKEY_TIMEOUT);
         let older = std::mem::replace(&mut self.previous, replaced);
-        Some(indices([older, None]))
+        if was_short && older.is_some() {
+            return indices([std::mem::replace(&mut self.retired, older)]);
+        }
+        indices([older])
     }
 
     /// Notes that the peer uses the session of `local_index`, which was current here before another one.
@@ -167,7 +183,12 @@ impl Sessions {
 
     /// Returns the session that a datagram names.
     pub(crate) fn by_index(&mut self, local_index: u32) -> Option<&mut Session> {
-        let all = [&mut self.current, &mut self.next, &mut self.previous];
+        let all = [
+            &mut self.current,
+            &mut self.next,
+            &mut self.previous,
+            &mut self.retired,
+        ];
         let mut all = all.into_iter().filter_map(|slot| slot.as_deref_mut());
         all.find(|session| session.local_index == local_index)
     }
@@ -181,14 +202,25 @@ impl Sessions {
 
     /// Erases what is too old for anything; returns the indices that are free now.
     pub(crate) fn erase_expired(&mut self, now: Monotonic) -> Vec<u32> {
-        let all = [&mut self.previous, &mut self.current, &mut self.next];
+        let all = [
+            &mut self.retired,
+            &mut self.previous,
+            &mut self.current,
+            &mut self.next,
+        ];
         let gone = all.map(|slot| slot.take_if(|session| session.is_expired(now)));
         indices(gone)
     }
 
     /// Erases everything; returns the indices that are free now.
     pub(crate) fn erase(&mut self) -> Vec<u32> {
-        indices([self.previous.take(), self.current.take(), self.next.take()])
+        let Self {
+            retired,
+            previous,
+            current,
+            next,
+        } = std::mem::take(self);
+        indices([retired, previous, current, next])
     }
 }
 
@@ -316,38 +348,59 @@ mod tests {
         }
     }
 
-    fn session(index: u32) -> Session {
+    fn session(index: u32, created_secs: u64) -> Session {
         let (mut session, _) = pair();
         session.local_index = index;
+        session.created = at(created_secs);
         session
     }
 
-    fn present(sessions: &mut Sessions) -> Vec<u32> {
+    /// Returns the indices of what is previous, current and next, zero for none.
+    fn present(sessions: &Sessions) -> [u32; 3] {
         let all = [&sessions.previous, &sessions.current, &sessions.next];
         all.map(|slot| slot.as_ref().map_or(0, |session| session.local_index))
-            .to_vec()
     }
 
     #[test]
     fn sessions_move_from_next_to_current_to_previous() {
         let mut sessions = Sessions::default();
-        assert!(sessions.install_initiated(session(1)).is_empty());
-        assert!(sessions.install_responded(session(2)).is_empty());
-        assert_eq!(present(&mut sessions), [0, 1, 2]);
+        assert!(sessions.install_initiated(session(1, 0)).is_empty());
+        assert!(sessions.install_responded(session(2, 120)).is_empty());
+        assert_eq!(present(&sessions), [0, 1, 2]);
         assert!(sessions.confirm(1).is_none());
         assert_eq!(sessions.confirm(2), Some(vec![]));
-        assert_eq!(present(&mut sessions), [1, 2, 0]);
-        assert_eq!(sessions.install_initiated(session(3)), [1]);
-        assert_eq!(present(&mut sessions), [2, 3, 0]);
-        assert!(sessions.install_responded(session(4)).is_empty());
-        assert_eq!(sessions.install_responded(session(5)), [4]);
-        assert_eq!(present(&mut sessions), [2, 3, 5]);
-        assert_eq!(sessions.install_initiated(session(6)), [3, 2]);
-        assert_eq!(present(&mut sessions), [5, 6, 0]);
-        assert!(sessions.by_index(5).is_some() && sessions.by_index(3).is_none());
-        assert!(sessions.erase_expired(at(179)).is_empty());
-        assert_eq!(sessions.erase_expired(at(180)), [5, 6]);
+        assert_eq!(present(&sessions), [1, 2, 0]);
+        assert_eq!(sessions.install_initiated(session(3, 240)), [1]);
+        assert_eq!(present(&sessions), [2, 3, 0]);
+        assert!(sessions.install_responded(session(4, 300)).is_empty());
+        assert_eq!(sessions.install_responded(session(5, 306)), [4]);
+        assert_eq!(present(&sessions), [2, 3, 5]);
+        assert_eq!(sessions.confirm(5), Some(vec![2]));
+        assert_eq!(present(&sessions), [3, 5, 0]);
+        assert_eq!(sessions.erase_expired(at(420)), [3]);
+        assert_eq!(sessions.erase_expired(at(486)), [5]);
         assert!(sessions.erase().is_empty());
+    }
+
+    #[test]
+    fn what_was_in_use_before_two_renewals_at_once_opens_what_is_still_on_its_way() {
+        let mut answer_first = Sessions::default();
+        answer_first.install_initiated(session(1, 0));
+        answer_first.install_initiated(session(2, 120));
+        answer_first.install_responded(session(3, 240));
+        assert_eq!(answer_first.install_initiated(session(4, 240)), [1]);
+        assert_eq!(present(&answer_first), [3, 4, 0]);
+        assert!(answer_first.by_index(2).is_some());
+        assert_eq!(answer_first.erase_expired(at(300)), [2]);
+
+        let mut confirmed_first = Sessions::default();
+        confirmed_first.install_initiated(session(1, 0));
+        confirmed_first.install_responded(session(2, 120));
+        assert_eq!(confirmed_first.confirm(2), Some(vec![]));
+        assert!(confirmed_first.install_initiated(session(3, 124)).is_empty());
+        assert!(confirmed_first.by_index(1).is_some());
+        assert!(confirmed_first.install_initiated(session(4, 128)).contains(&1));
+        assert_eq!(confirmed_first.erase(), [2, 3, 4]);
     }
 
     #[test]
@@ -358,18 +411,18 @@ mod tests {
             let mut sessions = Sessions::default();
             sessions.install_responded(theirs);
             sessions.install_initiated(ours);
-            assert_eq!(present(&mut sessions), [22, 11, 0]);
+            assert_eq!(present(&sessions), [22, 11, 0]);
             sessions
         };
         let mut sessions = twins(1);
         sessions.settle(11, false);
         sessions.settle(22, true);
-        assert_eq!(present(&mut sessions), [22, 11, 0]);
+        assert_eq!(present(&sessions), [22, 11, 0]);
         sessions.settle(22, false);
-        assert_eq!(present(&mut sessions), [11, 22, 0]);
+        assert_eq!(present(&sessions), [11, 22, 0]);
         let mut sessions = twins(5);
         sessions.settle(22, false);
-        assert_eq!(present(&mut sessions), [22, 11, 0], "an old session is no twin");
+        assert_eq!(present(&sessions), [22, 11, 0], "an old session is no twin");
     }
 
     const PINNED: &str = "04000000160000000000000000000000\

@@ -15,9 +15,6 @@ const ASKED_MAX: usize = 64;
 /// How long an answer counts.
 const ASKED_LIFETIME: Duration = Duration::from_secs(30);
 
-/// After so long without any answer the peer may have lost the session: it is renewed.
-const SESSION_DOUBT: Duration = Duration::from_secs(3);
-
 /// An answer to a ping that somebody asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pong {
@@ -44,7 +41,6 @@ struct Question {
 pub(super) struct Asked {
     questions: VecDeque<Question>,
     last: Option<Monotonic>,
-    answered: Option<Monotonic>,
 }
 
 impl PeerPaths {
@@ -58,9 +54,6 @@ impl PeerPaths {
         questions.retain(|question| now.since(question.asked) < ASKED_LIFETIME);
         if questions.len() >= ASKED_MAX {
             questions.pop_front();
-        }
-        if self.speaks_probes && self.has_session && self.asked.is_in_doubt(now) {
-            self.actions.push_back(PathAction::Renew);
         }
         let transaction = self.draw();
         self.asked.last = Some(now);
@@ -104,7 +97,6 @@ impl PeerPaths {
         };
         if let Some((endpoint, sent, reason)) = questions[at].sent.filter(|(to, ..)| *to == source) {
             questions.remove(at);
-            self.asked.answered = Some(now);
             self.actions.push_back(PathAction::Answered(Pong {
                 transaction,
                 endpoint,
@@ -120,12 +112,5 @@ impl PeerPaths {
             sent: liveness.sent.max(self.asked.last),
             ..liveness
         }
-    }
-}
-
-impl Asked {
-    fn is_in_doubt(&self, now: Monotonic) -> bool {
-        let mut sent = self.questions.iter().filter_map(|question| question.sent);
-        sent.any(|(_, sent, _)| now.since(sent) >= SESSION_DOUBT && self.answered < Some(sent))
     }
 }

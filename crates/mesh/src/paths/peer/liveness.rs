@@ -54,8 +54,12 @@ impl PeerPaths {
             return;
         }
         self.actions.push_back(PathAction::CheckRelay(relay));
-        if self.unanswered >= UNANSWERED_MAX && self.relays.len() > 1 {
-            self.pass_over(relay, now);
+        if self.unanswered >= UNANSWERED_MAX {
+            if self.relays.len() > 1 {
+                self.pass_over(relay, now);
+            }
+            // A peer that started anew is there, has forgotten the session, and says nothing to what is sealed with it.
+            self.actions.push_back(PathAction::Renew);
         }
         self.unanswered += 1;
         if let Some(current) = self.current {
@@ -110,8 +114,17 @@ impl PeerPaths {
     /// A peer that tells through a relay where it is does not use the direct path any more: perhaps it has moved, and then
     /// waiting for silence would cost a second.
     pub(super) fn doubt_after_news(&mut self, source: Endpoint, now: Monotonic) {
-        let is_news = !source.is_direct() && self.is_direct() && self.unanswered == 0;
-        if let Some(current) = self.current.filter(|_| is_news) {
+        if let Some(current) = self
+            .current
+            .filter(|current| current.is_direct() && !source.is_direct())
+        {
+            self.doubt_in_use(current, now);
+        }
+    }
+
+    /// Asks the path in use whether it works, unless it is being asked.
+    pub(super) fn doubt_in_use(&mut self, current: Endpoint, now: Monotonic) {
+        if self.unanswered == 0 {
             self.question(current, now);
         }
     }

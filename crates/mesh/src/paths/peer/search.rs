@@ -1,9 +1,11 @@
 //! The search for a direct path: rounds of pings to everything the peer may be at, and what their answers prove.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use types::Monotonic;
 
+use super::super::table::Proof;
 use super::super::{KEEP_OPEN_FOR, RETRY_MAX, RETRY_MIN, ROUND};
 use super::{Liveness, PathAction, PeerPaths};
 use crate::endpoint::{Endpoint, SocketNumber};
@@ -77,9 +79,22 @@ impl PeerPaths {
         if self.current == Some(source) {
             self.unanswered = 0;
         }
+        self.choose_best(now);
+    }
+
+    pub(super) fn choose_best(&mut self, now: Monotonic) {
         if let Some(best) = self.table.best(self.current.filter(Endpoint::is_direct), now) {
             self.choose(best, now);
         }
+    }
+
+    /// Takes an answer to a question that was no ping; tells whether it proves a direct endpoint.
+    pub(super) fn prove(&mut self, from: Endpoint, rtt: Duration, now: Monotonic) -> bool {
+        if !from.is_direct() {
+            return false;
+        }
+        self.table.add(from, self.current, now);
+        self.table.prove(from, Proof { at: now, rtt })
     }
 
     pub(super) fn on_candidates(

@@ -6,10 +6,11 @@ use types::{Monotonic, Now, Timestamp};
 
 use super::Peer;
 use crate::endpoint::Endpoint;
+use crate::tunnel::TunnelEvent;
 use crate::tunnel::cookie::CookieJar;
 use crate::tunnel::counters::DropReason;
 use crate::tunnel::handshake::{Initiating, Responding};
-use crate::tunnel::message::{CookieReply, Response};
+use crate::tunnel::message::{CookieReply, INITIATION_LEN, Response};
 use crate::tunnel::session::Session;
 use crate::tunnel::shared::Shared;
 use crate::tunnel::tai64n::Tai64n;
@@ -17,6 +18,10 @@ use crate::tunnel::timers::{REJECT_AFTER_TIME, REKEY_TIMEOUT, Timer};
 
 /// A peer's initiations are at least this far apart; the paper allows fifty a second.
 const INITIATION_GAP_MIN: Duration = Duration::from_millis(20);
+
+/// How long the same initiation goes to every further place. The peer answers one of several that come close together, and
+/// would answer another one than that whose answer we wait for; what has waited longer was perhaps answered in vain.
+const SAME_INITIATION_FOR: Duration = Duration::from_millis(250);
 
 /// What is known of a peer's handshakes.
 #[derive(Default)]
@@ -27,8 +32,8 @@ pub(super) struct Handshakes {
     last_sent: Option<Monotonic>,
     /// The timestamp in it.
     last_stamp: Option<Tai64n>,
-    /// When the peer's last initiation was answered.
-    last_answered: Option<Monotonic>,
+    /// When the peer's last initiation was answered, and where the answer went.
+    last_answered: Option<(Monotonic, Endpoint)>,
     /// The greatest timestamp of the peer's initiations.
     greatest_stamp: Option<Tai64n>,
     /// Whether the current session's coming end made us start a handshake already.
@@ -42,6 +47,8 @@ pub(super) struct Handshakes {
 struct Attempt {
     initiating: Initiating,
     started: Monotonic,
+    /// The initiation that waits for its answer.
+    message: [u8; INITIATION_LEN],
 }
 
 impl Handshakes {
@@ -87,7 +94,11 @@ impl Peer {
         let own = shared.speaking_as(self.handshakes.speaks_as_other);
         let (initiating, mut message) = Initiating::start(own, &self.key, index, stamp, seed);
         self.handshakes.jar.stamp(&self.mac_keys, &mut message, now.mono);
-        self.handshakes.attempt = Some(Attempt { initiating, started });
+        self.handshakes.attempt = Some(Attempt {
+            initiating,
+            started,
+            message,
+        });
         self.handshakes.last_stamp = Some(stamp);
         self.handshakes.last_sent = Some(now.mono);
         let due = now.mono + REKEY_TIMEOUT + shared.jitter();
@@ -103,6 +114,21 @@ impl Peer {
         }
         if !is_sent {
             shared.counters.drop_for(DropReason::NoEndpoint);
+        }
+    }
+
+    /// Has the handshake under way tried at further places.
+    pub(super) fn spread_initiation(&mut self, places: &[Endpoint], shared: &mut Shared, now: Now) {
+        let sent = self.handshakes.last_sent;
+        if sent.is_none_or(|sent| now.mono.since(sent) > SAME_INITIATION_FOR) {
+            self.send_initiation(shared, now);
+        } else if let Some(attempt) = &mut self.handshakes.attempt {
+            // There may be a cookie by now.
+            let message = &mut attempt.message;
+            self.handshakes.jar.stamp(&self.mac_keys, message, now.mono);
+            for place in places {
+                shared.transmit(*place, message);
+            }
         }
     }
 
@@ -123,7 +149,7 @@ impl Peer {
             return Err(DropReason::OldTimestamp);
         }
         let last = self.handshakes.last_answered;
-        if last.is_some_and(|last| now.mono.since(last) < INITIATION_GAP_MIN) {
+        if last.is_some_and(|(at, _)| now.mono.since(at) < INITIATION_GAP_MIN) {
             return Err(DropReason::InitiationFlood);
         }
         let index = shared.take_index(self.id);
@@ -134,7 +160,7 @@ impl Peer {
         };
         self.handshakes.jar.stamp(&self.mac_keys, &mut message, now.mono);
         self.handshakes.greatest_stamp = Some(stamp);
-        self.handshakes.last_answered = Some(now.mono);
+        self.handshakes.last_answered = Some((now.mono, source));
         let session = Session::new(&keys, (index, remote_index), false, now.mono);
         shared.free_indices(self.sessions.install_responded(session));
         self.timers
@@ -179,8 +205,22 @@ impl Peer {
         taken.then_some(()).ok_or(DropReason::BadCookieReply)
     }
 
+    /// Notes that the peer uses the session that our last answer made.
+    pub(super) fn confirm(&mut self, source: Endpoint, shared: &mut Shared, now: Now) {
+        self.complete_handshake(source, shared, now);
+        let answered = self.handshakes.last_answered;
+        let rtt = answered
+            .filter(|(_, to)| *to == source)
+            .map(|(at, _)| now.mono.since(at));
+        shared.event(TunnelEvent::Confirmed {
+            peer: self.key,
+            endpoint: source,
+            rtt,
+        });
+    }
+
     /// Notes that a handshake gave a current session, whoever started it.
-    pub(super) fn complete_handshake(&mut self, source: Endpoint, shared: &mut Shared, now: Now) {
+    fn complete_handshake(&mut self, source: Endpoint, shared: &mut Shared, now: Now) {
         shared.free_indices(self.handshakes.cancel());
         self.timers.disarm(Timer::RetransmitHandshake);
         self.handshakes.started_at_last_minute = false;

@@ -27,7 +27,7 @@ impl Peer {
         self.after_authentic_received(source, shared, now);
         if let Some(freed) = self.sessions.confirm(data.receiver) {
             shared.free_indices(freed);
-            self.complete_handshake(source, shared, now);
+            self.confirm(source, shared, now);
             self.flush(shared, now);
         }
         self.sessions

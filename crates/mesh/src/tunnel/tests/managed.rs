@@ -120,3 +120,46 @@ fn without_a_session_no_probe_is_sent() {
     assert_eq!(carried, Ok(false));
     assert!(a.transmits().is_empty());
 }
+
+#[test]
+fn a_place_that_is_known_a_moment_later_gets_the_same_initiation_and_after_that_another() {
+    let (mut a, b) = (End::new(1), End::new(2));
+    a.tunnel.upsert_peer(managed(&b), start());
+    a.send(&b, "waits", start());
+    let mut told = |places: Vec<Endpoint>, at: Now| {
+        let set = a.tunnel.set_handshake_endpoints(&b.key(), places, at);
+        set.expect("a peer");
+        let transmits = a.transmits().into_iter();
+        let sent = transmits.map(|sent| (sent.destination, sent.bytes[sent.bytes.len() - 148..].to_vec()));
+        sent.collect::<Vec<_>>()
+    };
+    let first = told(vec![b.place], start());
+    let soon = told(vec![b.place, elsewhere()], start() + Duration::from_millis(250));
+    assert_eq!(soon.len(), 1, "where it is already is not asked again");
+    assert_eq!((soon[0].0, &soon[0].1), (elsewhere(), &first[0].1));
+    let late = told(vec![b.place, relayed(&b)], start() + Duration::from_millis(251));
+    assert_eq!(late.len(), 2, "another initiation goes everywhere");
+    assert_ne!(late[0].1, first[0].1);
+}
+
+#[test]
+fn who_took_up_our_answer_is_told_with_where_and_how_soon() {
+    let (mut a, mut b) = ends();
+    let later = start() + Duration::from_secs(10);
+    a.tunnel.renew(&b.key(), later).expect("a peer");
+    b.events.clear();
+    carry(&mut a, &mut b, later);
+    carry(&mut b, &mut a, later + Duration::from_millis(10));
+    carry(&mut a, &mut b, later + Duration::from_millis(20));
+    let peer = a.key();
+    let confirmed = |endpoint, rtt| TunnelEvent::Confirmed { peer, endpoint, rtt };
+    assert_eq!(b.events, [confirmed(a.place, Some(Duration::from_millis(20)))]);
+    let later = later + Duration::from_secs(10);
+    a.tunnel.renew(&b.key(), later).expect("a peer");
+    b.events.clear();
+    carry(&mut a, &mut b, later);
+    carry(&mut b, &mut a, later);
+    let keepalive = a.transmits().remove(0).bytes;
+    b.receive(elsewhere(), keepalive, 0, later);
+    assert!(b.events.contains(&confirmed(elsewhere(), None)), "{:?}", b.events);
+}
