@@ -145,8 +145,8 @@ impl MeshWorld {
             let key = self.relays[relay.0].key.clone();
             self.relays[relay.0].server = self.new_server(key);
         }
-        self.streams.retain(|(_, message)| message.relay != relay);
         if is_down {
+            self.streams.retain(|(_, message)| message.relay != relay);
             for number in 0..self.nodes.len() {
                 let id = self.relays[relay.0].server.id();
                 let now = self.now;
