@@ -10,7 +10,7 @@ use types::{Monotonic, NodePrivateKey, SignedRelayTicket};
 use super::{Link, RelayConfig, RelayView, STREAM_LINGER, Stream, UDP_PATIENCE, stun_request};
 use crate::endpoint::SocketNumber;
 use crate::mesh::{Datagrams, Output, StreamFrames};
-use crate::relay::client::{ClientEvent, RelayClient};
+use crate::relay::client::{CONFIRM_TIMEOUT, CONFIRMS_UNANSWERED_MAX, ClientEvent, RelayClient};
 use crate::stun;
 
 impl Link {
@@ -114,7 +114,14 @@ impl Link {
                 self.view.is_up = false;
                 self.view.observed = None;
                 self.view.observed_besides = None;
-                self.transport_due = Some(now + UDP_PATIENCE);
+                // The Confirms without an answer have spent most of the patience that UDP has.
+                let spent = CONFIRM_TIMEOUT * CONFIRMS_UNANSWERED_MAX;
+                let left = if self.view.is_stream {
+                    UDP_PATIENCE
+                } else {
+                    UDP_PATIENCE - spent
+                };
+                self.transport_due = Some(now + left);
             }
             ClientEvent::Draining { .. } => self.view.is_draining = true,
             ClientEvent::NotHere { .. } | ClientEvent::TooMuch => {}

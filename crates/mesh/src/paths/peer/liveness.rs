@@ -132,6 +132,13 @@ impl PeerPaths {
     /// Asks the path in use whether it works, or gives it up.
     pub(super) fn question(&mut self, current: Endpoint, now: Monotonic) {
         if self.unanswered < UNANSWERED_MAX {
+            // What silenced the path may have silenced UDP as a whole: then the relay is to be reached another way by the
+            // time at which it carries.
+            if self.unanswered == 0
+                && let Some(Endpoint::Relayed { relay, .. }) = self.relayed()
+            {
+                self.actions.push_back(PathAction::CheckRelay(relay));
+            }
             self.unanswered += 1;
             self.is_watched = true;
             self.liveness_due = Some(now + ANSWER_TIMEOUT);
