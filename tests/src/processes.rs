@@ -211,6 +211,8 @@ pub struct Runmesh {
     pub url: String,
     /// The API key; empty before there is one.
     pub key: String,
+    /// The file of the only certificates that the program trusts, instead of those of the system.
+    pub authority: Option<PathBuf>,
 }
 
 impl Runmesh {
@@ -225,6 +227,7 @@ impl Runmesh {
             place: Vec::new(),
             url: String::new(),
             key: String::new(),
+            authority: None,
         })
     }
 
@@ -268,7 +271,8 @@ impl Runmesh {
             .args(words)
             .args(arguments)
             .env("RUNTOOLS_API_URL", &self.url)
-            .env("RUNTOOLS_API_KEY", &self.key);
+            .env("RUNTOOLS_API_KEY", &self.key)
+            .envs(self.authority.iter().map(|file| ("SSL_CERT_FILE", file)));
         command
     }
 

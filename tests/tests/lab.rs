@@ -75,4 +75,14 @@ cells! {
     control_plane_killed_stream_open
     control_plane_killed_first_stream
     nat_short_timeouts_x_short_timeouts
+    udp_blocked_and_back
+    udp_blocked_and_back_relayed
+    nat_rebooted
+    device_asleep_and_awake
+    tcp_443_only_relay_elsewhere
+    one_nat
+    one_nat_hairpinning
+    one_nat_symmetric
+    lan_alone_first_stream
+    lan_alone_renumbered
 }

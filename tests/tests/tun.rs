@@ -1,7 +1,7 @@
 //! TUN mode: hosts that are in the mesh with all their programs, in network namespaces of the lab.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -511,4 +511,74 @@ fn what_is_missing_for_a_device_is_said_with_what_to_do() {
         said.contains("this system has no TUN devices") && said.contains("modprobe tun"),
         "{said}"
     );
+}
+
+/// Sends every datagram back that comes to a UDP port of a device's mesh address.
+fn echo_datagrams(device: &Device, listen: SocketAddr) {
+    let bound = device.site.host.within(|| UdpSocket::bind(listen));
+    let socket = bound.expect("a thread").expect("bound to the mesh address");
+    std::thread::spawn(move || {
+        let mut datagram = [0; 2048];
+        while let Ok((len, from)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(&datagram[..len], from);
+        }
+    });
+}
+
+/// Tells whether a datagram to an address comes back from there.
+fn answers(device: &Device, to: SocketAddr) -> bool {
+    let any: IpAddr = if to.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let bound = device.site.host.within(|| UdpSocket::bind((any, 0)));
+    let socket = bound.expect("a thread").expect("a socket");
+    let timeout = Some(Duration::from_millis(500));
+    socket.set_read_timeout(timeout).expect("a timeout");
+    socket.send_to(b"is this let in?", to).expect("it is sent");
+    let mut datagram = [0; 64];
+    let answer = socket.recv_from(&mut datagram);
+    answer.is_ok_and(|(len, from)| from == to && datagram[..len] == *b"is this let in?")
+}
+
+#[test]
+fn one_udp_port_is_granted_and_pings_are_when_the_policy_says_so_in_both_families() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::both_in_tun_mode();
+    wait_for_routes(&pair.one, &pair.other);
+    let there = addresses(&pair.other);
+    for address in there {
+        for port in [9000, 9001] {
+            let to = SocketAddr::new(address, port);
+            echo_datagrams(&pair.other, to);
+            until("an answer under the default policy", || answers(&pair.one, to));
+        }
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("policy.json");
+    let set = |ports: &str| {
+        let document = format!(r#"{{"grants": [{{"src": ["*"], "dst": ["*"], "ports": [{ports}]}}]}}"#);
+        std::fs::write(&file, document).expect("a document");
+        let words = ["policy", "set", &*file.to_string_lossy()];
+        pair.platform.api.call(&words).expect("in force");
+    };
+    let pings = |address: IpAddr| succeeds(&ping(&pair.one, &["-w", "2", &address.to_string()]));
+    set(r#""udp:9000""#);
+    for address in there {
+        let refused = SocketAddr::new(address, 9001);
+        until("the policy in force", || !answers(&pair.one, refused));
+        assert!(answers(&pair.one, SocketAddr::new(address, 9000)), "{address}");
+        let before = dropped(&pair.other, "filter_denied");
+        assert!(!answers(&pair.one, refused) && !pings(address), "{address}");
+        let counted = dropped(&pair.other, "filter_denied") - before;
+        assert!(counted >= 2, "{counted} of a datagram and some pings");
+    }
+    set(r#""icmp""#);
+    for address in there {
+        until("pings are let in", || pings(address));
+        assert!(!answers(&pair.one, SocketAddr::new(address, 9000)), "{address}");
+    }
 }

@@ -24,7 +24,7 @@ struct DebianPackage {
     program: &'static str,
 }
 
-const DEBIAN_PACKAGES: [DebianPackage; 11] = [
+const DEBIAN_PACKAGES: [DebianPackage; 12] = [
     DebianPackage {
         name: "wireguard-tools",
         version: "1.0.20210914-1+b1",
@@ -74,6 +74,11 @@ const DEBIAN_PACKAGES: [DebianPackage; 11] = [
         name: "dbus-daemon",
         version: "1.14.10-1~deb12u1",
         program: "dbus-daemon",
+    },
+    DebianPackage {
+        name: "socat",
+        version: "1.7.4.4-2",
+        program: "socat",
     },
     DebianPackage {
         name: "miniupnpd-nftables",

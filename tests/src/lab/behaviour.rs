@@ -61,12 +61,30 @@ pub fn measure(internet: &Internet, site: &Site) -> Result<Behaviour> {
     })
 }
 
-/// Tells whether an answer still comes in after a silence.
-pub fn remembers_after(internet: &Internet, site: &Site, silence: Duration) -> Result<bool> {
+/// Tells whether a site's NAT leads back inside what is written to one of its outer addresses from there, seen to come from an
+/// outer address too (RFC 4787 section 6, "external source address").
+pub fn hairpins(internet: &Internet, site: &Site) -> Result<bool> {
+    let servers = Servers::start(&internet.control)?;
+    let (one, other) = (
+        socket(&site.host, Ipv4Addr::UNSPECIFIED, 0)?,
+        socket(&site.host, Ipv4Addr::UNSPECIFIED, 0)?,
+    );
+    let outer = servers.ask(&one, 0, 0)?.context("no datagram comes through")?;
+    let writer = servers.ask(&other, 0, 0)?.context("no datagram comes through")?;
+    other.send_to(b"neighbour", outer).context("send a datagram")?;
+    Ok(receive(&one)? == Some(writer))
+}
+
+/// Tells whether an answer still comes in after something happened to a site.
+pub fn remembers_through(
+    internet: &Internet,
+    site: &Site,
+    happening: impl FnOnce() -> Result<()>,
+) -> Result<bool> {
     let servers = Servers::start(&internet.control)?;
     let client = socket(&site.host, Ipv4Addr::UNSPECIFIED, 0)?;
     let outer = servers.ask(&client, 0, 0)?.context("no datagram comes through")?;
-    std::thread::sleep(silence);
+    happening()?;
     servers.say(0, 0, outer)?;
     Ok(receive(&client)?.is_some())
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::nat::Nat;
-use super::{pair, router, trouble};
+use super::{pair, router, tls, trouble};
 use crate::processes::in_search_path;
 
 /// What came of a cell.
@@ -125,16 +125,29 @@ impl Cell {
     /// Returns what it needs beside the lab itself and does not find.
     #[must_use]
     pub fn missing(&self) -> Option<String> {
-        let Trial::Pair(one, other) = self.trial else {
-            return None;
+        let nats = match self.trial {
+            Trial::Pair(one, other) => [one, other],
+            Trial::Trouble(trouble::Trouble::RelayElsewhereBehind443) => [Nat::Tcp443Only; 2],
+            Trial::Trouble(_) => return None,
         };
-        let is_needed = one.opens_ports() || other.opens_ports();
-        (is_needed && !in_search_path(router::PROGRAM)).then(|| {
-            format!(
-                "a router that opens ports needs the program `{}`",
-                router::PROGRAM
-            )
-        })
+        let needs = [
+            (
+                nats.iter().any(|nat| nat.opens_ports()),
+                "a router that opens ports",
+                router::PROGRAM,
+            ),
+            (
+                nats.contains(&Nat::Tcp443Only),
+                "a server behind TLS",
+                tls::PROGRAM,
+            ),
+        ];
+        let mut lacking = needs
+            .iter()
+            .filter(|(is_needed, _, program)| *is_needed && !in_search_path(program));
+        lacking
+            .next()
+            .map(|(_, what, program)| format!("{what} needs the program `{program}`"))
     }
 
     /// Runs the cell, and fails when it does not do what it must.

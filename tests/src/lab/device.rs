@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use super::platform::{Platform, start, url};
+use super::platform::{Platform, start};
 use super::world::Site;
 use crate::processes::{Process, Runmesh, STEP_TIMEOUT, text};
 
@@ -20,6 +20,9 @@ const LOCAL: u16 = 7001;
 
 /// How long a first byte may take before a cell counts as not connected.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long nothing may come back on a stream before it counts as ended: longer than anything of the lab is away.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// A device at a site. Dropping it ends it.
 #[derive(Debug)]
@@ -227,7 +230,7 @@ impl Device {
 
 /// Starts the node of a device.
 fn start_up(program: &Runmesh, state_dir: &Path, name: &str, more: &[&str]) -> Result<Process> {
-    let mut up = program.command(&["up", "--json", "--server", &url(), "--label", name]);
+    let mut up = program.command(&["up", "--json", "--server", &program.url, "--label", name]);
     up.arg("--state-dir").arg(state_dir).args(more);
     up.env_remove("RUNTOOLS_API_KEY");
     start(name, &mut up, state_dir)
@@ -292,6 +295,7 @@ impl Ticking {
         let (stop, stopped) = std::sync::mpsc::channel();
         let mut reading = stream.try_clone()?;
         let mut writing = stream.try_clone()?;
+        reading.set_read_timeout(Some(SILENCE_MAX))?;
         let reader = std::thread::spawn(move || {
             let mut seen = Vec::new();
             let mut number = [0; 4];

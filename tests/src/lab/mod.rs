@@ -7,9 +7,12 @@ pub mod cells;
 pub mod device;
 pub mod namespace;
 pub mod nat;
+mod neighbours;
+mod outage;
 mod pair;
 pub mod platform;
 mod router;
+mod tls;
 mod trouble;
 pub mod world;
 

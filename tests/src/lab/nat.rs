@@ -27,6 +27,8 @@ pub enum Nat {
     SymmetricWithPcp,
     /// Two port-restricted NATs, 100.64.0.0/10 between them.
     Cgnat,
+    /// Port-restricted, and who inside writes to an outer address of it is led back inside (RFC 4787 section 6).
+    Hairpinning,
     /// Port-restricted, and it forgets a UDP flow after ten silent seconds.
     ShortTimeouts,
     /// No UDP at all; TCP goes anywhere.
@@ -53,6 +55,7 @@ impl Nat {
             Self::SymmetricWithUpnp => "symmetric_with_upnp",
             Self::SymmetricWithPcp => "symmetric_with_pcp",
             Self::Cgnat => "cgnat",
+            Self::Hairpinning => "hairpinning",
             Self::ShortTimeouts => "short_timeouts",
             Self::UdpBlocked => "udp_blocked",
             Self::Tcp443Only => "tcp_443_only",
@@ -85,16 +88,21 @@ impl Nat {
                 format!("{NOTE_PORT}\n    {NOTE_ADDRESS}"),
                 "iifname \"wan\" ip saddr . udp dport @written_to accept",
             ),
+            Self::Hairpinning => (NOTE_PORT.to_owned(), "iifname \"lan\" ct status dnat accept"),
             _ => (String::new(), ""),
         };
         if self == Self::Ipv6Only {
             return firewall();
         }
         // miniupnpd writes what it opens into chains of its own.
-        let (family, strangers, let_in, opened) = if self.opens_ports() {
-            ("inet", "jump lead_in", "jump opened", OPENED)
-        } else {
-            ("ip", LEAD_INSIDE, "", "")
+        let (family, strangers, let_in, opened) = match self {
+            _ if self.opens_ports() => ("inet", "jump lead_in", "jump opened", OPENED),
+            Self::Hairpinning => ("ip", LEAD_BACK, "", ""),
+            _ => ("ip", LEAD_INSIDE, "", ""),
+        };
+        let translate_back = match self {
+            Self::Hairpinning => SHOW_OUTSIDE,
+            _ => "",
         };
         format!(
             r#"table {family} site {{
@@ -115,6 +123,7 @@ impl Nat {
   chain leaving {{
     type nat hook postrouting priority srcnat
     oifname "wan" {translate}
+    {translate_back}
   }}
   chain passing {{
     type filter hook forward priority filter
@@ -138,6 +147,13 @@ impl Nat {
 
 /// Where strangers are led who write to a port that has one.
 const LEAD_INSIDE: &str = "iifname \"wan\" dnat to udp dport map @inside";
+
+/// Where neighbours are led who write to the outer address of one of them.
+const LEAD_BACK: &str =
+    "iifname \"lan\" ip daddr 203.0.113.0/24 fib daddr type local dnat to udp dport map @inside";
+
+/// As whom they are seen there: as they would be outside.
+const SHOW_OUTSIDE: &str = "oifname \"lan\" ct status dnat snat to ct original ip daddr";
 
 /// Where miniupnpd writes what it opens, in a table of the family that it knows.
 const OPENED: &str = "chain opened {\n  }\n  chain lead_in {\n  }\n  chain lead_out {\n  }";

@@ -9,7 +9,7 @@ use super::cells::{Place, Report};
 use super::device::{Device, PathSeen, exchange};
 use super::nat::Nat;
 use super::platform::Platform;
-use super::world::Internet;
+use super::world::{Internet, Site};
 
 /// The longest that a first byte may take. Handshakes that are lost are sent again after five seconds.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(2);
@@ -47,9 +47,26 @@ impl Pair {
         prepare: impl FnOnce(&Internet, &mut Platform) -> Result<()>,
     ) -> Result<Self> {
         let internet = Internet::new()?;
-        let mut platform = Platform::start(&internet, dir)?;
+        let mut platform = if [one, other].contains(&Nat::Tcp443Only) {
+            Platform::start_encrypted(&internet, dir)?
+        } else {
+            Platform::start(&internet, dir)?
+        };
         prepare(&internet, &mut platform)?;
         let sites = [internet.site(one, 1)?, internet.site(other, 2)?];
+        Self::start_at(dir, internet, platform, sites)
+    }
+
+    /// Starts two devices behind one NAT.
+    pub(super) fn start_behind_one(dir: &Path, nat: Nat) -> Result<Self> {
+        let internet = Internet::new()?;
+        let platform = Platform::start(&internet, dir)?;
+        let one = internet.site(nat, 1)?;
+        let other = internet.neighbour(&one, 2)?;
+        Self::start_at(dir, internet, platform, [one, other])
+    }
+
+    fn start_at(dir: &Path, internet: Internet, platform: Platform, sites: [Site; 2]) -> Result<Self> {
         let [one, other] = sites;
         let mut one = Device::start(&platform, one, dir, "one")?;
         let mut other = Device::start(&platform, other, dir, "other")?;

@@ -8,14 +8,12 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::namespace::Namespace;
+use super::tls::{Certificates, Proxy};
 use super::world::{CONTROL_HOST, Internet, RELAY_HOSTS};
 use crate::processes::{Process, Runmesh, STEP_TIMEOUT, text};
 
-/// Where the control plane is found by every node.
-#[must_use]
-pub fn url() -> String {
-    format!("http://{CONTROL_HOST}:443")
-}
+/// Where the control plane listens behind a proxy that ends TLS.
+const BEHIND_PROXY: u16 = 8443;
 
 /// A running control plane. Dropping it stops it; its data stays.
 #[derive(Debug)]
@@ -27,14 +25,31 @@ pub struct Platform {
     dir: PathBuf,
     /// What its start says of relays, besides the usual.
     relays: Vec<String>,
+    /// What stands before it, unless it speaks HTTP in the clear.
+    tls: Option<(Certificates, Proxy)>,
 }
 
 impl Platform {
-    /// Starts a control plane with a relay beside it.
+    /// Starts a control plane with a relay beside it, both at port 443 in the clear.
     pub fn start(internet: &Internet, dir: &Path) -> Result<Self> {
+        Self::start_behind(internet, dir, None)
+    }
+
+    /// Starts both behind TLS, with a certificate of an authority that the program is told to trust.
+    pub fn start_encrypted(internet: &Internet, dir: &Path) -> Result<Self> {
+        let certificates = Certificates::issue(dir)?;
+        let proxy = Proxy::start(&internet.control, &certificates, BEHIND_PROXY)?;
+        Self::start_behind(internet, dir, Some((certificates, proxy)))
+    }
+
+    fn start_behind(internet: &Internet, dir: &Path, tls: Option<(Certificates, Proxy)>) -> Result<Self> {
         let mut api = Runmesh::find()?;
         api.place = internet.control.prefix();
+        api.authority = tls
+            .as_ref()
+            .map(|(certificates, _)| certificates.authority.clone());
         let mut platform = Self {
+            tls,
             api,
             serve: None,
             dir: dir.join("control"),
@@ -47,9 +62,16 @@ impl Platform {
     /// Starts it once more with the data it had.
     pub fn start_again(&mut self) -> Result<()> {
         self.serve = None;
-        let mut serve = self.api.command(&["serve", "--json", "--listen", "[::]:443"]);
+        let (listen, url) = match self.tls {
+            None => ("[::]:443".to_owned(), format!("http://{CONTROL_HOST}:443")),
+            Some(_) => (
+                format!("127.0.0.1:{BEHIND_PROXY}"),
+                format!("https://{CONTROL_HOST}"),
+            ),
+        };
+        let mut serve = self.api.command(&["serve", "--json", "--listen", &listen]);
         serve
-            .args(["--mesh-listen", "[::]:7421", "--public-url", &url()])
+            .args(["--mesh-listen", "[::]:7421", "--public-url", &url])
             .arg("--data-dir")
             .arg(&self.dir);
         if self.relays.is_empty() {
@@ -119,6 +141,10 @@ impl RelayMachine {
             .args(["--public-host", RELAY_HOSTS[number]])
             .args(["--web-listen", "[::]:443", "--data-dir"])
             .arg(platform.dir.with_file_name(&name));
+        if let Some((certificates, _)) = &platform.tls {
+            relay.arg("--tls-cert").arg(&certificates.server);
+            relay.arg("--tls-key").arg(&certificates.key);
+        }
         let process = start(&name, &mut relay, &platform.dir.with_file_name(&name))?;
         let record = process.wait_for(STEP_TIMEOUT, |said| said["id"].is_string())?;
         Ok(Self {

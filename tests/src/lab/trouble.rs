@@ -11,16 +11,17 @@ use super::nat::{Nat, SHORT_TIMEOUT_SECONDS};
 use super::pair::{Pair, millis};
 use super::platform::RelayMachine;
 use super::world::Uplink;
+use super::{neighbours, outage};
 
 /// The longest time that a stream may be without an answer. Paths have two seconds; TCP notices a new one when it sends
 /// again, which it does one and three seconds after it had no answer.
-const LOST_MAX: Duration = Duration::from_millis(3500);
+pub(super) const LOST_MAX: Duration = Duration::from_millis(3500);
 
 /// How long a path is watched after something broke.
-const AFTERMATH: Duration = Duration::from_secs(5);
+pub(super) const AFTERMATH: Duration = Duration::from_secs(5);
 
 /// How long until a path must be as it should.
-const PATH_MAX: Duration = Duration::from_secs(10);
+pub(super) const PATH_MAX: Duration = Duration::from_secs(10);
 
 /// What happens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,11 +40,27 @@ pub(super) enum Trouble {
     ControlKilledBefore,
     /// Nothing is sent for longer than the NATs remember.
     Silence,
+    /// A network lets no UDP through for a while; the path was direct.
+    UdpAway,
+    /// The same; the path stays relayed.
+    UdpAwayRelayed,
+    /// A NAT forgets every flow and gets another outer address.
+    NatRebooted,
+    /// A device sleeps for half a minute.
+    Sleep,
+    /// Nothing but TCP to port 443 gets through, where a relay with a certificate of its own is.
+    RelayElsewhereBehind443,
+    /// Both devices are behind one NAT.
+    OneNat(Nat),
+    /// The network of both is cut off from everything else before they have ever talked.
+    LanAlone,
+    /// It is cut off while a stream is open, and one device gets another address.
+    LanAloneRenumbered,
 }
 
 impl Trouble {
     /// All of them.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Roaming,
         Self::RoamingRelayed,
         Self::RelayKilled,
@@ -51,6 +68,16 @@ impl Trouble {
         Self::ControlKilled,
         Self::ControlKilledBefore,
         Self::Silence,
+        Self::UdpAway,
+        Self::UdpAwayRelayed,
+        Self::NatRebooted,
+        Self::Sleep,
+        Self::RelayElsewhereBehind443,
+        Self::OneNat(Nat::PortRestricted),
+        Self::OneNat(Nat::Hairpinning),
+        Self::OneNat(Nat::Symmetric),
+        Self::LanAlone,
+        Self::LanAloneRenumbered,
     ];
 
     /// Returns the name of the cell.
@@ -63,6 +90,16 @@ impl Trouble {
             Self::ControlKilled => "control_plane_killed_stream_open",
             Self::ControlKilledBefore => "control_plane_killed_first_stream",
             Self::Silence => "nat_short_timeouts_x_short_timeouts",
+            Self::UdpAway => "udp_blocked_and_back",
+            Self::UdpAwayRelayed => "udp_blocked_and_back_relayed",
+            Self::NatRebooted => "nat_rebooted",
+            Self::Sleep => "device_asleep_and_awake",
+            Self::RelayElsewhereBehind443 => "tcp_443_only_relay_elsewhere",
+            Self::OneNat(Nat::Hairpinning) => "one_nat_hairpinning",
+            Self::OneNat(Nat::Symmetric) => "one_nat_symmetric",
+            Self::OneNat(_) => "one_nat",
+            Self::LanAlone => "lan_alone_first_stream",
+            Self::LanAloneRenumbered => "lan_alone_renumbered",
         }
     }
 }
@@ -76,18 +113,26 @@ pub(super) fn run(place: Place<'_>, trouble: Trouble) -> Result<Report> {
         Trouble::ControlKilled => kill_control(place),
         Trouble::ControlKilledBefore => kill_control_before(place),
         Trouble::Silence => stay_silent(place),
+        Trouble::UdpAway => outage::block_udp(place, Nat::PortRestricted, ("direct", "endpoint_answered")),
+        Trouble::UdpAwayRelayed => outage::block_udp(place, Nat::Symmetric, ("relay", "symmetric_both")),
+        Trouble::NatRebooted => outage::reboot_nat(place),
+        Trouble::Sleep => outage::sleep(place),
+        Trouble::RelayElsewhereBehind443 => relay_elsewhere_behind_443(place),
+        Trouble::OneNat(nat) => neighbours::one_nat(place, nat),
+        Trouble::LanAlone => neighbours::alone(place),
+        Trouble::LanAloneRenumbered => neighbours::alone_renumbered(place),
     }
 }
 
 /// A stream that was opened, and what that took.
-struct Opened {
-    stream: TcpStream,
-    first_byte: Duration,
-    direct: Option<Duration>,
+pub(super) struct Opened {
+    pub(super) stream: TcpStream,
+    pub(super) first_byte: Duration,
+    pub(super) direct: Option<Duration>,
 }
 
 /// Opens a stream and waits until its path is as it should be.
-fn open(pair: &Pair, kind: &str) -> Result<Opened> {
+pub(super) fn open(pair: &Pair, kind: &str) -> Result<Opened> {
     let start = Instant::now();
     let (stream, first_byte) = pair.one.first_byte()?;
     wait_for(pair, kind)?;
@@ -98,7 +143,7 @@ fn open(pair: &Pair, kind: &str) -> Result<Opened> {
     })
 }
 
-fn wait_for(pair: &Pair, kind: &str) -> Result<PathSeen> {
+pub(super) fn wait_for(pair: &Pair, kind: &str) -> Result<PathSeen> {
     match pair
         .one
         .wait_for_path(&pair.other.name, PATH_MAX, |path| path.kind == kind)
@@ -109,7 +154,7 @@ fn wait_for(pair: &Pair, kind: &str) -> Result<PathSeen> {
 }
 
 /// Says what came of it.
-fn report(
+pub(super) fn report(
     pair: &Pair,
     place: Place<'_>,
     opened: (Duration, Option<Duration>),
@@ -141,6 +186,23 @@ fn roam(place: Place<'_>, nat: Nat, kind: &str) -> Result<Report> {
     wait_for(&pair, kind)?;
     let lost = ticking.finish().context("the stream did not survive")?;
     report(&pair, place, (opened.first_byte, opened.direct), Some(lost))
+}
+
+fn relay_elsewhere_behind_443(place: Place<'_>) -> Result<Report> {
+    let mut relays: Vec<RelayMachine> = Vec::new();
+    let nats = (Nat::Tcp443Only, Nat::Tcp443Only);
+    let pair = Pair::start_with(place.dir, nats, |internet, platform| {
+        relays = platform.move_relays(internet, 1)?;
+        Ok(())
+    })?;
+    let opened = open(&pair, "relay")?;
+    exchange(opened.stream, 300_000)?;
+    let path = wait_for(&pair, "relay")?;
+    ensure!(
+        path.endpoint == "relay relay-0" && path.reason == "udp_blocked",
+        "{path:?}"
+    );
+    report(&pair, place, (opened.first_byte, None), None)
 }
 
 fn kill_relay(place: Place<'_>) -> Result<Report> {

@@ -1,9 +1,10 @@
 //! An internet of documentation addresses, with sites on it: networks with one host each, behind NATs.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::namespace::Namespace;
 use super::nat::{Nat, SHORT_TIMEOUT_SECONDS};
@@ -77,12 +78,31 @@ impl Internet {
             routers: Vec::new(),
             nat,
             number,
+            inside: 2,
         };
         self.add_uplink(&mut site, Uplink::First)?;
         if nat != Nat::None {
             site.move_to(Uplink::First)?;
         }
         Ok(site)
+    }
+
+    /// Adds a host to the network of a site, beside its host; what lies before both stays with that site.
+    pub fn neighbour(&self, site: &Site, number: u16) -> Result<Site> {
+        let host = Namespace::new(&self.world, &format!("host{number}"))?;
+        host.set_hosts(&hosts(true, false))?;
+        let router = site.routers.last().context("nothing lies before the site")?;
+        plug_inside(router, &host, Uplink::First.link())?;
+        let neighbour = Site {
+            host,
+            services: Vec::new(),
+            routers: Vec::new(),
+            nat: site.nat,
+            number: site.number,
+            inside: number.to_le_bytes()[0].saturating_add(1),
+        };
+        neighbour.move_to(Uplink::First)?;
+        Ok(neighbour)
     }
 
     /// Adds a second way out to a site, behind a NAT of the same kind; the host does not use it yet.
@@ -96,9 +116,13 @@ impl Internet {
             return self.join(&site.host, outside, true);
         }
         let router = Namespace::new(&self.world, &format!("router{outside}"))?;
-        let host = site.host.name();
         let (link, subnet) = (uplink.link(), uplink.subnet());
-        router.ip(&format!("link add lan type veth peer name {link} netns {host}\n"))?;
+        router.ip("link add lan type bridge\n")?;
+        // Where this module is loaded, what goes from one port of a switch to another would pass the router's rules.
+        if Path::new("/proc/sys/net/bridge").exists() {
+            router.sysctl(&[("net/bridge/bridge-nf-call-iptables", "0")])?;
+        }
+        plug_inside(&router, &site.host, link)?;
         if site.nat == Nat::Ipv6Only {
             self.join_v6_router(&router, outside)?;
         } else {
@@ -193,6 +217,8 @@ pub struct Site {
     /// Of which kind it is.
     pub nat: Nat,
     number: u16,
+    /// The last part of the host's IPv4 address in it.
+    inside: u8,
 }
 
 /// One of the ways out of a site.
@@ -214,8 +240,9 @@ impl Site {
                 "addr add {net}:2/64 dev {link} nodad\nlink set {link} up\nroute add default via {net}:1\n"
             ));
         }
+        let inside = self.inside;
         self.host.ip(&format!(
-            "addr add 192.168.{subnet}.2/24 dev {link}\nlink set {link} up\nroute add default via 192.168.{subnet}.1\n"
+            "addr add 192.168.{subnet}.{inside}/24 dev {link}\nlink set {link} up\nroute add default via 192.168.{subnet}.1\n"
         ))
     }
 
@@ -224,6 +251,44 @@ impl Site {
         let link = uplink.link();
         self.host
             .ip(&format!("addr flush dev {link}\nlink set {link} down\n"))
+    }
+
+    /// Gives the host, which is behind a NAT, another address in its network, as a router does that hands them out anew.
+    pub fn renumber(&mut self, inside: u8) -> Result<()> {
+        self.leave(Uplink::First)?;
+        self.inside = inside;
+        self.move_to(Uplink::First)
+    }
+
+    /// Cuts the network off from everything outside.
+    pub fn cut(&self) -> Result<()> {
+        self.outermost()?.ip("link set wan down\n")
+    }
+
+    /// Lets no UDP out or in any more, or lets it again.
+    pub fn block_udp(&self, is_blocked: bool) -> Result<()> {
+        self.outermost()?.nft(if is_blocked {
+            BLOCK_UDP
+        } else {
+            "delete table ip outage\n"
+        })
+    }
+
+    /// Restarts the NAT of a site that has one: it forgets every flow, and the provider gives it another address.
+    pub fn reboot_nat(&self) -> Result<()> {
+        let router = self.outermost()?;
+        let (before, after) = (self.outside(Uplink::First), self.outside(Uplink::First) + 5);
+        // The kernel forgets the flows that it translated for a link when that goes down; sets and maps go with the rules.
+        router.ip("link set wan down\n")?;
+        router.nft(&format!("flush ruleset\n{}", self.nat.rules()))?;
+        router.ip(&format!(
+            "addr del 203.0.113.{before}/24 dev wan\naddr add 203.0.113.{after}/24 dev wan\nlink set wan up\n\
+             route add default via 203.0.113.1\n"
+        ))
+    }
+
+    fn outermost(&self) -> Result<&Namespace> {
+        self.routers.first().context("nothing lies before the site")
     }
 
     /// The last part of the public address of a way out.
@@ -247,6 +312,18 @@ impl Uplink {
             Self::Second => 2,
         }
     }
+}
+
+/// Drops UDP before anything else is asked.
+const BLOCK_UDP: &str = "table ip outage {\n  chain passing {\n    type filter hook forward priority -10\n\
+                         meta l4proto udp drop\n  }\n}\n";
+
+/// Joins a host to the network inside a router by a link of its own.
+fn plug_inside(router: &Namespace, host: &Namespace, link: &str) -> Result<()> {
+    let (host, port) = (host.name(), host.name().rsplit('-').next().unwrap_or_default());
+    router.ip(&format!(
+        "link add {port} type veth peer name {link} netns {host}\nlink set {port} master lan up\n"
+    ))
 }
 
 /// What `/etc/hosts` says on a machine with these families.
