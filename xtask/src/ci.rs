@@ -92,6 +92,9 @@ pub(crate) fn test() -> Result<()> {
     if let Err(error) = tools::install_oidc_provider() {
         eprintln!("WARNING: oidc-provider cannot be had here, and its tests are skipped: {error:#}");
     }
+    if let Err(error) = tools::install_foreign() {
+        eprintln!("WARNING: foreign WireGuards cannot be built here, and their tests are skipped: {error:#}");
+    }
     if let Err(error) = tools::unpack_resolved() {
         eprintln!("WARNING: systemd-resolved cannot be had here, and its test is skipped: {error:#}");
     }

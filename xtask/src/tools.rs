@@ -94,6 +94,52 @@ const RESOLVED: DebianPackage = DebianPackage {
     program: "lib/systemd/systemd-resolved",
 };
 
+/// Foreign WireGuards that no package has as programs, by crate and exact version, and how they are built.
+const FOREIGN: [(&str, &str, &[&str]); 2] = [
+    ("boringtun-cli", "0.7.1", &[]),
+    // With the cipher that the other one builds too.
+    (
+        "gotatun-cli",
+        "0.10.2",
+        &["--no-default-features", "--features", "ring"],
+    ),
+];
+
+/// Builds the foreign WireGuards under `target/tools` unless they are there: nothing here links them, so that what they depend
+/// on stays apart from what we do.
+pub(crate) fn install_foreign() -> Result<()> {
+    let root = command::root().join("target/tools/foreign");
+    let build = root.join("build");
+    for (name, version, features) in FOREIGN {
+        let stamp = root.join(format!("{name}-{version}"));
+        if stamp.exists() {
+            continue;
+        }
+        let mut install = command::cargo(&[
+            "install",
+            name,
+            "--version",
+            version,
+            "--locked",
+            "--debug",
+            "--quiet",
+        ]);
+        install
+            .args(features)
+            .arg("--root")
+            .arg(&root)
+            .arg("--target-dir")
+            .arg(&build);
+        // What only passes packets on for some seconds need not be looked into.
+        command::run(install.env("CARGO_PROFILE_DEV_DEBUG", "false"))?;
+        fs::write(&stamp, "").with_context(|| format!("remember that {name} is installed"))?;
+    }
+    if build.exists() {
+        fs::remove_dir_all(&build).context("remove what is left of building")?;
+    }
+    Ok(())
+}
+
 /// Installs the Debian packages that are missing; says what is missing where it may not.
 pub(crate) fn install_debian() -> Result<()> {
     let missing: Vec<_> = DEBIAN_PACKAGES
