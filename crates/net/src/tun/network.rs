@@ -145,6 +145,7 @@ mod imp {
     use std::io;
     use std::net::IpAddr;
 
+    use rtnetlink::packet_route::address::AddressHeaderFlags;
     use rtnetlink::packet_route::route::RouteScope;
     use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
     use types::MESH_MTU;
@@ -176,7 +177,12 @@ mod imp {
         pub(super) async fn take(&mut self, step: Step, _: &TunName) -> io::Result<()> {
             let address = |own: IpAddr| {
                 let bits = if own.is_ipv4() { 32 } else { 128 };
-                self.kernel.address().add(self.index, own, bits)
+                let mut request = self.kernel.address().add(self.index, own, bits);
+                // Nobody else is on the device who could have it; while the kernel made sure, it would take no route from it.
+                if own.is_ipv6() {
+                    request.message_mut().header.flags = AddressHeaderFlags::Nodad;
+                }
+                request
             };
             told(match step {
                 Step::AddAddress(own) => address(own).execute().await,
