@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -250,10 +250,11 @@ fn resolved() -> Option<PathBuf> {
 
 /// A host with systemd-resolved, whose one other server says [`ELSEWHERE`] to everything.
 struct Host {
-    stage: Process,
+    _stage: Process,
     namespace: Namespace,
     asked: Arc<Mutex<Vec<u8>>>,
-    tools: PathBuf,
+    /// What makes a program run there, with the host's mounts and a search path in which its tools are.
+    place: Vec<OsString>,
 }
 
 const ELSEWHERE: &str = "192.0.2.99";
@@ -262,8 +263,8 @@ const ELSEWHERE: &str = "192.0.2.99";
 const NETWORK: &str = "link add near type veth peer name far\naddr add 192.0.2.53/24 dev near\nlink set near up\nlink set far up\n";
 
 impl Host {
-    fn start(tools: PathBuf, dir: &Path) -> Self {
-        let namespace = Namespace::new("names", "host").expect("a namespace");
+    fn start(role: &str, tools: &Path, dir: &Path) -> Self {
+        let namespace = Namespace::new("names", role).expect("a namespace");
         namespace.ip(NETWORK).expect("a network");
         let socket = namespace.within(|| UdpSocket::bind("192.0.2.53:53"));
         let asked = Arc::default();
@@ -272,22 +273,17 @@ impl Host {
         std::fs::write(&script, include_str!("names/stage.sh")).expect("written");
         let words = [&script.to_string_lossy(), &tools.to_string_lossy()].map(|text| text.to_string());
         let mut stage = namespace.command("unshare", &["--mount", "sh", &words[0], &words[1]]);
+        let stage = Process::start("the stage", &mut stage).expect("it starts");
+        let process = stage.line(STEP_TIMEOUT).expect("it runs");
+        let path = std::env::var("PATH").expect("a search path");
+        let path = format!("PATH={path}:{}", tools.join("usr/bin").display());
+        let words = ["nsenter", "--net", "--mount", "--target", &process, "env", &path];
         Self {
-            stage: Process::start("the stage", &mut stage).expect("it starts"),
+            _stage: stage,
             namespace,
             asked,
-            tools,
+            place: words.map(OsString::from).to_vec(),
         }
-    }
-
-    /// Returns what makes a program run on the host, with its mounts and its search path.
-    fn place(&self) -> Vec<OsString> {
-        let process = self.stage.line(STEP_TIMEOUT).expect("it runs");
-        let path = std::env::var("PATH").expect("a search path");
-        let path = format!("PATH={path}:{}", self.tools.join("usr/bin").display());
-        ["nsenter", "--net", "--mount", "--target", &process, "env", &path]
-            .map(OsString::from)
-            .to_vec()
     }
 
     /// Asks systemd-resolved, as programs of the host do.
@@ -304,6 +300,41 @@ impl Host {
         names
             .filter(|name| name.starts_with("rmdns") && !name.ends_with('p'))
             .count()
+    }
+
+    /// Starts a control plane on the host; returns the program that runs there, too, with it.
+    fn control_plane(&self, dir: &Path) -> (Process, Runmesh) {
+        let mut program = Runmesh::find().expect("the program");
+        program.place.clone_from(&self.place);
+        let served = program.serve(&dir.join("control"), ANY_PORT, ANY_PORT);
+        served.expect("a control plane")
+    }
+
+    /// Waits until names of the org are led to the node, or are no longer.
+    fn becomes_told(&self, is_told: bool) {
+        let deadline = Instant::now() + STEP_TIMEOUT;
+        while (self.dig("+short laptop.home.mesh.internal") != ELSEWHERE) != is_told {
+            assert!(Instant::now() < deadline, "it does not become {is_told}");
+            self.asked.lock().expect("no panic").clear();
+        }
+        self.asked.lock().expect("no panic").clear();
+    }
+
+    /// A program that knows nothing of the mesh asks the system for `desk`, and reaches it by the device.
+    fn reaches_desk(&self) {
+        let place = &self.place;
+        let script = "mount --bind /run/stage/stub.conf /etc/resolv.conf && exec curl -sS --max-time 30 --retry 20 \
+                      --retry-connrefused --retry-delay 1 http://desk.home.mesh.internal:7000/";
+        let mut curl = Command::new(&place[0]);
+        let output = curl
+            .args(&place[1..])
+            .args(["unshare", "--mount", "sh", "-c", script]);
+        let output = output.output().expect("it starts");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), FOUND, "{output:?}");
+        let address = self.dig("+short desk.home.mesh.internal");
+        let mut ip = self.namespace.command("ip", &["route", "get", &address]);
+        let way = String::from_utf8(ip.output().expect("ip").stdout).expect("UTF-8");
+        assert!(way.contains("dev runmesh0"), "{way}");
     }
 
     /// Names of the org are led to the node, and no other name is; none of the org's goes elsewhere.
@@ -347,13 +378,8 @@ fn systemd_resolved_asks_a_node_for_its_orgs_names_and_for_no_others_until_it_st
         return;
     };
     let dir = tempfile::tempdir().expect("a directory");
-    let host = Host::start(tools, dir.path());
-    let mut program = Runmesh::find().expect("the program");
-    program.place = host.place();
-    let control = dir.path().join("control");
-    let (_serve, api) = program
-        .serve(&control, ANY_PORT, ANY_PORT)
-        .expect("a control plane");
+    let host = Host::start("link", &tools, dir.path());
+    let (_serve, api) = host.control_plane(dir.path());
     let setup = Setup::with_command(dir.path(), "cat");
     let state_dir = dir.path().join("node");
     let start = || Device::start_with(&api, &state_dir, &setup, &["--dns"]).expect("it starts");
@@ -361,11 +387,7 @@ fn systemd_resolved_asks_a_node_for_its_orgs_names_and_for_no_others_until_it_st
     host.asked.lock().expect("no panic").clear();
     let device = start();
     device.link(&api, "laptop").expect("linked");
-    let deadline = Instant::now() + STEP_TIMEOUT;
-    while host.dig("+short laptop.home.mesh.internal") == ELSEWHERE {
-        assert!(Instant::now() < deadline, "it is not told");
-        host.asked.lock().expect("no panic").clear();
-    }
+    host.becomes_told(true);
     host.is_told();
     // A crash leaves the link; the next start makes another in its place.
     device.process.kill().expect("killed");
@@ -377,4 +399,59 @@ fn systemd_resolved_asks_a_node_for_its_orgs_names_and_for_no_others_until_it_st
     assert_eq!(host.links(), 0, "it was taken back");
     let resolvers = std::fs::read_to_string("/etc/resolv.conf").expect("it is there");
     assert!(!resolvers.contains("127.0.0.53"), "this machine is as it was");
+}
+
+const FOUND: &str = "found by its name";
+
+/// Has a node that is reached in the mesh alone say [`FOUND`] at port 7000, by HTTP.
+fn serve_by(device: &Device, host: &Host, api: &Runmesh, state_dir: &Path) -> Process {
+    let bound = host.namespace.within(|| TcpListener::bind("127.0.0.1:7000"));
+    let listener = bound.expect("a thread").expect("a port");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1024]);
+            let len = FOUND.len();
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {len}\r\n\r\n{FOUND}");
+        }
+    });
+    device.link(api, DESK).expect("linked");
+    let mut expose = api.command(&["expose", "7000", "--json"]);
+    let expose = expose.arg("--state-dir").arg(state_dir);
+    let expose = Process::start("runmesh expose", expose).expect("it starts");
+    expose.line(STEP_TIMEOUT).expect("exposed");
+    expose
+}
+
+#[test]
+fn in_tun_mode_a_host_finds_nodes_by_name_and_reaches_them_and_nothing_is_left_even_by_a_crash() {
+    if !can_run() || !has_dig() {
+        return;
+    }
+    let Some(tools) = resolved() else {
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = Host::start("device", &tools, dir.path());
+    let (_serve, api) = host.control_plane(dir.path());
+    let setup = Setup::with_command(dir.path(), "cat");
+    let state_dir = |name| dir.path().join(name);
+    let desk = Device::start(&api, &state_dir(DESK), &setup).expect("it starts");
+    let _exposed = serve_by(&desk, &host, &api, &state_dir(DESK));
+    let words = ["--tun", "--dns"];
+    let start = || Device::start_with(&api, &state_dir("laptop"), &setup, &words).expect("it starts");
+    let laptop = start();
+    laptop.link(&api, "laptop").expect("linked");
+    host.becomes_told(true);
+    host.is_told();
+    assert_eq!(host.links(), 0, "the device carries the names");
+    host.reaches_desk();
+    // The kernel takes the device along, and with it what systemd-resolved was told.
+    laptop.process.kill().expect("killed");
+    host.becomes_told(false);
+    let laptop = start();
+    laptop.wait_for("names_told", STEP_TIMEOUT).expect("told again");
+    host.is_told();
+    host.reaches_desk();
+    drop(laptop);
+    host.becomes_told(false);
 }

@@ -1,12 +1,14 @@
 //! The daemon: its parts started in order, kept running, and stopped in order.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api::client::Client;
 use api::links::LinkStart;
 use net::clock::Clock;
-use net::tun::{HostNetwork, Tun, TunError};
+use net::tun::{HostNetwork, Tun, TunError, TunName};
 use net::{MeshNet, MeshNetConfig};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -221,6 +223,11 @@ impl Daemon {
         self.config.dns.is_some_and(|dns| dns.tell_system)
     }
 
+    /// In TUN mode the device carries what the system's resolver is told.
+    fn device_that_is_told(&self) -> Option<&TunName> {
+        self.config.tun.as_ref().filter(|_| self.tells_system())
+    }
+
     fn is_revoked(&self) -> bool {
         matches!(&self.record, Some(record) if record.state == LinkState::Revoked)
     }
@@ -280,11 +287,13 @@ impl Daemon {
         self.board.change(|status| status.link = LinkStatus::Linked);
         let (journal, interrupted) = JournalKeeper::open(&self.state_dir.file("journal"))?;
         let (mesh, host) = self.start_mesh().await?;
+        let host_addresses = host.as_ref().map(|host| host.addresses.subscribe());
         let address = mesh.local_addr().to_string();
         self.board.change(|status| status.mesh_address = Some(address));
         let system = SystemResolver::of(pinned.node_id);
         // What a crash left: nobody answers there any more.
         system.take_back().await;
+        let system = system.by(self.device_that_is_told().cloned());
         let (membership, reports) = Membership::new(
             mesh.clone(),
             self.keyring.clone(),
@@ -311,7 +320,7 @@ impl Daemon {
             backoff: new_backoff(),
         };
         let hosting = keep_host(host, &membership);
-        let naming = Box::pin(self.serve_names(&membership, &system));
+        let naming = Box::pin(self.serve_names(&membership, &system, host_addresses));
         let beside = async {
             tokio::select! {
                 error = hosting => error,
@@ -347,6 +356,7 @@ impl Daemon {
             network,
             loss,
             on_talk,
+            addresses: watch::Sender::default(),
         };
         Ok((mesh, Some(place)))
     }
@@ -450,11 +460,29 @@ impl Daemon {
         Serving { until, task }
     }
 
-    /// Answers for the mesh's names, for ever.
-    async fn serve_names(&self, membership: &Membership, system: &SystemResolver) {
+    /// Answers for the mesh's names, for ever: in TUN mode also at the addresses that the host has.
+    async fn serve_names(
+        &self,
+        membership: &Membership,
+        system: &SystemResolver,
+        host_addresses: Option<watch::Receiver<BTreeSet<IpAddr>>>,
+    ) {
         let names = Names::new(membership.follow());
+        let at_own_addresses = async {
+            if let Some(addresses) = host_addresses {
+                let on_talk = &self.config.on_talk;
+                names.serve_own_addresses(addresses, &self.board, on_talk).await;
+            }
+        };
+        let peers = names.serve_peers(membership.mesh());
+        let programs = self.serve_names_to_programs(&names, system);
+        tokio::join!(peers, at_own_addresses, programs);
+    }
+
+    /// Answers programs on this device at the address that was asked for, if one was.
+    async fn serve_names_to_programs(&self, names: &Names, system: &SystemResolver) {
         let Some(resolver) = &self.resolver else {
-            return names.serve_peers(membership.mesh()).await;
+            return;
         };
         let address = resolver.address().to_string();
         self.board
@@ -465,8 +493,7 @@ impl Daemon {
                 names.keep_told(system, resolver, &self.config.on_talk).await;
             }
         };
-        let peers = names.serve_peers(membership.mesh());
-        tokio::join!(resolver.serve(names.clone()), telling, peers);
+        tokio::join!(resolver.serve(names.clone()), telling);
     }
 
     fn shut_out(&self, why: ShutOut) -> Result<Exit, NodeError> {

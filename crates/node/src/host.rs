@@ -1,5 +1,7 @@
 //! TUN mode: the host's addresses and routes follow the netmap in force.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ pub(crate) struct HostPlace {
     /// Tells when the device is gone.
     pub(crate) loss: Loss,
     pub(crate) on_talk: OnTalk,
+    /// Is told of the addresses that the host has.
+    pub(crate) addresses: watch::Sender<BTreeSet<IpAddr>>,
 }
 
 impl HostPlace {
@@ -30,10 +34,11 @@ impl HostPlace {
             network,
             loss,
             on_talk,
+            addresses,
         } = self;
         tokio::select! {
             error = loss.happened() => error,
-            error = follow(network, netmaps, on_talk) => error,
+            error = follow(network, netmaps, on_talk, addresses) => error,
         }
     }
 }
@@ -42,6 +47,7 @@ async fn follow(
     mut network: HostNetwork,
     mut netmaps: watch::Receiver<Option<Arc<Netmap>>>,
     on_talk: OnTalk,
+    addresses: watch::Sender<BTreeSet<IpAddr>>,
 ) -> TunError {
     let mut told = Plan::default();
     loop {
@@ -50,7 +56,13 @@ async fn follow(
             .as_deref()
             .map(plan)
             .unwrap_or_default();
-        match network.become_as(wanted.clone()).await {
+        let became = network.become_as(wanted.clone()).await;
+        addresses.send_if_modified(|known| {
+            let is_new = known != network.addresses();
+            known.clone_from(network.addresses());
+            is_new
+        });
+        match became {
             Ok(()) if wanted.addresses != told.addresses => {
                 on_talk(&Talk::Host {
                     device: network.name().to_string(),

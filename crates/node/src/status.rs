@@ -56,6 +56,9 @@ pub struct Status {
     /// Where names of the mesh are answered to programs on this device, if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub names_address: Option<String>,
+    /// At which of its mesh addresses they are answered, too: in TUN mode, as far as their port could be had.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names_mesh_addresses: Vec<String>,
     /// What went through the mesh and what did not, since this start; absent before the device is a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
@@ -275,6 +278,7 @@ impl StatusBoard {
             port_mapping: PortMappingState::Off,
             proxy_address: None,
             names_address: None,
+            names_mesh_addresses: Vec::new(),
             traffic: None,
             home_relay: None,
             peers: Vec::new(),

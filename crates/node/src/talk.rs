@@ -67,6 +67,11 @@ pub enum Talk {
         /// Where, as text.
         address: String,
     },
+    /// They are not answered at a mesh address of this host, whose port somebody else has; it is tried again.
+    NamesNotAnswered {
+        /// Where, and why.
+        reason: String,
+    },
     /// This system's resolver leads the org's names to this node, until it stops.
     NamesTold {
         /// The domain under which they stand.

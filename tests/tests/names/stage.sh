@@ -11,6 +11,8 @@ done
 echo 'systemd-resolve:x:996:996::/:/usr/sbin/nologin' >>/run/stage/passwd
 echo 'systemd-resolve:x:996:' >>/run/stage/group
 echo 'nameserver 192.0.2.53' >/run/stage/resolv.conf
+# For programs, which ask systemd-resolved; it takes its own servers from the file above.
+echo 'nameserver 127.0.0.53' >/run/stage/stub.conf
 chown 996:996 /run/systemd/resolve
 cp "$tools"/usr/share/dbus-1/system.d/*.conf /run/stage/bus
 mount --bind /run/stage/passwd /etc/passwd

@@ -1,7 +1,9 @@
 //! The host's side of the device: its addresses, and the routes that lead into it. What they should be is a
 //! [`Plan`]; here it is done, by rtnetlink on Linux and by `ifconfig` and `route` on macOS.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 
 use if_addrs::IfAddr;
 use types::AllowedIp;
@@ -37,6 +39,12 @@ impl HostNetwork {
     #[must_use]
     pub fn name(&self) -> &TunName {
         &self.name
+    }
+
+    /// Returns the addresses that the device has.
+    #[must_use]
+    pub fn addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.done.addresses
     }
 
     /// Makes addresses and routes what `wanted` says. Fails as a whole when a network of the host holds one of our addresses;

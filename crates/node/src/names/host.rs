@@ -1,15 +1,15 @@
-//! The resolver for programs on this device: UDP and TCP at one loopback address.
+//! The resolver for programs on this device: UDP and TCP at one of its own addresses, of loopback or of the mesh.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use mesh::dns::{Asker, QUERY_LEN_MAX, Transport};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::sleep;
 
-use super::Names;
 use super::converse::converse;
+use super::{Names, PORT};
 use crate::reach::accept_each;
 
 /// How long to wait when the system gives nothing to read.
@@ -29,7 +29,7 @@ pub struct DnsConfig {
 
 impl DnsConfig {
     /// Any free port of 127.0.0.1.
-    pub const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    pub const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 }
 
 /// Why there is no resolver.
@@ -76,6 +76,12 @@ impl HostResolver {
         })
     }
 
+    /// Takes DNS's port of a mesh address that the host has; must be called inside the runtime.
+    pub(super) fn at_mesh_address(ip: IpAddr) -> Result<Self, ResolverError> {
+        let address = SocketAddr::new(ip, PORT);
+        bind_both(address).map_err(|source| ResolverError::Listen { address, source })
+    }
+
     /// Returns where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
@@ -83,14 +89,25 @@ impl HostResolver {
 
     /// Answers programs on this device, for ever.
     pub(crate) async fn serve(&self, names: Names) {
-        let by_tcp = accept_each(&self.tcp, |stream, _| {
-            let names = names.clone();
-            async move { converse(stream, &names, Asker::Host).await }
+        let by_tcp = accept_each(&self.tcp, |stream, from| {
+            let names = self.is_of_this_device(from.ip()).then(|| names.clone());
+            async move {
+                if let Some(names) = names {
+                    converse(stream, &names, Asker::Host).await;
+                }
+            }
         });
         tokio::select! {
             _ = by_tcp => {}
             () = self.serve_udp(&names) => {}
         }
+    }
+
+    /// Tells whether a program on this device asks from there. Whoever shares a network with the host can send to its mesh
+    /// address by that network; what the host asks itself comes from the address that it asks.
+    fn is_of_this_device(&self, from: IpAddr) -> bool {
+        let own = self.address.ip();
+        own.is_loopback() || from == own
     }
 
     async fn serve_udp(&self, names: &Names) {
@@ -105,6 +122,9 @@ impl HostResolver {
                     continue;
                 }
             };
+            if !self.is_of_this_device(from.ip()) {
+                continue;
+            }
             let Some(answer) = names.answer(&buffer[..len], Asker::Host, Transport::Udp) else {
                 continue;
             };

@@ -1,13 +1,16 @@
 //! The names of the mesh, answered by DNS: to peers at this node's mesh addresses, and to programs on this device at a loopback
-//! address, if that is asked for ([`host`]), of which the system's own resolver can be told ([`system`]).
+//! address, if that is asked for ([`host`]), of which the system's own resolver can be told ([`system`]). In TUN mode the host
+//! has the mesh addresses, too, and its programs are answered there ([`mesh_address`]).
 //!
 //! What is said stands in [`mesh::dns`]: a zone made from the netmap in force. Nobody else is ever asked anything. Which
 //! peers may ask is the packet filter's matter; whoever may is told of this node and of itself, and of nothing more.
 
 mod converse;
 pub mod host;
+pub(crate) mod mesh_address;
 pub mod system;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use mesh::dns::{Asker, Transport, Zone, answer};
 use net::{ListenError, MeshNet};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use types::Netmap;
 
 use self::converse::converse;
@@ -29,7 +33,7 @@ const PORT: u16 = 53;
 /// How many peers' connections are served at once; one more is cut. UDP is what is used.
 const MESH_CONNECTIONS_MAX: usize = 16;
 
-/// How often a port of the mesh is asked for that somebody else has.
+/// How often is tried again what somebody else is in the way of: a port, or the system's resolver.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// What the names of the mesh mean now. Clones share what they keep.
@@ -76,22 +80,25 @@ impl Names {
     /// Has the system's resolver ask `resolver` for the org's names as they are, for ever.
     pub(crate) async fn keep_told(&self, system: &SystemResolver, resolver: &HostResolver, on_talk: &OnTalk) {
         let mut netmaps = self.netmap.clone();
-        let mut told = Vec::new();
+        let (mut told, mut said) = (Vec::new(), None);
         loop {
             netmaps.mark_unchanged();
             let domains = self.zone().map(|zone| zone.domains());
+            let mut wait = Duration::MAX;
             if let Some(domains) = domains.filter(|domains| *domains != told) {
-                on_talk(&match system.tell(resolver.address(), &domains).await {
-                    Ok(()) => Talk::NamesTold {
-                        domain: domains[0].clone(),
-                    },
-                    Err(error) => Talk::NamesNotTold {
-                        reason: error.to_string(),
-                    },
-                });
-                told = domains;
+                let outcome = tell(system, resolver.address(), &domains).await;
+                if matches!(outcome, Talk::NamesTold { .. }) {
+                    told = domains;
+                } else {
+                    told.clear();
+                    wait = RETRY;
+                }
+                if said.as_ref() != Some(&outcome) {
+                    on_talk(&outcome);
+                    said = Some(outcome);
+                }
             }
-            if netmaps.changed().await.is_err() {
+            if let Ok(Err(_)) = timeout(wait, netmaps.changed()).await {
                 return std::future::pending().await;
             }
         }
@@ -130,5 +137,17 @@ impl Names {
                 Some(_) = connections.join_next() => {}
             }
         }
+    }
+}
+
+/// Tells the system's resolver, and words what came of it.
+async fn tell(system: &SystemResolver, server: SocketAddr, domains: &[String]) -> Talk {
+    match system.tell(server, domains).await {
+        Ok(()) => Talk::NamesTold {
+            domain: domains[0].clone(),
+        },
+        Err(error) => Talk::NamesNotTold {
+            reason: error.to_string(),
+        },
     }
 }

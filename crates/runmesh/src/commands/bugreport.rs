@@ -74,6 +74,7 @@ struct Daemon {
     mesh_address: Option<String>,
     proxy_address: Option<String>,
     names_address: Option<String>,
+    names_mesh_addresses: Vec<String>,
     home_relay: Option<String>,
     peers: Vec<Peer>,
     traffic: Option<Traffic>,
@@ -195,6 +196,7 @@ impl Daemon {
             mesh_address: status.mesh_address,
             proxy_address: status.proxy_address,
             names_address: status.names_address,
+            names_mesh_addresses: status.names_mesh_addresses,
             home_relay: status.home_relay,
             peers: peers
                 .map(|(number, peer)| Peer::new(peer, number, hide_names))

@@ -23,7 +23,7 @@ pub(crate) struct StatusArgs {
     state_dir: Option<PathBuf>,
 }
 
-const FIELDS: [Column; 26] = [
+const FIELDS: [Column; 27] = [
     ("running", "/running"),
     ("version", "/version"),
     ("server", "/serverUrl"),
@@ -40,6 +40,7 @@ const FIELDS: [Column; 26] = [
     ("home relay", "/homeRelay"),
     ("proxy", "/proxyAddress"),
     ("names", "/namesAddress"),
+    ("names (mesh)", "/namesMeshAddresses"),
     ("packets sent", "/traffic/packetsSent"),
     ("packets received", "/traffic/packetsReceived"),
     ("handshakes", "/traffic/handshakes"),

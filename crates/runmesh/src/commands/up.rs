@@ -184,6 +184,7 @@ fn sentence(said: &Talk) -> String {
             format!("Programs on this device reach the mesh by the proxy at {address}.")
         }
         Talk::Names { address } => format!("Names of the mesh are answered at {address}."),
+        Talk::NamesNotAnswered { reason } => format!("{reason}; trying again."),
         Talk::NamesTold { domain } => format!("This system asks this node for names under {domain}."),
         Talk::NamesNotTold { reason } => {
             format!("This system does not ask this node for the mesh's names: {reason}.")
@@ -224,6 +225,7 @@ fn event(said: &Talk) -> Value {
         }
         Talk::Proxy { address } => json!({"event": "proxy", "address": address}),
         Talk::Names { address } => json!({"event": "names", "address": address}),
+        Talk::NamesNotAnswered { reason } => json!({"event": "names_not_answered", "reason": reason}),
         Talk::NamesTold { domain } => json!({"event": "names_told", "domain": domain}),
         Talk::NamesNotTold { reason } => json!({"event": "names_not_told", "reason": reason}),
         Talk::Ready => json!({"event": "ready"}),

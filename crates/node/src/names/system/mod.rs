@@ -15,6 +15,7 @@ use self::resolver_files as imp;
 
 use std::net::SocketAddr;
 
+use net::tun::TunName;
 use types::NodeId;
 
 /// Why the system's resolver is not told of the org's names.
@@ -51,12 +52,18 @@ pub enum SystemError {
 #[derive(Debug)]
 pub(crate) struct SystemResolver {
     node: NodeId,
+    device: Option<TunName>,
 }
 
 impl SystemResolver {
     /// Speaks for one node: what others told stays.
     pub(crate) fn of(node: NodeId) -> Self {
-        Self { node }
+        Self { node, device: None }
+    }
+
+    /// Has the node's own network device carry what is told, where the system tells by device.
+    pub(crate) fn by(self, device: Option<TunName>) -> Self {
+        Self { device, ..self }
     }
 
     /// Fails where there is nothing that could be told.
@@ -66,12 +73,12 @@ impl SystemResolver {
 
     /// Has the system ask `server` for these domains, and for no others.
     pub(crate) async fn tell(&self, server: SocketAddr, domains: &[String]) -> Result<(), SystemError> {
-        imp::tell(self.node, server, domains).await
+        imp::tell(self.node, self.device.as_ref(), server, domains).await
     }
 
     /// Takes back whatever this node told, be it before a crash.
     pub(crate) async fn take_back(&self) {
-        if let Err(error) = imp::take_back(self.node).await {
+        if let Err(error) = imp::take_back(self.node, self.device.as_ref()).await {
             tracing::warn!(%error, "the system's resolver still knows of the mesh's names");
         }
     }
@@ -82,6 +89,7 @@ impl SystemResolver {
 mod unknown {
     use std::net::SocketAddr;
 
+    use net::tun::TunName;
     use types::NodeId;
 
     use super::SystemError;
@@ -90,11 +98,16 @@ mod unknown {
         Err(SystemError::NoResolver("not on this system".to_owned()))
     }
 
-    pub(super) async fn tell(_: NodeId, _: SocketAddr, _: &[String]) -> Result<(), SystemError> {
+    pub(super) async fn tell(
+        _: NodeId,
+        _: Option<&TunName>,
+        _: SocketAddr,
+        _: &[String],
+    ) -> Result<(), SystemError> {
         check().await
     }
 
-    pub(super) async fn take_back(_: NodeId) -> Result<(), SystemError> {
+    pub(super) async fn take_back(_: NodeId, _: Option<&TunName>) -> Result<(), SystemError> {
         Ok(())
     }
 }

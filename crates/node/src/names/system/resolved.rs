@@ -4,6 +4,9 @@
 //! `/etc/resolv.conf`; a link with routing domains is asked for these alone. What is told of a link goes with it, so a crash
 //! leaves one link behind that the next start removes. For a server to count, its link must be up and have an address:
 //! [`net::networks::DUMMY`], which stands for nothing.
+//!
+//! In TUN mode the node has a link, which has addresses and ends with the process: that one carries the names, and a crash
+//! leaves nothing behind.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,6 +14,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use net::networks::DUMMY;
+use net::tun::TunName;
 use rustix::process::geteuid;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -41,34 +45,53 @@ pub(super) async fn check() -> Result<(), SystemError> {
     Ok(())
 }
 
-pub(super) async fn tell(node: NodeId, server: SocketAddr, domains: &[String]) -> Result<(), SystemError> {
-    let link = link(node);
-    take_back(node).await?;
-    let told = tell_of(&link, server, domains).await;
+pub(super) async fn tell(
+    node: NodeId,
+    device: Option<&TunName>,
+    server: SocketAddr,
+    domains: &[String],
+) -> Result<(), SystemError> {
+    take_back(node, device).await?;
+    let told = match device {
+        Some(device) => run_all(&lead(device.as_str(), server, domains)).await,
+        None => tell_by_own_link(&link(node), server, domains).await,
+    };
     if told.is_err() {
         // Half of it is worse than nothing: the names would lead nowhere.
-        take_back(node).await?;
+        take_back(node, device).await?;
     }
     told
 }
 
-pub(super) async fn take_back(node: NodeId) -> Result<(), SystemError> {
+pub(super) async fn take_back(node: NodeId, device: Option<&TunName>) -> Result<(), SystemError> {
     let link = link(node);
-    if Path::new("/sys/class/net").join(&link).exists() {
+    if is_there(&link) {
         run(&words(&["ip", "link", "delete", &link])).await?;
     }
-    Ok(())
+    match device.map(TunName::as_str) {
+        Some(device) if is_there(device) => run(&words(&["resolvectl", "revert", device])).await,
+        _ => Ok(()),
+    }
 }
 
-async fn tell_of(link: &str, server: SocketAddr, domains: &[String]) -> Result<(), SystemError> {
+fn is_there(link: &str) -> bool {
+    Path::new("/sys/class/net").join(link).exists()
+}
+
+async fn tell_by_own_link(link: &str, server: SocketAddr, domains: &[String]) -> Result<(), SystemError> {
     let [dummy, pair] = additions(link);
     // A kernel may lack the one kind or the other.
     if run(&dummy).await.is_err() {
         run(&pair).await?;
         run(&words(&["ip", "link", "set", &far_end(link), "up"])).await?;
     }
-    for command in commands(link, server, domains) {
-        run(&command).await?;
+    run_all(&make_count(link)).await?;
+    run_all(&lead(link, server, domains)).await
+}
+
+async fn run_all(commands: &[Words]) -> Result<(), SystemError> {
+    for command in commands {
+        run(command).await?;
     }
     Ok(())
 }
@@ -92,12 +115,18 @@ fn additions(link: &str) -> [Words; 2] {
     ]
 }
 
-/// What makes a link count, and leads the domains to the server by it.
-fn commands(link: &str, server: SocketAddr, domains: &[String]) -> Vec<Words> {
-    let routed = domains.iter().map(|domain| format!("~{domain}"));
-    vec![
+/// What makes a link count that is there for this alone.
+fn make_count(link: &str) -> [Words; 2] {
+    [
         words(&["ip", "address", "add", &format!("{DUMMY}/32"), "dev", link]),
         words(&["ip", "link", "set", link, "up"]),
+    ]
+}
+
+/// What leads the domains to the server by a link that counts.
+fn lead(link: &str, server: SocketAddr, domains: &[String]) -> Vec<Words> {
+    let routed = domains.iter().map(|domain| format!("~{domain}"));
+    vec![
         words(&["resolvectl", "dns", link, &server.to_string()]),
         words(&["resolvectl", "domain", link])
             .into_iter()
@@ -155,10 +184,9 @@ mod tests {
     fn only_the_domains_are_led_to_the_server() {
         let server = "127.0.0.1:5399".parse().expect("an address");
         let domains = ["home.mesh.internal", "64.100.in-addr.arpa"].map(str::to_owned);
-        let lines: Vec<String> = commands("rmdns01234567", server, &domains)
-            .iter()
-            .map(|words| words.join(" "))
-            .collect();
+        let link = "rmdns01234567";
+        let all = [make_count(link).to_vec(), lead(link, server, &domains)].concat();
+        let lines: Vec<String> = all.iter().map(|words| words.join(" ")).collect();
         assert_eq!(
             lines,
             [

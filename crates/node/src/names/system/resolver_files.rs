@@ -8,6 +8,8 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+#[cfg(target_os = "macos")]
+use net::tun::TunName;
 use types::names::MESH_ZONE;
 use types::{NodeId, OrgName};
 
@@ -29,8 +31,13 @@ pub(super) async fn check() -> Result<(), SystemError> {
 }
 
 #[cfg(target_os = "macos")]
-pub(super) async fn tell(node: NodeId, server: SocketAddr, domains: &[String]) -> Result<(), SystemError> {
-    take_back(node).await?;
+pub(super) async fn tell(
+    node: NodeId,
+    device: Option<&TunName>,
+    server: SocketAddr,
+    domains: &[String],
+) -> Result<(), SystemError> {
+    take_back(node, device).await?;
     let dir = Path::new(DIR);
     domains
         .iter()
@@ -39,7 +46,7 @@ pub(super) async fn tell(node: NodeId, server: SocketAddr, domains: &[String]) -
 }
 
 #[cfg(target_os = "macos")]
-pub(super) async fn take_back(node: NodeId) -> Result<(), SystemError> {
+pub(super) async fn take_back(node: NodeId, _: Option<&TunName>) -> Result<(), SystemError> {
     remove_all(Path::new(DIR), node)
 }
 

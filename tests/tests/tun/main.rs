@@ -1,5 +1,7 @@
 //! TUN mode: hosts that are in the mesh with all their programs, in network namespaces of the lab.
 
+mod names;
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Output;
@@ -216,6 +218,12 @@ fn two_hosts_reach_each_other_with_their_own_programs_in_both_families_and_direc
         assert_eq!(text(&device.status().expect("a status"), "mode"), "tun runmesh0");
     }
     wait_for_routes(&pair.one, &pair.other);
+    for device in [&pair.one, &pair.other] {
+        // The kernel does not wait to see whether somebody else has the address, and takes routes from it at once.
+        let own = host_runs(device, "ip", &["-6", "addr", "show", "dev", DEVICE]);
+        let own = String::from_utf8_lossy(&own.stdout).into_owned();
+        assert!(own.contains(" nodad ") && !own.contains("tentative"), "{own}");
+    }
     let ways = [(&pair.one, &pair.other), (&pair.other, &pair.one)];
     for (from, to) in ways {
         for address in addresses(to) {
