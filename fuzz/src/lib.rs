@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use mesh::control_stream::{Initiator, PIECE_MAX, Responder};
 use mesh::frame;
+use mesh::port_mapping::word::Word;
 use mesh::probe::Probe;
 use mesh::proxy::{Progress, Target, http_connect, socks5};
 use mesh::relay::client::RelayClient;
@@ -184,6 +185,15 @@ pub fn stun(input: &[u8]) {
     if let Some(request) = stun::parse_request(input) {
         let written = stun::request_for(request.transaction, request.answer);
         assert_eq!(stun::parse_request(&written), Some(request));
+    }
+}
+
+/// Feeds what a router might say of itself. It is read whole or not at all, and no longer message is a word.
+pub fn router_word(input: &[u8]) {
+    if let Some(word) = Word::read(input) {
+        assert!((12..=1100).contains(&input.len()));
+        assert_eq!(matches!(word, Word::NatPmp { .. }), input[0] == 0);
+        assert_eq!(Word::read(&input[..input.len() - 1]), None);
     }
 }
 

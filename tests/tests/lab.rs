@@ -51,6 +51,7 @@ cells! {
     nat_symmetric_x_symmetric
     nat_symmetric_with_upnp_x_symmetric
     nat_symmetric_with_pcp_x_symmetric
+    nat_symmetric_with_nat_pmp_x_symmetric
     nat_symmetric_with_upnp_x_symmetric_with_pcp
     nat_cgnat_x_none
     nat_cgnat_x_full_cone

@@ -7,6 +7,8 @@ use e2e::lab::device::Device;
 use e2e::lab::nat::Nat;
 use e2e::lab::platform::Platform;
 use e2e::lab::world::Internet;
+use e2e::processes::in_search_path;
+use e2e::skipped::skipped;
 use serde_json::{Value, json};
 
 /// A NAT, and how it maps and filters as one relay and two relays show it.
@@ -87,12 +89,69 @@ fn until_seen(device: &Device, count: usize, mapping: &str) -> Value {
             && seen.all(|relay| !relay["observed"].is_null())
             && netcheck["mapping"] == mapping
     };
+    until(device, is_ready)
+}
+
+/// Asks until it is so, or often enough; returns what was said last.
+fn until(device: &Device, is_so: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     for _ in 0..30 {
         last = device.netcheck().expect("netcheck");
-        if is_ready(&last) {
+        if is_so(&last) {
             break;
         }
     }
     last
+}
+
+/// Routers, and by which of PCP, NAT-PMP and UPnP each answers.
+const ROUTERS: [(Nat, [bool; 3]); 4] = [
+    (Nat::SymmetricWithPcp, [true, true, false]),
+    (Nat::SymmetricWithNatPmp, [false, true, false]),
+    (Nat::SymmetricWithUpnp, [false, false, true]),
+    (Nat::Symmetric, [false, false, false]),
+];
+
+#[test]
+fn netcheck_names_each_protocol_by_which_a_router_opens_ports_with_the_address_that_it_tells() {
+    if !can_run() {
+        return;
+    }
+    if !in_search_path("miniupnpd") {
+        return skipped("a router that opens ports needs the program `miniupnpd`");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let internet = Internet::new().expect("an internet");
+    let platform = Platform::start(&internet, dir.path()).expect("a control plane");
+    for (number, (nat, answers)) in (1..).zip(ROUTERS) {
+        let device = start(&internet, &platform, dir.path(), (number, nat));
+        let used = ["pcp", "nat_pmp", "upnp"]
+            .into_iter()
+            .zip(answers)
+            .find(|(_, is_spoken)| *is_spoken)
+            .map_or("none", |(word, _)| word);
+        let netcheck = until(&device, |netcheck| netcheck["portMapping"] == used);
+        let outer = format!("11.0.0.{}", 10 * number);
+        let said = |name: &str, is_spoken: bool| {
+            let outer = is_spoken.then_some(&outer);
+            assert_eq!(
+                netcheck["portMappingProtocols"][name],
+                json!({ "answers": is_spoken, "externalAddress": outer }),
+                "{}, {name}: {netcheck}",
+                nat.word()
+            );
+        };
+        // PCP tells its address with the port that it opened.
+        for (name, is_spoken) in ["pcp", "natPmp", "upnp"].into_iter().zip(answers) {
+            said(name, is_spoken);
+        }
+    }
+    let site = internet.site(Nat::SymmetricWithPcp, 5).expect("a site");
+    let words = ["--no-port-mapping"];
+    let silent = Device::start_with(&platform, site, dir.path(), "silent", &words).expect("a device");
+    silent.link(&platform).expect("linked");
+    silent.wait_for("ready").expect("ready");
+    let netcheck = silent.netcheck().expect("netcheck");
+    assert_eq!(netcheck["portMapping"], "off");
+    assert_eq!(netcheck["portMappingProtocols"], Value::Null, "it does not ask");
 }

@@ -5,6 +5,8 @@
 //! [`PortMapping::due`], the next moment with its reason, and [`PortMapping::address`]. What the caller owes: at each
 //! [`Timer::Ask`] or [`Timer::Renew`] one attempt, whose end it reports.
 
+pub mod word;
+
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 

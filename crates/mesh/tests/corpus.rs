@@ -52,6 +52,11 @@ fn every_stun_input_of_the_corpus_is_handled() {
 }
 
 #[test]
+fn every_router_word_of_the_corpus_is_handled() {
+    replay("router_word", targets::router_word);
+}
+
+#[test]
 fn every_relay_input_of_the_corpus_is_handled() {
     replay("relay", targets::relay);
 }

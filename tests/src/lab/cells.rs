@@ -52,10 +52,10 @@ enum Trial {
 }
 
 /// The pairs that are tried; which of the two asks first makes no difference to what must come of it.
-const PAIRS: [(Nat, Nat); 34] = {
+const PAIRS: [(Nat, Nat); 35] = {
     use Nat::{
-        Cgnat, FullCone, Ipv6Only, None, PortRestricted, Restricted, Symmetric, SymmetricWithPcp,
-        SymmetricWithUpnp, Tcp443Only, UdpBlocked,
+        Cgnat, FullCone, Ipv6Only, None, PortRestricted, Restricted, Symmetric, SymmetricWithNatPmp,
+        SymmetricWithPcp, SymmetricWithUpnp, Tcp443Only, UdpBlocked,
     };
     [
         (None, None),
@@ -75,6 +75,7 @@ const PAIRS: [(Nat, Nat); 34] = {
         (Symmetric, Symmetric),
         (SymmetricWithUpnp, Symmetric),
         (SymmetricWithPcp, Symmetric),
+        (SymmetricWithNatPmp, Symmetric),
         (SymmetricWithUpnp, SymmetricWithPcp),
         (Cgnat, None),
         (Cgnat, FullCone),

@@ -25,6 +25,8 @@ pub enum Nat {
     SymmetricWithUpnp,
     /// Symmetric, and its router opens ports by PCP and NAT-PMP only.
     SymmetricWithPcp,
+    /// Symmetric, and its router opens ports by NAT-PMP only: it hears no PCP.
+    SymmetricWithNatPmp,
     /// Two port-restricted NATs, 100.64.0.0/10 between them.
     Cgnat,
     /// Port-restricted, and who inside writes to an outer address of it is led back inside (RFC 4787 section 6).
@@ -54,6 +56,7 @@ impl Nat {
             Self::Symmetric => "symmetric",
             Self::SymmetricWithUpnp => "symmetric_with_upnp",
             Self::SymmetricWithPcp => "symmetric_with_pcp",
+            Self::SymmetricWithNatPmp => "symmetric_with_nat_pmp",
             Self::Cgnat => "cgnat",
             Self::Hairpinning => "hairpinning",
             Self::ShortTimeouts => "short_timeouts",
@@ -66,7 +69,10 @@ impl Nat {
     /// Tells whether the router opens ports when it is asked.
     #[must_use]
     pub fn opens_ports(self) -> bool {
-        matches!(self, Self::SymmetricWithUpnp | Self::SymmetricWithPcp)
+        matches!(
+            self,
+            Self::SymmetricWithUpnp | Self::SymmetricWithPcp | Self::SymmetricWithNatPmp
+        )
     }
 
     /// Returns the rules of the router whose links are `wan` and `lan`.
@@ -77,9 +83,7 @@ impl Nat {
             _ => "oifname \"wan\" accept",
         };
         let translate = match self {
-            Self::Symmetric | Self::SymmetricWithUpnp | Self::SymmetricWithPcp => {
-                "masquerade random,fully-random"
-            }
+            _ if self == Self::Symmetric || self.opens_ports() => "masquerade random,fully-random",
             _ => "masquerade",
         };
         let (note, may_enter) = match self {
@@ -94,6 +98,10 @@ impl Nat {
         if self == Self::Ipv6Only {
             return firewall();
         }
+        let deaf_to = match self {
+            Self::SymmetricWithNatPmp => PCP,
+            _ => "",
+        };
         // miniupnpd writes what it opens into chains of its own.
         let (family, strangers, let_in, opened) = match self {
             _ if self.opens_ports() => ("inet", "jump lead_in", "jump opened", OPENED),
@@ -138,6 +146,7 @@ impl Nat {
   chain arriving {{
     type filter hook input priority filter
     iifname "wan" ct state new drop
+    {deaf_to}
   }}
 }}
 "#
@@ -157,6 +166,9 @@ const SHOW_OUTSIDE: &str = "oifname \"lan\" ct status dnat snat to ct original i
 
 /// Where miniupnpd writes what it opens, in a table of the family that it knows.
 const OPENED: &str = "chain opened {\n  }\n  chain lead_in {\n  }\n  chain lead_out {\n  }";
+
+/// What is asked by PCP: its version is the first byte.
+const PCP: &str = "udp dport 5351 @th,64,8 2 drop";
 
 /// Which inner socket has an outer port.
 const NOTE_PORT: &str =

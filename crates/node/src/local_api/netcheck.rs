@@ -3,7 +3,7 @@
 //! Most of it was noticed: relays are asked every 20 s while they are in use, so that it is that old at most. How the NAT
 //! filters is measured when somebody asks, since it takes a socket that has written to nobody yet.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::Json;
 use axum::extract::State;
@@ -11,6 +11,8 @@ use axum::response::{IntoResponse as _, Response};
 use mesh::RelayView;
 use mesh::probe::{CandidateKind, Mapping};
 use net::filtering::{self, Filtering, StunPorts};
+use net::port_mapping::Router;
+use net::port_mapping::spoken::{Answer, Spoken};
 use net::{RelayPoint, Surroundings};
 use serde::{Deserialize, Serialize};
 use types::{RelayId, RelayRecord};
@@ -34,12 +36,46 @@ pub struct Netcheck {
     pub filtering: NatFiltering,
     /// Whether the router opens ports when asked, and by which protocol.
     pub port_mapping: PortMappingState,
+    /// Which protocols for it the router answers; absent when it is not to be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_mapping_protocols: Option<MappingProtocols>,
     /// Where this device may be reached directly, best first.
     pub candidates: Vec<OwnCandidate>,
     /// The relay that is nearest.
     pub home_relay: Option<String>,
     /// Every relay.
     pub relays: Vec<RelayCheck>,
+}
+
+/// Which protocols the router answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MappingProtocols {
+    /// Port Control Protocol.
+    pub pcp: MappingProtocol,
+    /// NAT Port Mapping Protocol.
+    pub nat_pmp: MappingProtocol,
+    /// The Internet Gateway Device of UPnP.
+    pub upnp: MappingProtocol,
+}
+
+/// What the router answered by one of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MappingProtocol {
+    /// Whether it did.
+    pub answers: bool,
+    /// Its outer address, if it told it. PCP tells it with a port: absent unless the port that is open was opened by PCP.
+    pub external_address: Option<Ipv4Addr>,
+}
+
+impl From<Answer> for MappingProtocol {
+    fn from(answer: Answer) -> Self {
+        Self {
+            answers: answer.is_spoken,
+            external_address: answer.outer,
+        }
+    }
 }
 
 /// How far IPv6 works.
@@ -94,6 +130,9 @@ impl From<Option<Filtering>> for NatFiltering {
     }
 }
 
+/// The kind of a candidate that the router opened.
+const MAPPED: &str = "mapped";
+
 /// An address at which this device may be reached.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -131,11 +170,57 @@ pub(super) async fn netcheck(State(state): State<LocalState>) -> Response {
     let surroundings = membership.mesh().surroundings().await;
     let netmap = membership.follow().borrow().clone();
     let relays = netmap.as_ref().map_or(&[][..], |netmap| &netmap.relays);
-    let filtering = filtering::measure(&stun_ports(relays).await).await;
-    let name = |relay| membership.relay_name(relay);
     let port_mapping = state.board.read().port_mapping;
-    let measured = (filtering.into(), port_mapping);
+    let ports = stun_ports(relays).await;
+    let (filtering, spoken) = tokio::join!(filtering::measure(&ports), spoken(port_mapping));
+    let name = |relay| membership.relay_name(relay);
+    let measured = Measured {
+        filtering: filtering.into(),
+        port_mapping,
+        spoken,
+    };
     Json(Netcheck::new(&surroundings, measured, name)).into_response()
+}
+
+/// Asks the router what it speaks, unless it is not to be asked.
+async fn spoken(port_mapping: PortMappingState) -> Option<Spoken> {
+    if port_mapping == PortMappingState::Off {
+        return None;
+    }
+    Some(match Router::find().await {
+        Some(router) => Spoken::by(router).await,
+        None => Spoken::default(),
+    })
+}
+
+/// What is not known of the mesh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Measured {
+    /// How the NAT filters.
+    pub filtering: NatFiltering,
+    /// Whether the router opened a port.
+    pub port_mapping: PortMappingState,
+    /// What it speaks, if it was asked.
+    pub spoken: Option<Spoken>,
+}
+
+impl Measured {
+    fn protocols(self, candidates: &[OwnCandidate]) -> Option<MappingProtocols> {
+        let spoken = self.spoken?;
+        let mut pcp = MappingProtocol::from(spoken.pcp);
+        if self.port_mapping == PortMappingState::Pcp {
+            let mapped = candidates.iter().find(|candidate| candidate.kind == MAPPED);
+            pcp.external_address = mapped.and_then(|mapped| match mapped.address.ip() {
+                IpAddr::V4(outer) => Some(outer),
+                IpAddr::V6(_) => None,
+            });
+        }
+        Some(MappingProtocols {
+            pcp,
+            nat_pmp: spoken.nat_pmp.into(),
+            upnp: spoken.upnp.into(),
+        })
+    }
 }
 
 /// Returns where relays answer STUN, as far as each has two ports of one address.
@@ -159,12 +244,9 @@ async fn stun_ports(relays: &[RelayRecord]) -> Vec<StunPorts> {
 impl Netcheck {
     /// Words what the mesh knows.
     #[must_use]
-    pub fn new(
-        surroundings: &Surroundings,
-        (filtering, port_mapping): (NatFiltering, PortMappingState),
-        name: impl Fn(RelayId) -> String,
-    ) -> Self {
+    pub fn new(surroundings: &Surroundings, measured: Measured, name: impl Fn(RelayId) -> String) -> Self {
         let relays = &surroundings.relays;
+        let candidates = candidates(surroundings);
         let by_udp = || relays.iter().filter(|relay| relay.is_up && !relay.is_stream);
         let is_blocked = surroundings.mapping == Mapping::Blocked;
         let is_known = is_blocked || by_udp().next().is_some();
@@ -179,9 +261,10 @@ impl Netcheck {
                 Mapping::EndpointDependent => NatMapping::EndpointDependent,
                 Mapping::Unknown | Mapping::Blocked => NatMapping::Unknown,
             },
-            filtering,
-            port_mapping,
-            candidates: candidates(surroundings),
+            filtering: measured.filtering,
+            port_mapping: measured.port_mapping,
+            port_mapping_protocols: measured.protocols(&candidates),
+            candidates,
             home_relay: surroundings.home.map(&name),
             relays: relays
                 .iter()
@@ -210,7 +293,7 @@ fn candidates(surroundings: &Surroundings) -> Vec<OwnCandidate> {
     let worded = candidates.map(|candidate| OwnCandidate {
         kind: match candidate.kind {
             CandidateKind::Local => "local",
-            CandidateKind::Mapped => "mapped",
+            CandidateKind::Mapped => MAPPED,
             CandidateKind::Reflexive | CandidateKind::Seen => "reflexive",
         }
         .to_owned(),
@@ -272,7 +355,11 @@ mod tests {
             home: relays.first().map(|relay| relay.id),
             relays,
         };
-        let measured = (None.into(), PortMappingState::Pcp);
+        let measured = Measured {
+            filtering: None.into(),
+            port_mapping: PortMappingState::Pcp,
+            spoken: None,
+        };
         Netcheck::new(&surroundings, measured, |_| "near".to_owned())
     }
 

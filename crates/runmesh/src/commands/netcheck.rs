@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use node::LocalClient;
 use node::local_api::Netcheck;
-use node::local_api::netcheck::{Ipv6, NatFiltering, NatMapping};
+use node::local_api::netcheck::{Ipv6, MappingProtocol, NatFiltering, NatMapping};
 use node::port_mapping::PortMappingState;
 use serde_json::{Value, json};
 
@@ -24,13 +24,16 @@ pub(crate) struct NetcheckArgs {
     state_dir: Option<PathBuf>,
 }
 
-const FIELDS: [Column; 7] = [
+const FIELDS: [Column; 10] = [
     ("UDP", "/udp"),
     ("IPv6", "/ipv6"),
     ("NAT", "/nat"),
     ("NAT mapping", "/mapping"),
     ("NAT filtering", "/filtering"),
     ("port mapping", "/portMapping"),
+    ("PCP", "/pcp"),
+    ("NAT-PMP", "/natPmp"),
+    ("UPnP", "/upnp"),
     ("home relay", "/homeRelay"),
 ];
 
@@ -66,6 +69,7 @@ fn worded(check: &Netcheck) -> Value {
         Some(false) => no,
         None => unknown,
     };
+    let protocols = check.port_mapping_protocols.as_ref();
     json!({
         "udp": known(check.udp, "gets through", "blocked", "unknown: no relay is reached"),
         "ipv6": match check.ipv6 {
@@ -94,6 +98,21 @@ fn worded(check: &Netcheck) -> Value {
             PortMappingState::NatPmp => "by NAT-PMP",
             PortMappingState::Upnp => "by UPnP",
         },
+        "pcp": protocols.map(|protocols| answered(protocols.pcp)),
+        "natPmp": protocols.map(|protocols| answered(protocols.nat_pmp)),
+        "upnp": protocols.map(|protocols| answered(protocols.upnp)),
         "homeRelay": check.home_relay,
     })
+}
+
+/// What the router answered by one protocol.
+fn answered(protocol: MappingProtocol) -> String {
+    match protocol {
+        MappingProtocol { answers: false, .. } => "no answer".to_owned(),
+        MappingProtocol {
+            external_address: Some(outer),
+            ..
+        } => format!("answers; the router's outer address is {outer}"),
+        MappingProtocol { .. } => "answers".to_owned(),
+    }
 }

@@ -4,6 +4,8 @@
 //! Only the default gateway is spoken to: what else answers in the same network may be anybody's. Every exchange has a limit
 //! of time, and the libraries read at most 1 MiB of an answer.
 
+pub mod spoken;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -190,22 +192,8 @@ impl Opened {
 }
 
 async fn by_upnp(router: Router, port: NonZeroU16, before: Option<NonZeroU16>) -> Result<Opened, String> {
-    let mut options = SearchOptions::default();
-    options.bind_addr = SocketAddr::from((router.local, 0));
-    options.timeout = Some(SEARCH);
-    options.single_search_timeout = Some(SEARCH);
-    let found = search_gateway(options).await.map_err(|error| error.to_string())?;
-    if found.addr.ip() != router.gateway {
-        return Err(format!(
-            "{} answers, and is not the default gateway",
-            found.addr.ip()
-        ));
-    }
-    let outer = match found.get_external_ip().await {
-        Ok(IpAddr::V4(outer)) => outer,
-        Ok(IpAddr::V6(_)) => return Err("another family".to_owned()),
-        Err(error) => return Err(error.to_string()),
-    };
+    let found = search(router, SEARCH).await?;
+    let outer = outer_of(&found).await?;
     let local = SocketAddr::from((router.local, port.get()));
     let seconds = u32::try_from(LIFETIME.as_secs()).unwrap_or(u32::MAX);
     let wanted = before.unwrap_or(port).get();
@@ -229,6 +217,30 @@ async fn by_upnp(router: Router, port: NonZeroU16, before: Option<NonZeroU16>) -
         grant,
         how: How::Upnp(found),
     })
+}
+
+/// Looks for the router by UPnP.
+async fn search(router: Router, patience: Duration) -> Result<Gateway<Tokio>, String> {
+    let mut options = SearchOptions::default();
+    options.bind_addr = SocketAddr::from((router.local, 0));
+    options.timeout = Some(patience);
+    options.single_search_timeout = Some(patience);
+    let found = search_gateway(options).await.map_err(|error| error.to_string())?;
+    if found.addr.ip() != router.gateway {
+        return Err(format!(
+            "{} answers, and is not the default gateway",
+            found.addr.ip()
+        ));
+    }
+    Ok(found)
+}
+
+async fn outer_of(found: &Gateway<Tokio>) -> Result<Ipv4Addr, String> {
+    match found.get_external_ip().await {
+        Ok(IpAddr::V4(outer)) => Ok(outer),
+        Ok(IpAddr::V6(_)) => Err("another family".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The kernel's table of routes.
