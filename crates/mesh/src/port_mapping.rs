@@ -18,6 +18,12 @@ pub const LIFETIME: Duration = Duration::from_secs(7200);
 /// The shortest lifetime that is taken: a router that gives less would be asked all the time.
 pub const LIFETIME_MIN: Duration = Duration::from_secs(120);
 
+/// The longest time until a port is asked for again: a router that has forgotten it may not say so, or not be heard.
+pub const RENEW_MAX: Duration = Duration::from_secs(600);
+
+/// The shortest time between two attempts because a router began anew: whoever shares its network can say so in its name.
+pub const ANEW_MIN: Duration = Duration::from_secs(10);
+
 /// How long to wait after a first attempt in vain; each one after it waits twice as long, up to [`RETRY_MAX`].
 pub const RETRY_MIN: Duration = Duration::from_secs(30);
 
@@ -44,6 +50,8 @@ pub struct Grant {
     pub address: SocketAddrV4,
     /// For how long.
     pub lifetime: Duration,
+    /// For how many seconds the router has known what it knows, where the protocol says it.
+    pub epoch: Option<u32>,
 }
 
 /// Why a grant is not believed.
@@ -66,7 +74,8 @@ pub enum Implausible {
 pub enum Timer {
     /// Ask for a port.
     Ask,
-    /// Ask for the same port again, at half its lifetime, and after each attempt in vain at half of what is left.
+    /// Ask for the same port again: at half its lifetime or after [`RENEW_MAX`], and after each attempt in vain at half of
+    /// what is left.
     Renew,
     /// The port is closed: the caller withdraws it by [`PortMapping::expired`].
     Expire,
@@ -79,12 +88,16 @@ pub struct PortMapping {
     next: Monotonic,
     /// Attempts in vain since the last that was not.
     failures: u32,
+    /// From when on a router that began anew is asked again.
+    anew_from: Monotonic,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Held {
     grant: Grant,
     until: Monotonic,
+    /// The router's epoch, and when it was told.
+    epoch: Option<(u32, Monotonic)>,
 }
 
 impl PortMapping {
@@ -95,6 +108,7 @@ impl PortMapping {
             held: None,
             next: now,
             failures: 0,
+            anew_from: now,
         }
     }
 
@@ -136,8 +150,9 @@ impl PortMapping {
         self.held = Some(Held {
             grant,
             until: now + lifetime,
+            epoch: grant.epoch.map(|epoch| (epoch, now)),
         });
-        self.next = now + lifetime / 2;
+        self.next = now + (lifetime / 2).min(RENEW_MAX);
         self.failures = 0;
         Ok(())
     }
@@ -156,6 +171,23 @@ impl PortMapping {
         self.next = now + wait;
     }
 
+    /// The router told everybody for how many seconds it has known what it knows. If it lost what it gave us, or has never
+    /// given anything, it is asked after `wait`, but no sooner than [`ANEW_MIN`] after the last time; returns whether it is.
+    pub fn announced(&mut self, protocol: Protocol, epoch: u32, wait: Duration, now: Monotonic) -> bool {
+        if let Some(held) = &mut self.held {
+            if held.grant.protocol != protocol {
+                return false;
+            }
+            let before = held.epoch.replace((epoch, now));
+            if before.is_none_or(|(before, at)| is_same_life(before, epoch, now.since(at))) {
+                return false;
+            }
+        }
+        self.next = self.next.min((now + wait).max(self.anew_from));
+        self.anew_from = now + ANEW_MIN;
+        true
+    }
+
     /// What was given is over; the next attempt is due at once.
     pub fn expired(&mut self, now: Monotonic) {
         self.held = None;
@@ -166,6 +198,13 @@ impl PortMapping {
     pub fn network_changed(&mut self, now: Monotonic) {
         *self = Self::new(now);
     }
+}
+
+/// Tells whether a router that has counted from one epoch to another in a time still knows what it did (RFC 6887 section 8.5).
+fn is_same_life(before: u32, epoch: u32, elapsed: Duration) -> bool {
+    let (ours, theirs) = (elapsed.as_secs(), u64::from(epoch.saturating_sub(before)));
+    let is_in_step = |one: u64, other: u64| one + 2 >= other - other / 16;
+    epoch.saturating_add(1) >= before && is_in_step(ours, theirs) && is_in_step(theirs, ours)
 }
 
 fn check(grant: &Grant) -> Result<(), Implausible> {
@@ -202,6 +241,7 @@ mod tests {
             protocol: Protocol::Pcp,
             address: address.parse().expect("an address"),
             lifetime: Duration::from_secs(seconds),
+            epoch: Some(100),
         }
     }
 
@@ -256,7 +296,54 @@ mod tests {
         mapping
             .granted(grant(OUTER, u64::from(u32::MAX)), at(0))
             .expect("plausible");
-        assert_eq!(mapping.due(), (at(3600), Timer::Renew));
+        assert_eq!(mapping.due(), (at(600), Timer::Renew));
+        while mapping.due().1 == Timer::Renew {
+            mapping.failed(mapping.due().0);
+        }
+        assert_eq!(mapping.due(), (at(7200), Timer::Expire));
+    }
+
+    #[test]
+    fn a_router_that_began_anew_is_asked_soon_and_one_that_only_says_so_often_is_not_asked_often() {
+        let wait = Duration::from_secs(1);
+        let mut mapping = PortMapping::new(at(0));
+        mapping.granted(grant(OUTER, 7200), at(0)).expect("plausible");
+        // As it counted on, with the drift that two clocks may have.
+        for (epoch, now) in [(100, 0), (99, 0), (160, 60), (214, 118), (330, 240)] {
+            let mut other = mapping.clone();
+            assert!(!other.announced(Protocol::Pcp, epoch, wait, at(now)), "{epoch}");
+            assert_eq!(other.due(), mapping.due());
+        }
+        for (epoch, now) in [(0, 0), (98, 0), (100, 60), (400, 60), (0, 400)] {
+            let mut other = mapping.clone();
+            assert!(other.announced(Protocol::Pcp, epoch, wait, at(now)), "{epoch}");
+            assert_eq!(other.due(), (at(now + 1), Timer::Renew));
+        }
+        assert!(
+            !mapping.announced(Protocol::NatPmp, 0, wait, at(1)),
+            "another clock"
+        );
+        assert!(mapping.announced(Protocol::Pcp, 0, wait, at(1)));
+        mapping.granted(grant(OUTER, 7200), at(2)).expect("plausible");
+        assert!(mapping.announced(Protocol::Pcp, 0, wait, at(3)));
+        assert_eq!(
+            mapping.due(),
+            (at(11), Timer::Renew),
+            "ten seconds after the first"
+        );
+    }
+
+    #[test]
+    fn a_router_that_gave_nothing_is_asked_when_it_begins_anew() {
+        let mut mapping = PortMapping::new(at(0));
+        for _ in 0..9 {
+            mapping.failed(mapping.due().0);
+        }
+        let (due, _) = mapping.due();
+        let now = at(10_000);
+        assert!(due > now);
+        assert!(mapping.announced(Protocol::Pcp, 0, Duration::ZERO, now));
+        assert_eq!(mapping.due(), (now, Timer::Ask));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mesh::port_mapping::Protocol;
 use net::port_mapping::{OpenError, Opened, Router};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio_util::sync::CancellationToken;
 
 const ROUTER: Router = Router {
     gateway: Ipv4Addr::new(192, 0, 2, 1),
@@ -76,7 +77,7 @@ fn ask(
             .build()
             .expect("a runtime");
         let start = Instant::now();
-        let opened = runtime.block_on(Opened::open(ROUTER, PORT, None));
+        let opened = runtime.block_on(Opened::open(ROUTER, PORT, None, &CancellationToken::new()));
         drop(runtime);
         drop(namespace);
         (opened, start.elapsed())

@@ -3,10 +3,12 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use mesh::port_mapping::word::Word;
 use mesh::port_mapping::{PortMapping, Protocol, Timer};
 use net::MeshNet;
 use net::clock::Clock;
-use net::port_mapping::{Opened, Router};
+use net::port_mapping::announcements::Announcements;
+use net::port_mapping::{OpenError, Opened, Router};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +17,9 @@ use crate::status::StatusBoard;
 
 /// How long the clock of the runtime is trusted: it stands still while the device sleeps.
 const SLEEP_MAX: Duration = Duration::from_secs(300);
+
+/// How long at most to wait before a router that begins anew is asked: all of its network hear it at the same time.
+const SPREAD_MS_MAX: u64 = 2000;
 
 /// What is known of the router's port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -43,6 +48,7 @@ pub(crate) struct PortMapper {
     clock: Clock,
     state: PortMapping,
     router: Option<Router>,
+    announcements: Option<Announcements>,
     opened: Option<Opened>,
 }
 
@@ -57,6 +63,7 @@ impl PortMapper {
             state: PortMapping::new(clock.mono()),
             clock,
             router: None,
+            announcements: None,
             opened: None,
         }
     }
@@ -77,11 +84,9 @@ impl PortMapper {
                     Ok(()) => self.look().await,
                     Err(_) => break,
                 },
+                word = hear(self.announcements.as_ref()) => self.heed(word),
                 () = tokio::time::sleep(wait) => if due <= self.clock.mono() {
-                    tokio::select! {
-                        () = stop.cancelled() => break,
-                        () = self.act(timer, port) => {}
-                    }
+                    self.act(timer, port, &stop).await;
                 },
             }
         }
@@ -92,9 +97,7 @@ impl PortMapper {
 
     /// Looks whether the router is another one.
     async fn look(&mut self) {
-        let router = Router::find().await;
-        if router != self.router {
-            self.router = router;
+        if self.find_router().await {
             // The router that opened it is out of reach; it closes it by itself.
             self.opened = None;
             self.state.network_changed(self.clock.mono());
@@ -104,24 +107,54 @@ impl PortMapper {
         self.tell().await;
     }
 
-    async fn act(&mut self, timer: Timer, port: NonZeroU16) {
+    /// Looks for the router; returns whether it is another one.
+    async fn find_router(&mut self) -> bool {
+        let router = Router::find().await;
+        if router == self.router {
+            return false;
+        }
+        self.router = router;
+        self.announcements = router.and_then(|router| {
+            let heard = Announcements::of(router);
+            heard
+                .inspect_err(|error| tracing::debug!(%error, "the router is not heard when it begins anew"))
+                .ok()
+        });
+        true
+    }
+
+    /// Asks anew when the router has lost what it gave.
+    fn heed(&mut self, word: Word) {
+        let protocol = match word {
+            Word::Pcp { .. } => Protocol::Pcp,
+            Word::NatPmp { .. } => Protocol::NatPmp,
+        };
+        let spread = Duration::from_millis(u64::from_ne_bytes(net::random::bytes()) % SPREAD_MS_MAX);
+        let now = self.clock.mono();
+        if self.state.announced(protocol, word.epoch(), spread, now) {
+            tracing::debug!("the router began anew and is asked again");
+        }
+    }
+
+    async fn act(&mut self, timer: Timer, port: NonZeroU16, stop: &CancellationToken) {
         match timer {
             Timer::Expire => {
                 self.opened = None;
                 self.state.expired(self.clock.mono());
             }
-            Timer::Ask | Timer::Renew => self.ask(port).await,
+            Timer::Ask | Timer::Renew => self.ask(port, stop).await,
         }
         self.tell().await;
     }
 
-    async fn ask(&mut self, port: NonZeroU16) {
-        self.router = Router::find().await;
+    async fn ask(&mut self, port: NonZeroU16, stop: &CancellationToken) {
+        self.find_router().await;
         let Some(router) = self.router else {
             return self.state.failed(self.clock.mono());
         };
-        let opened = match Opened::open(router, port, self.opened.as_ref()).await {
+        let opened = match Opened::open(router, port, self.opened.as_ref(), stop).await {
             Ok(opened) => opened,
+            Err(OpenError::Stopped) => return,
             Err(error) => {
                 tracing::debug!(%error, "the router opens no port");
                 return self.state.failed(self.clock.mono());
@@ -154,4 +187,15 @@ impl PortMapper {
     fn show(&self, state: PortMappingState) {
         self.board.change(|status| status.port_mapping = state);
     }
+}
+
+/// Waits for a word of the router.
+async fn hear(announcements: Option<&Announcements>) -> Word {
+    if let Some(announcements) = announcements {
+        match announcements.next().await {
+            Ok(word) => return word,
+            Err(error) => tracing::debug!(%error, "the router is no longer heard"),
+        }
+    }
+    std::future::pending().await
 }

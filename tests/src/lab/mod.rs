@@ -11,7 +11,7 @@ mod neighbours;
 mod outage;
 mod pair;
 pub mod platform;
-mod router;
+pub mod router;
 mod tls;
 mod trouble;
 pub mod world;

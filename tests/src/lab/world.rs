@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
@@ -131,7 +132,7 @@ impl Internet {
             ))?;
             router.sysctl(&[("net/ipv4/ip_forward", "1")])?;
             if site.nat == Nat::Cgnat {
-                site.routers.push(self.carrier(&router, outside)?);
+                site.routers.push(Arc::new(self.carrier(&router, outside)?));
             } else {
                 self.join(&router, outside, false)?;
             }
@@ -144,13 +145,15 @@ impl Internet {
                 ("net/netfilter/nf_conntrack_udp_timeout_stream", &seconds),
             ])?;
         }
+        let router = Arc::new(router);
         if site.nat.opens_ports() {
             self.backbone.sysctl(&[("net/ipv4/ip_forward", "1")])?;
             self.backbone.ip(&format!(
                 "route add {} via 203.0.113.{outside}\n",
                 router::outer(outside)
             ))?;
-            site.services.push(OpensPorts::start(&router, outside, site.nat)?);
+            let service = OpensPorts::start(&router, outside, subnet, site.nat)?;
+            site.services.push(service);
         }
         site.routers.push(router);
         Ok(())
@@ -210,10 +213,10 @@ impl Internet {
 pub struct Site {
     /// The host.
     pub host: Namespace,
-    /// What its router does besides.
-    services: Vec<OpensPorts>,
+    /// What opens ports on its routers, the first uplink's first; empty where nothing does.
+    pub services: Vec<OpensPorts>,
     /// What lies before it, the innermost last.
-    pub routers: Vec<Namespace>,
+    pub routers: Vec<Arc<Namespace>>,
     /// Of which kind it is.
     pub nat: Nat,
     number: u16,

@@ -4,6 +4,7 @@
 //! Only the default gateway is spoken to: what else answers in the same network may be anybody's. Every exchange has a limit
 //! of time, and the libraries read at most 1 MiB of an answer.
 
+pub mod announcements;
 pub mod spoken;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -17,7 +18,8 @@ use igd_next::aio::Gateway;
 use igd_next::aio::tokio::{Tokio, search_gateway};
 use igd_next::{PortMappingProtocol, SearchOptions};
 use mesh::port_mapping::{Grant, LIFETIME, Protocol};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 /// How long PCP and NAT-PMP may take, each: three datagrams, of which the last is waited for a second.
 const BY_DATAGRAM: TimeoutConfig = TimeoutConfig {
@@ -33,7 +35,17 @@ const SEARCH: Duration = Duration::from_secs(3);
 const ATTEMPT: Duration = Duration::from_secs(15);
 
 /// How long a router may take to close a port.
-const RELEASE: Duration = Duration::from_secs(2);
+const RELEASE: Duration = Duration::from_millis(1500);
+
+/// How long an answer is waited for once nobody wants the port any more.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
+/// How long a port is asked to be closed of which it is not known whether it was opened.
+const TAKING_BACK: TimeoutConfig = TimeoutConfig {
+    initial_timeout: Duration::from_millis(250),
+    max_retries: 1,
+    max_retry_timeout: None,
+};
 
 /// What a router shows its owner of the port.
 const DESCRIPTION: &str = "RunMesh";
@@ -81,12 +93,21 @@ pub enum OpenError {
     /// It took too long.
     #[error("the router did not answer within {} s", ATTEMPT.as_secs())]
     TooSlow,
+    /// Nobody wants it any more. What may have been opened was asked to be closed.
+    #[error("asking was stopped")]
+    Stopped,
 }
 
 impl Opened {
-    /// Asks for a port of UDP that leads to `port` of this device; for the one that was `before`, if it can be had.
-    pub async fn open(router: Router, port: NonZeroU16, before: Option<&Self>) -> Result<Self, OpenError> {
-        let opened = timeout(ATTEMPT, open(router, port, before));
+    /// Asks for a port of UDP that leads to `port` of this device; for the one that was `before`, if it can be had. Once
+    /// `stop` is cancelled this fails within 1.5 s, and no port stays open of whose opening the router can be told.
+    pub async fn open(
+        router: Router,
+        port: NonZeroU16,
+        before: Option<&Self>,
+        stop: &CancellationToken,
+    ) -> Result<Self, OpenError> {
+        let opened = timeout(ATTEMPT, open(router, port, before, stop));
         opened.await.unwrap_or(Err(OpenError::TooSlow))
     }
 
@@ -96,7 +117,7 @@ impl Opened {
         self.grant
     }
 
-    /// Has the port closed, within two seconds or by its own end.
+    /// Has the port closed, within 1.5 s or by its own end.
     pub async fn release(self) {
         let release = async {
             match self.how {
@@ -116,7 +137,12 @@ impl Opened {
     }
 }
 
-async fn open(router: Router, port: NonZeroU16, before: Option<&Opened>) -> Result<Opened, OpenError> {
+async fn open(
+    router: Router,
+    port: NonZeroU16,
+    before: Option<&Opened>,
+    stop: &CancellationToken,
+) -> Result<Opened, OpenError> {
     let outer = before.and_then(|before| NonZeroU16::new(before.grant.address.port()));
     let options = PortMappingOptions {
         external_port: Some(outer.unwrap_or(port)),
@@ -124,39 +150,100 @@ async fn open(router: Router, port: NonZeroU16, before: Option<&Opened>) -> Resu
         timeout_config: Some(BY_DATAGRAM),
     };
     let mut refusals = Vec::new();
-    // PCP knows a renewal by its nonce.
-    let renewed = match before.map(|before| &before.how) {
-        Some(How::ByDatagram(mapping)) => match mapping.mapping_type() {
-            PortMappingType::Pcp { nonce, .. } => Some(nonce),
-            PortMappingType::NatPmp => None,
-        },
-        _ => None,
-    };
-    let base = pcp::BaseMapRequest::new(
-        router.gateway.into(),
-        router.local.into(),
-        InternetProtocol::Udp,
-        port,
+    // PCP knows a renewal, and who may close a port, by its nonce.
+    let nonce = before.and_then(Opened::nonce).unwrap_or_else(new_nonce);
+    let (asking, taking_back) = (
+        by_pcp(router, port, nonce, options),
+        pcp_back(router, port, nonce),
     );
-    match pcp::port_mapping(base, renewed, None, options).await {
-        Ok(mapping) => match by_pcp(mapping) {
-            Some(opened) => return Ok(opened),
-            None => refusals.push("PCP: another family".to_owned()),
-        },
+    match settle(asking, taking_back, stop).await? {
+        Ok(opened) => return Ok(opened),
         Err(error) => refusals.push(format!("PCP: {error}")),
     }
-    match by_nat_pmp(router, port, options).await {
+    let (asking, taking_back) = (by_nat_pmp(router, port, options), nat_pmp_back(router, port));
+    match settle(asking, taking_back, stop).await? {
         Ok(opened) => return Ok(opened),
         Err(error) => refusals.push(format!("NAT-PMP: {error}")),
     }
-    match by_upnp(router, port, outer).await {
+    let found = tokio::select! {
+        found = search(router, SEARCH) => found,
+        // So far nothing was asked for by UPnP.
+        () = stop.cancelled() => return Err(OpenError::Stopped),
+    };
+    let asking = async { by_upnp(found?, router, port, outer).await };
+    // What somebody else of this network has opened must not be closed by its number.
+    match settle(asking, async {}, stop).await? {
         Ok(opened) => return Ok(opened),
         Err(error) => refusals.push(format!("UPnP: {error}")),
     }
     Err(OpenError::Refused(refusals.join("; ")))
 }
 
-fn by_pcp(mapping: PortMapping) -> Option<Opened> {
+/// Waits for what comes of a question. Once it is stopped, it is waited for a moment only, and the port is closed again: the one
+/// that was opened, or by `taking_back` the one that may still be.
+async fn settle(
+    asking: impl Future<Output = Result<Opened, String>>,
+    taking_back: impl Future<Output = ()>,
+    stop: &CancellationToken,
+) -> Result<Result<Opened, String>, OpenError> {
+    let too_late = async {
+        stop.cancelled().await;
+        sleep(LAST_WORD).await;
+    };
+    let answer = tokio::select! {
+        answer = asking => Some(answer),
+        () = too_late => None,
+    };
+    match answer {
+        Some(answer) if !stop.is_cancelled() => return Ok(answer),
+        Some(Ok(opened)) => opened.release().await,
+        Some(Err(_)) => {}
+        None => taking_back.await,
+    }
+    Err(OpenError::Stopped)
+}
+
+fn new_nonce() -> pcp::Nonce {
+    let bytes: [u8; 12] = crate::random::bytes();
+    let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    [word(0), word(4), word(8)]
+}
+
+async fn by_pcp(
+    router: Router,
+    port: NonZeroU16,
+    nonce: pcp::Nonce,
+    options: PortMappingOptions,
+) -> Result<Opened, String> {
+    let (gateway, local) = (router.gateway.into(), router.local.into());
+    let base = pcp::BaseMapRequest::new(gateway, local, InternetProtocol::Udp, port);
+    let mapping = pcp::port_mapping(base, Some(nonce), None, options)
+        .await
+        .map_err(|error| error.to_string())?;
+    opened_by_pcp(mapping).ok_or_else(|| "another family".to_owned())
+}
+
+async fn pcp_back(router: Router, port: NonZeroU16, nonce: pcp::Nonce) {
+    let range = pcp::DropMappingRange::Single {
+        protocol: InternetProtocol::Udp,
+        internal_port: port,
+    };
+    let (gateway, local) = (router.gateway.into(), router.local.into());
+    let closed = pcp::try_drop_mapping(gateway, local, nonce, range, Some(TAKING_BACK));
+    if let Err(error) = closed.await {
+        tracing::debug!(%error, "the router did not say that it closed a port");
+    }
+}
+
+async fn nat_pmp_back(router: Router, port: NonZeroU16) {
+    let (gateway, protocol) = (router.gateway.into(), InternetProtocol::Udp);
+    let closed = natpmp::try_drop_mapping(gateway, protocol, Some(port), Some(TAKING_BACK));
+    if let Err(error) = closed.await {
+        tracing::debug!(%error, "the router did not say that it closed a port");
+    }
+}
+
+fn opened_by_pcp(mapping: PortMapping) -> Option<Opened> {
     let PortMappingType::Pcp { external_ip, .. } = mapping.mapping_type() else {
         return None;
     };
@@ -166,23 +253,33 @@ fn by_pcp(mapping: PortMapping) -> Option<Opened> {
     Some(Opened::by_datagram(mapping, Protocol::Pcp, outer))
 }
 
-async fn by_nat_pmp(
-    router: Router,
-    port: NonZeroU16,
-    options: PortMappingOptions,
-) -> Result<Opened, natpmp::Failure> {
+async fn by_nat_pmp(router: Router, port: NonZeroU16, options: PortMappingOptions) -> Result<Opened, String> {
     let gateway = router.gateway.into();
-    let outer = natpmp::external_address(gateway, options.timeout_config).await?;
-    let mapping = natpmp::port_mapping(gateway, InternetProtocol::Udp, port, options).await?;
-    Ok(Opened::by_datagram(mapping, Protocol::NatPmp, outer))
+    let asking = async {
+        let outer = natpmp::external_address(gateway, options.timeout_config).await?;
+        let mapping = natpmp::port_mapping(gateway, InternetProtocol::Udp, port, options).await?;
+        Ok(Opened::by_datagram(mapping, Protocol::NatPmp, outer))
+    };
+    asking.await.map_err(|error: natpmp::Failure| error.to_string())
 }
 
 impl Opened {
+    fn nonce(&self) -> Option<pcp::Nonce> {
+        let How::ByDatagram(mapping) = &self.how else {
+            return None;
+        };
+        match mapping.mapping_type() {
+            PortMappingType::Pcp { nonce, .. } => Some(nonce),
+            PortMappingType::NatPmp => None,
+        }
+    }
+
     fn by_datagram(mapping: PortMapping, protocol: Protocol, outer: Ipv4Addr) -> Self {
         let grant = Grant {
             protocol,
             address: SocketAddrV4::new(outer, mapping.external_port().get()),
             lifetime: Duration::from_secs(mapping.lifetime().into()),
+            epoch: Some(mapping.gateway_epoch()),
         };
         Self {
             grant,
@@ -191,8 +288,12 @@ impl Opened {
     }
 }
 
-async fn by_upnp(router: Router, port: NonZeroU16, before: Option<NonZeroU16>) -> Result<Opened, String> {
-    let found = search(router, SEARCH).await?;
+async fn by_upnp(
+    found: Gateway<Tokio>,
+    router: Router,
+    port: NonZeroU16,
+    before: Option<NonZeroU16>,
+) -> Result<Opened, String> {
     let outer = outer_of(&found).await?;
     let local = SocketAddr::from((router.local, port.get()));
     let seconds = u32::try_from(LIFETIME.as_secs()).unwrap_or(u32::MAX);
@@ -212,6 +313,7 @@ async fn by_upnp(router: Router, port: NonZeroU16, before: Option<NonZeroU16>) -
         protocol: Protocol::Upnp,
         address: SocketAddrV4::new(outer, given),
         lifetime: LIFETIME,
+        epoch: None,
     };
     Ok(Opened {
         grant,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use node::names::host::DnsConfig;
 use node::reach::proxy::ProxyConfig;
 use node::tun::{DEFAULT_NAME, TunName};
@@ -43,7 +44,7 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "NAME", requires = "tun", default_value = DEFAULT_NAME)]
     tun_name: TunName,
     /// Do not ask the router to open a port for the mesh socket (PCP, NAT-PMP, UPnP)
-    #[arg(long)]
+    #[arg(long, env = "RUNMESH_NO_PORT_MAPPING", value_parser = FalseyValueParser::new())]
     no_port_mapping: bool,
     /// Where programs on this device reach the mesh by SOCKS5 or HTTP CONNECT, such as 127.0.0.1:1080; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
