@@ -24,8 +24,8 @@ use mesh::relay::server::{Forward, Quota, RelayConfig, RelayServer, Source};
 use mesh::stun;
 use mesh::tunnel::{Mobility, PacketSink, PeerConfig, Received, Tunnel};
 use types::{
-    AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayTicket, SigningPrivateKey,
-    Timestamp,
+    AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayExpulsion, RelayTicket,
+    SignedRelayExpulsion, SigningPrivateKey, Timestamp,
 };
 
 /// Feeds datagrams to a WireGuard tunnel with one peer.
@@ -265,13 +265,14 @@ fn check_target(target: &Target) {
 /// Feeds frames to a relay with two clients, and to one of them.
 ///
 /// The first byte chooses: 0, a raw batch to the relay whose frame length are the next two bytes; 1, a raw frame to the
-/// client; 2, a genuine Hello changed by the rest; 3, a genuine Confirm changed by the rest.
+/// client; 2, a genuine Hello changed by the rest; 3, a genuine Confirm changed by the rest; 4, a genuine
+/// expulsion changed by the rest, which a client brings.
 pub fn relay(input: &[u8]) {
     let Some((mode, rest)) = input.split_first() else {
         return;
     };
     let mut bench = RelayBench::new();
-    match mode % 4 {
+    match mode % 5 {
         0 => {
             let Some((frame_len, bytes)) = rest.split_first_chunk::<2>() else {
                 return;
@@ -295,6 +296,19 @@ pub fn relay(input: &[u8]) {
             if let Some((_, answer)) = bench.server.poll_transmit() {
                 assert!(is_as_it_was || is_another && answer.len() == 4);
             }
+        }
+        4 => {
+            // Sealed by a client, so that it is read after decryption.
+            let genuine = bench.expulsion(2);
+            let bytes = changed(genuine.as_bytes(), rest);
+            let Ok(bytes) = bytes.try_into() else {
+                return;
+            };
+            let brought = SignedRelayExpulsion::from_bytes(bytes);
+            bench.clients[0].hand_over(brought, bench.now.mono);
+            bench.settle();
+            assert_eq!(bench.server.has_client(&key(2).public()), brought != genuine);
+            assert!(bench.server.has_client(&key(1).public()));
         }
         _ => {
             bench.clients[0].check(bench.now.mono);
@@ -372,6 +386,12 @@ impl RelayBench {
         };
         let ticket = ticket.sign(&SigningPrivateKey::from_random([0xaa; 32]));
         RelayClient::new(self.server.id(), key(who), Some(ticket), [who; 32])
+    }
+
+    /// What the control plane signs to shut a client out.
+    fn expulsion(&self, who: u8) -> SignedRelayExpulsion {
+        let expulsion = RelayExpulsion::of_tickets_until(self.now.wall, key(who).public(), Realm([1; 16]));
+        expulsion.sign(&SigningPrivateKey::from_random([0xaa; 32]))
     }
 
     fn feed_relay(&mut self, who: u8, bytes: &[u8], frame_len: usize) {

@@ -145,8 +145,8 @@ impl World {
     }
 }
 
-/// An address that is free now; nobody else takes it before the control plane does, or its start fails loudly.
-fn free_udp_address() -> Result<String> {
+/// An address that is free now; nobody else takes it before whoever asks does, or its start fails loudly.
+pub fn free_udp_address() -> Result<String> {
     let socket = std::net::UdpSocket::bind(ANY_PORT).context("find a free port")?;
     Ok(socket.local_addr().context("learn the free port")?.to_string())
 }

@@ -111,6 +111,16 @@ impl Hub {
         nodes.iter().filter(has).copied().collect()
     }
 
+    /// Says to the stream of a node that was revoked that it must end: from now on [`Attendance::is_in`] denies it.
+    pub(crate) fn begin_revoke(&self, node: NodeId) {
+        self.begin_close(node, |ends| &ends.revoked);
+    }
+
+    /// Says to the stream of a node whose key has expired that it must end: from now on [`Attendance::is_in`] denies it.
+    pub(crate) fn begin_expire(&self, node: NodeId) {
+        self.begin_close(node, |ends| &ends.expired);
+    }
+
     /// Closes the stream of a node that was revoked, and waits until it is closed.
     pub(crate) async fn revoke(&self, node: NodeId) {
         self.close(node, |ends| &ends.revoked).await;
@@ -121,11 +131,16 @@ impl Hub {
         self.close(node, |ends| &ends.expired).await;
     }
 
+    fn begin_close(&self, node: NodeId, why: impl FnOnce(&Ends) -> &CancellationToken) -> Option<Ends> {
+        let ends = self.lock().streams.get(&node).cloned()?;
+        why(&ends).cancel();
+        Some(ends)
+    }
+
     async fn close(&self, node: NodeId, why: impl FnOnce(&Ends) -> &CancellationToken) {
-        let Some(ends) = self.lock().streams.get(&node).cloned() else {
+        let Some(ends) = self.begin_close(node, why) else {
             return;
         };
-        why(&ends).cancel();
         if tokio::time::timeout(CLOSE_TIMEOUT, ends.closed.cancelled())
             .await
             .is_err()
@@ -174,6 +189,12 @@ impl Attendance {
     /// Ends when the node's key has expired.
     pub(crate) async fn expired(&self) {
         self.ends.expired.cancelled().await;
+    }
+
+    /// Tells whether nothing has cut in: the stream is the node's newest, and the node is not shut out.
+    pub(crate) fn is_in(&self) -> bool {
+        let cuts = [&self.ends.replaced, &self.ends.revoked, &self.ends.expired];
+        cuts.iter().all(|cut| !cut.is_cancelled())
     }
 
     /// Takes note that the node has everything up to this generation in force.

@@ -9,7 +9,10 @@ use net::RelayPoint;
 use net::mesh_net::{MeshListener, MeshNet, MeshNetConfig};
 use net::netstack::StackConfig;
 use types::policy::DISPATCH_PORT;
-use types::{AllowedIp, NodePrivateKey, NodePublicKey, PacketFilter, PortRange, Ports, SignedRelayTicket};
+use types::{
+    AllowedIp, NodePrivateKey, NodePublicKey, PacketFilter, PortRange, Ports, SignedRelayExpulsion,
+    SignedRelayTicket,
+};
 use url::Url;
 
 use mesh::MeshPeer;
@@ -89,6 +92,11 @@ impl Platform {
     /// Takes the next ticket for the relays.
     pub(crate) async fn renew_ticket(&self, ticket: SignedRelayTicket) {
         self.net.set_ticket(ticket).await;
+    }
+
+    /// Has every relay shut a node out.
+    pub(crate) async fn expel_from_relays(&self, expulsion: SignedRelayExpulsion) {
+        self.net.expel_from_relays(expulsion).await;
     }
 
     /// Listens for streams of every peer.

@@ -1,7 +1,10 @@
-//! The relays that nodes are given: the one beside this control plane, those that run elsewhere, and the tickets for all.
+//! The relays that nodes are given: the one beside this control plane, those that run elsewhere, the tickets for all, and
+//! who is shut out of them.
 //!
 //! What a relay does is `mesh::relay`, and running one is the crate `relay`, which this one does not know: whoever starts a
 //! control plane hands in how the relay beside it is started.
+
+mod expulsions;
 
 use std::fmt::{self, Debug};
 use std::net::SocketAddr;
@@ -12,12 +15,17 @@ use axum::Router;
 use futures_util::future::BoxFuture;
 use net::RelayPoint;
 use sha2::{Digest as _, Sha256};
-use types::relay::{RELAY_TICKET_LIFETIME, Realm, RelayTicket};
+use tokio::sync::watch;
+use types::relay::{RELAY_TICKET_LIFETIME, Realm};
 use types::{
-    NodePrivateKey, NodePublicKey, OrgId, RelayId, RelayRecord, SignedRelayTicket, SigningPrivateKey,
-    SigningPublicKey, Timestamp,
+    NodePrivateKey, NodePublicKey, OrgId, RelayId, RelayRecord, SignedRelayExpulsion, SignedRelayTicket,
+    SigningPrivateKey, SigningPublicKey,
 };
 use url::{Host, Url};
+
+use self::expulsions::Expulsions;
+pub(crate) use self::expulsions::Kept;
+use crate::clock::Clock;
 
 /// How often a ticket is renewed: at half its life, so that one message may be lost.
 pub(crate) const TICKET_EVERY: Duration = Duration::from_secs(RELAY_TICKET_LIFETIME.as_secs() / 2);
@@ -47,8 +55,8 @@ pub struct RelayBeside {
     pub stun_addr: Option<SocketAddr>,
     /// The route of its WebSocket, to be served with the control plane's own.
     pub routes: Router,
-    /// Shuts a node out for as long as it may have tickets.
-    pub expel: Box<dyn Fn(NodePublicKey) -> BoxFuture<'static, ()> + Send + Sync>,
+    /// Shuts a node out whose tickets are void.
+    pub expel: Box<dyn Fn(SignedRelayExpulsion) -> BoxFuture<'static, ()> + Send + Sync>,
     /// Sends its clients away and stops within the time given.
     pub drain: Box<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>,
 }
@@ -91,6 +99,7 @@ pub(crate) struct Relays {
     authority: SigningPrivateKey,
     beside: Option<Arc<RelayBeside>>,
     records: Vec<RelayRecord>,
+    expulsions: Arc<Expulsions>,
 }
 
 impl Relays {
@@ -106,6 +115,7 @@ impl Relays {
             records: own.chain(elsewhere.iter().cloned()).collect(),
             authority,
             beside: beside.map(Arc::new),
+            expulsions: Arc::default(),
         }
     }
 
@@ -124,28 +134,30 @@ impl Relays {
         self.records.iter().any(|record| record.id == relay)
     }
 
-    /// Makes a ticket for a node of an org; `None` while there is no relay.
+    /// Makes a ticket for a node of an org that may have one when it is signed: whoever shuts the node out has `may` say so
+    /// before [`Relays::expel`]. `None` while there is no relay.
     pub(crate) fn ticket(
         &self,
-        org: OrgId,
-        node: NodePublicKey,
-        now: Timestamp,
+        (org, node): (OrgId, NodePublicKey),
+        may: impl FnOnce() -> bool,
+        clock: &Clock,
     ) -> Option<SignedRelayTicket> {
-        self.sign(node, realm_of(org), now)
+        self.sign((node, realm_of(org)), may, clock)
     }
 
     /// Makes the ticket of the platform's own node; `None` while there is no relay.
-    pub(crate) fn platform_ticket(&self, node: NodePublicKey, now: Timestamp) -> Option<SignedRelayTicket> {
-        self.sign(node, Realm::PLATFORM, now)
+    pub(crate) fn platform_ticket(&self, node: NodePublicKey, clock: &Clock) -> Option<SignedRelayTicket> {
+        self.sign((node, Realm::PLATFORM), || true, clock)
     }
 
-    fn sign(&self, node: NodePublicKey, realm: Realm, now: Timestamp) -> Option<SignedRelayTicket> {
-        let ticket = RelayTicket {
-            node,
-            realm,
-            expires_at: now + RELAY_TICKET_LIFETIME,
-        };
-        (!self.records.is_empty()).then(|| ticket.sign(&self.authority))
+    fn sign(
+        &self,
+        node: (NodePublicKey, Realm),
+        may: impl FnOnce() -> bool,
+        clock: &Clock,
+    ) -> Option<SignedRelayTicket> {
+        let is_useful = || !self.records.is_empty() && may();
+        self.expulsions.ticket(node, is_useful, &self.authority, clock)
     }
 
     /// Returns how the platform's own node reaches the relays: the one beside it without leaving the machine.
@@ -174,11 +186,28 @@ impl Relays {
             .map_or_else(Router::new, |relay| relay.routes.clone())
     }
 
-    /// Shuts a node out of the relay beside. Relays elsewhere do so when its ticket is over.
-    pub(crate) async fn expel(&self, key: NodePublicKey) {
+    /// Signs that a node of an org is shut out, and wakes those who carry it to relays; `None` while there is no relay.
+    #[must_use]
+    pub(crate) fn expel(
+        &self,
+        org: OrgId,
+        node: NodePublicKey,
+        clock: &Clock,
+    ) -> Option<SignedRelayExpulsion> {
+        let is_useful = !self.records.is_empty();
+        is_useful.then(|| self.expulsions.expel((org, node), &self.authority, clock))
+    }
+
+    /// Shuts a node out of the relay beside.
+    pub(crate) async fn expel_beside(&self, expulsion: SignedRelayExpulsion) {
         if let Some(relay) = &self.beside {
-            (relay.expel)(key).await;
+            (relay.expel)(expulsion).await;
         }
+    }
+
+    /// Returns who of an org is shut out, for its nodes to carry to relays: now, and whenever there is more.
+    pub(crate) fn follow_expulsions(&self, org: OrgId) -> watch::Receiver<Kept> {
+        self.expulsions.follow(org)
     }
 
     /// Sends the clients of the relay beside away, and stops it.
@@ -270,25 +299,75 @@ mod tests {
     #[test]
     fn a_ticket_is_the_nodes_and_of_its_orgs_realm() {
         let relays = relays(Some(still()));
-        let (node, now) = (key(), Timestamp::from_unix_ms(1_800_000_000_000));
+        let (node, clock) = (key(), Clock::system());
         let orgs = [[1; 16], [2; 16]].map(OrgId::from_random);
         let open = |ticket: SignedRelayTicket| {
-            let opened = ticket.open(&relays.authority.public(), now);
+            let opened = ticket.open(&relays.authority.public(), clock.wall());
             opened.expect("a ticket of our own")
         };
-        let [one, other] = orgs.map(|org| open(relays.ticket(org, node, now).expect("a ticket")));
-        assert_eq!((one.node, one.expires_at), (node, now + RELAY_TICKET_LIFETIME));
+        let now = clock.wall();
+        let [one, other] =
+            orgs.map(|org| open(relays.ticket((org, node), || true, &clock).expect("a ticket")));
+        assert_eq!(one.node, node);
+        let life = one.expires_at.since(now);
+        assert!((RELAY_TICKET_LIFETIME..RELAY_TICKET_LIFETIME + Duration::from_secs(60)).contains(&life));
         assert!(!one.realm.reaches(other.realm));
-        let platform = open(relays.platform_ticket(node, now).expect("a ticket"));
+        let platform = open(relays.platform_ticket(node, &clock).expect("a ticket"));
         assert!(platform.realm.reaches(one.realm) && platform.realm.reaches(other.realm));
     }
 
     #[test]
-    fn without_a_relay_there_are_no_tickets() {
-        let (relays, node) = (relays(None), key());
-        let now = Timestamp::from_unix_ms(0);
+    fn without_a_relay_there_are_no_tickets_and_nobody_is_shut_out() {
+        let (relays, node, clock) = (relays(None), key(), Clock::system());
+        let org = OrgId::from_random([1; 16]);
         assert!(relays.records().is_empty());
-        assert_eq!(relays.platform_ticket(node, now), None);
-        assert_eq!(relays.ticket(OrgId::from_random([1; 16]), node, now), None);
+        assert_eq!(relays.platform_ticket(node, &clock), None);
+        assert_eq!(relays.ticket((org, node), || true, &clock), None);
+        assert_eq!(relays.expel(org, node, &clock), None);
+        assert!(relays.follow_expulsions(org).borrow().is_empty());
+    }
+
+    #[test]
+    fn an_expulsion_voids_every_ticket_of_before_and_no_later_one() {
+        let relays = relays(Some(still()));
+        let (node, clock, org) = (key(), Clock::system(), OrgId::from_random([1; 16]));
+        let ticket = || relays.ticket((org, node), || true, &clock).expect("a ticket");
+        let (authority, now) = (relays.authority(), clock.wall());
+        let before = ticket().open(&authority, now).expect("our own");
+        let mut followed = relays.follow_expulsions(org);
+        let expulsion = relays.expel(org, node, &clock).expect("there is a relay");
+        assert!(followed.has_changed().expect("it is there"));
+        assert!(
+            followed
+                .borrow_and_update()
+                .iter()
+                .any(|(_, kept)| *kept == expulsion)
+        );
+        let expulsion = expulsion.open(&authority).expect("our own");
+        assert!(expulsion.voids(&before));
+        clock.advance(Duration::from_millis(1));
+        let after = ticket().open(&authority, clock.wall()).expect("our own");
+        assert!(!expulsion.voids(&after));
+        assert_eq!(relays.ticket((org, node), || false, &clock), None);
+    }
+
+    #[test]
+    fn the_nodes_of_an_org_are_given_the_newest_that_matter_still() {
+        let relays = relays(Some(still()));
+        let (node, clock) = (key(), Clock::system());
+        let [org, other] = [[1; 16], [2; 16]].map(OrgId::from_random);
+        let of_other = relays.expel(other, node, &clock);
+        let mut last = None;
+        for _ in 0..70 {
+            clock.advance(Duration::from_millis(1));
+            last = relays.expel(org, node, &clock);
+        }
+        let kept = relays.follow_expulsions(org).borrow().clone();
+        assert_eq!((kept.len(), kept.back().map(|(_, one)| *one)), (64, last));
+        assert!(kept.iter().all(|(_, one)| Some(*one) != of_other));
+        clock.advance(Duration::from_secs(361));
+        let last = relays.expel(org, node, &clock);
+        let kept = relays.follow_expulsions(org).borrow().clone();
+        assert_eq!((kept.len(), kept.back().map(|(_, one)| *one)), (1, last));
     }
 }

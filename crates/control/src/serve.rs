@@ -289,9 +289,7 @@ async fn use_relays(app: Arc<App>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = due.tick() => {}
         }
-        let ticket = app
-            .relays
-            .platform_ticket(app.keys.platform.public(), app.clock.wall());
+        let ticket = app.relays.platform_ticket(app.keys.platform.public(), &app.clock);
         let Some(ticket) = ticket else {
             return;
         };

@@ -20,7 +20,7 @@ use crate::http::Shared;
 use crate::hub::Attendance;
 use crate::limits::{Buckets, Quota};
 use crate::orchestrator::doubt;
-use crate::relays::TICKET_EVERY;
+use crate::relays::{Kept, TICKET_EVERY};
 use crate::secrets;
 use crate::store::nodes::NodeRow;
 
@@ -35,6 +35,9 @@ const KEYS_CAPABILITY: u32 = 5;
 
 /// The first capability version that takes netmap deltas.
 const DELTA_CAPABILITY: u32 = 4;
+
+/// The first capability version that carries expulsions to relays.
+const EXPULSION_CAPABILITY: u32 = 6;
 
 /// How many characters of a node's reason are logged.
 const REASON_CHARS_MAX: usize = 200;
@@ -237,6 +240,8 @@ struct Session<'a> {
     id: NodeId,
     capability: u32,
     given: Given,
+    /// The number of the last expulsion that it was sent.
+    expulsion_given: u64,
     reports: Buckets,
     /// When the store was told last that the node was heard.
     noted: Monotonic,
@@ -252,6 +257,7 @@ impl<'a> Session<'a> {
             id: row.node.id,
             capability: hello.capability_version,
             given: Given::at_hello(hello.generation),
+            expulsion_given: 0,
             reports: Buckets::new(REPORTS),
             noted: app.clock.now().mono,
         }
@@ -259,6 +265,8 @@ impl<'a> Session<'a> {
 
     async fn serve(&mut self, link: &mut Link) -> Result<(), End> {
         let mut changes = self.attendance.changes.clone();
+        let mut expulsions = self.app.relays.follow_expulsions(self.org);
+        expulsions.mark_changed();
         let mut tickets = tokio::time::interval(TICKET_EVERY);
         let mut ping = tokio::time::interval(PING_EVERY);
         let mut heard = tokio::time::Instant::now();
@@ -271,10 +279,15 @@ impl<'a> Session<'a> {
                     self.push(link, roster).await?;
                 }
                 _ = tickets.tick(), if self.capability >= RELAY_CAPABILITY => {
-                    let now = self.app.clock.wall();
-                    if let Some(ticket) = self.app.relays.ticket(self.org, self.row.node.public_key, now) {
+                    let node = (self.org, self.row.node.public_key);
+                    let may = || self.attendance.is_in();
+                    if let Some(ticket) = self.app.relays.ticket(node, may, &self.app.clock) {
                         link.send(&ToNode::RelayTicket { ticket }).await?;
                     }
+                }
+                Ok(()) = expulsions.changed(), if self.capability >= EXPULSION_CAPABILITY => {
+                    let kept = expulsions.borrow_and_update().clone();
+                    self.hand_out(link, &kept).await?;
                 }
                 _ = ping.tick() => {
                     if heard.elapsed() > SILENCE_MAX {
@@ -291,6 +304,18 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    /// Sends who is shut out, as far as the node was not told: it carries it to the relays.
+    async fn hand_out(&mut self, link: &mut Link, kept: &Kept) -> Result<(), End> {
+        for (number, expulsion) in kept {
+            if *number > self.expulsion_given {
+                self.expulsion_given = *number;
+                let expulsion = *expulsion;
+                link.send(&ToNode::RelayExpulsion { expulsion }).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends what a roster says that the node was not given yet, in the shortest form that it understands.

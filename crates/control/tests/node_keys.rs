@@ -10,7 +10,7 @@ use support::Fixture;
 use support::device::{Device, Stream, hello, link, private_key};
 use types::control::{FromNode, ToNode};
 use types::policy::OVERLAP;
-use types::{NodePublicKey, Timestamp};
+use types::{NodePublicKey, SigningPublicKey, Timestamp};
 
 async fn node(fixture: &Fixture, device: &Device) -> Value {
     let path = format!("/v1/runmesh/nodes/{}", device.id);
@@ -380,6 +380,37 @@ async fn a_stream_that_is_open_when_the_key_expires_is_told_so() {
         }
     };
     assert!(said);
+}
+
+#[tokio::test]
+async fn relays_hear_of_a_key_that_has_expired_and_take_the_node_in_again_when_it_is_approved() {
+    let fixture = Fixture::start_with_relay().await;
+    set_life(&fixture, "90d").await;
+    let device = link(&fixture, 1).await;
+    fixture.clock.advance(DAY);
+    let sibling = link(&fixture, 2).await;
+    let mut watching = sibling.open(None).await;
+    watching.netmap().await;
+    fixture
+        .clock
+        .advance(expires_at(&fixture, &device).await.since(fixture.clock.wall()));
+    let expulsion = watching.expulsion().await;
+    assert_eq!(&expulsion.claim().node, device.key.public().as_bytes());
+    let again = link(&fixture, 1).await;
+    let ticket = again.open(None).await.ticket().await;
+    let relays = fixture.get("/v1/runmesh/relays").await.data(200).clone();
+    let authority: SigningPublicKey = relays["authority"]
+        .as_str()
+        .expect("a key")
+        .parse()
+        .expect("a key");
+    let ticket = ticket.open(&authority, fixture.clock.wall()).expect("a ticket");
+    assert!(
+        !expulsion
+            .open(&authority)
+            .expect("signed for relays")
+            .voids(&ticket)
+    );
 }
 
 #[tokio::test]

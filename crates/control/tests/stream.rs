@@ -12,11 +12,11 @@ use mesh::tunnel::Mobility;
 use net::mesh_net::{MeshNet, MeshNetConfig};
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::Fixture;
 use support::device::{Stream, hello, link, link_as, private_key, second_member};
+use support::{Fixture, relay_elsewhere};
 use tokio_tungstenite::tungstenite::Message;
 use types::control::{FromNode, ToNode};
-use types::{Generation, Netmap, NodePrivateKey, PathKind, PathReason, RelayId, RelayRecord};
+use types::{Generation, Netmap, NodePrivateKey, PathKind, PathReason, RelayId};
 
 async fn node(fixture: &Fixture, id: &str) -> Value {
     fixture
@@ -396,13 +396,7 @@ async fn the_platform_is_reached_over_the_mesh_until_the_node_is_revoked() {
 
 #[tokio::test]
 async fn the_home_relay_of_a_node_is_told_to_those_that_see_it() {
-    let relays = [8, 9].map(|seed| RelayRecord {
-        id: RelayId(private_key(seed).public()),
-        name: format!("relay{seed}").parse().expect("a label"),
-        endpoints: vec![format!("192.0.2.{seed}:3478")],
-        url: None,
-        stun_endpoints: Vec::new(),
-    });
+    let relays = [8, 9].map(relay_elsewhere);
     let [near, far] = [relays[0].id, relays[1].id];
     let fixture = Fixture::start_with(Tuning::default(), |start| {
         start.relays_elsewhere = relays.to_vec();

@@ -4,8 +4,8 @@
 //!
 //! - *Configuration*: [`set_keys`](Mesh::set_keys), [`upsert_peer`](Mesh::upsert_peer),
 //!   [`rename_peer`](Mesh::rename_peer), [`remove_peer`](Mesh::remove_peer),
-//!   [`set_relays`](Mesh::set_relays), [`set_ticket`](Mesh::set_ticket), [`set_local`](Mesh::set_local),
-//!   [`set_filter`](Mesh::set_filter).
+//!   [`set_relays`](Mesh::set_relays), [`set_ticket`](Mesh::set_ticket), [`expel_from_relays`](Mesh::expel_from_relays),
+//!   [`set_local`](Mesh::set_local), [`set_filter`](Mesh::set_filter).
 //! - *Inputs*: [`send_packets`](Mesh::send_packets), [`handle_datagrams`](Mesh::handle_datagrams),
 //!   [`ping`](Mesh::ping), [`handle_stream`](Mesh::handle_stream), [`stream_opened`](Mesh::stream_opened),
 //!   [`stream_closed`](Mesh::stream_closed), [`socket_closed`](Mesh::socket_closed), [`network_changed`](Mesh::network_changed),
@@ -30,7 +30,10 @@ use std::sync::Arc;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
-use types::{Monotonic, NodePrivateKey, NodePublicKey, Now, PacketFilter, RelayId, SignedRelayTicket};
+use types::{
+    Monotonic, NodePrivateKey, NodePublicKey, Now, PacketFilter, RelayId, SignedRelayExpulsion,
+    SignedRelayTicket,
+};
 
 use self::inbound::{Inbound, ReceivedProbe};
 use self::peers::Peers;
@@ -149,6 +152,11 @@ impl Mesh {
     pub fn set_ticket(&mut self, ticket: SignedRelayTicket, now: Now) {
         self.relays.set_ticket(ticket, now.mono);
         self.after_relays(now);
+    }
+
+    /// Has every relay at which we are, or get in while it matters, shut out a node whose tickets the control plane voids.
+    pub fn expel_from_relays(&mut self, expulsion: SignedRelayExpulsion, now: Now) {
+        self.relays.expel(expulsion, now.mono);
     }
 
     /// Takes what peers may open towards us from now on; with `None`, which is so at first, they may everything.

@@ -21,6 +21,12 @@
 //! replayed by whoever saw it; it moves nothing. Only a Confirm does, which is sealed and numbered, so that a client that
 //! changes its network sends one datagram and is there. A Confirm every 20 s keeps NATs open and the session alive.
 //!
+//! # How a node is shut out
+//!
+//! The control plane signs an expulsion ([`types::relay::SignedRelayExpulsion`]), and whoever of the relay's clients has it
+//! hands it over, sealed as a Confirm is, until the relay answers that it knows. It voids the tickets that were signed before
+//! it, in one realm: their client is dropped, and they let nobody in any more.
+//!
 //! # How datagrams pass
 //!
 //! Each client has a number that the relay drew. A client that does not know its peer's number sends by key (40 bytes more);

@@ -14,7 +14,7 @@ use mesh::probe::{Candidate, Mapping};
 use mesh::tunnel::{Counters, PeerStatus};
 use mesh::{Mesh, MeshEvent, MeshPeer, RelayView};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use types::{NodePrivateKey, NodePublicKey, PacketFilter, RelayId, SignedRelayTicket};
+use types::{NodePrivateKey, NodePublicKey, PacketFilter, RelayId, SignedRelayExpulsion, SignedRelayTicket};
 
 use crate::alarm::Alarm;
 use crate::engine::command::Command;
@@ -374,6 +374,12 @@ impl MeshNet {
     /// Takes the ticket that lets us use the relays.
     pub async fn set_ticket(&self, ticket: SignedRelayTicket) {
         self.tell(Command::Ticket { ticket }).await;
+    }
+
+    /// Has every relay shut out a node whose tickets the control plane voids: those at which we are, at once; others when
+    /// we get in there within seven minutes.
+    pub async fn expel_from_relays(&self, expulsion: SignedRelayExpulsion) {
+        self.tell(Command::ExpelFromRelays { expulsion }).await;
     }
 
     /// Takes what peers may open towards us; with `None`, which is so at first, they may everything.

@@ -251,6 +251,10 @@ impl ControlClient {
                 self.membership.mesh().set_ticket(ticket).await;
                 Heard::Nothing
             }
+            Ok(ToNode::RelayExpulsion { expulsion }) => {
+                self.membership.mesh().expel_from_relays(expulsion).await;
+                Heard::Nothing
+            }
             Ok(ToNode::KeyInForce {
                 public_key,
                 previous_until,

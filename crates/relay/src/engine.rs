@@ -16,7 +16,8 @@ use net::udp::{ReceiveBuffer, UdpSocket};
 use net::wake::Bell;
 use rustix::event::{PollFd, PollFlags};
 use tokio::sync::{mpsc, oneshot};
-use types::{Monotonic, NodePublicKey, Now};
+use types::relay::RelayExpulsionError;
+use types::{Monotonic, Now, SignedRelayExpulsion};
 
 use crate::handle::RelayStatus;
 use crate::outbox::Outbox;
@@ -41,8 +42,8 @@ pub(crate) enum Command {
         reply: oneshot::Sender<RelayStatus>,
     },
     Expel {
-        key: NodePublicKey,
-        reply: oneshot::Sender<bool>,
+        expulsion: Box<SignedRelayExpulsion>,
+        reply: oneshot::Sender<Result<bool, RelayExpulsionError>>,
     },
     Drain {
         left: Duration,
@@ -252,7 +253,9 @@ impl Engine {
             };
             match command {
                 Command::Status { reply } => drop(reply.send(self.status())),
-                Command::Expel { key, reply } => drop(reply.send(self.server.expel(&key, now.mono))),
+                Command::Expel { expulsion, reply } => {
+                    let _ = reply.send(self.server.expel(&expulsion, now));
+                }
                 Command::Drain { left, reply } => self.drain(left, reply, now),
                 Command::Open { remote, reply } => {
                     // Whoever asked may be gone; then the stream is closed again when the answer is dropped.

@@ -13,7 +13,8 @@ use net::random;
 use net::udp::UdpSocket;
 use net::wake::Bell;
 use tokio::sync::{mpsc, oneshot};
-use types::{NodePrivateKey, NodePublicKey, RelayId, SigningPublicKey};
+use types::relay::RelayExpulsionError;
+use types::{NodePrivateKey, RelayId, SignedRelayExpulsion, SigningPublicKey};
 
 use crate::engine::{Command, Engine, Parts};
 use crate::stream::{OpenError, Stream};
@@ -85,6 +86,17 @@ pub enum StartError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the relay has stopped")]
 pub struct Stopped;
+
+/// Why nobody was shut out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExpelError {
+    /// The relay has stopped, and passes nothing on.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// The control plane that this relay knows has not said so.
+    #[error("the relay does not believe who is to be shut out: {0}")]
+    NotBelieved(#[from] RelayExpulsionError),
+}
 
 /// What the shell did with what the protocol decided. Every count only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -214,9 +226,11 @@ impl Relay {
         self.ask(|reply| Command::Status { reply }).await
     }
 
-    /// Shuts a node out, now and until every ticket it can have is over. Tells whether it was there.
-    pub async fn expel(&self, key: NodePublicKey) -> Result<bool, Stopped> {
-        self.ask(|reply| Command::Expel { key, reply }).await
+    /// Shuts a node out whose tickets the control plane voids. Tells whether it was there.
+    pub async fn expel(&self, expulsion: SignedRelayExpulsion) -> Result<bool, ExpelError> {
+        let expulsion = Box::new(expulsion);
+        let asked = self.ask(|reply| Command::Expel { expulsion, reply }).await;
+        Ok(asked??)
     }
 
     /// Tells every client to go within `left`, takes no new ones, and stops when none is left or the time is over.

@@ -15,6 +15,6 @@ pub mod stream;
 pub mod tls;
 pub mod websocket;
 
-pub use handle::{Relay, RelayOptions, RelayStatus, ShellCounters, StartError, Stopped};
+pub use handle::{ExpelError, Relay, RelayOptions, RelayStatus, ShellCounters, StartError, Stopped};
 pub use mesh::relay::server::Quota;
 pub use stream::{OpenError, Stream};

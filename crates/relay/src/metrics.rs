@@ -41,7 +41,6 @@ async fn health(State(relay): State<Relay>) -> Response {
 /// Writes a relay's numbers as Prometheus reads them.
 #[must_use]
 pub fn text(status: &RelayStatus) -> String {
-    let (relay, shell) = (&status.relay, &status.shell);
     let mut text = String::new();
     let gauges = [
         ("clients", "Clients that are there now.", status.clients),
@@ -56,7 +55,28 @@ pub fn text(status: &RelayStatus) -> String {
         head(&mut text, name, help, "gauge");
         let _ = writeln!(text, "runmesh_relay_{name} {value}");
     }
-    let counters = [
+    for (name, help, value) in counters(status) {
+        head(&mut text, name, help, "counter");
+        let _ = writeln!(text, "runmesh_relay_{name} {value}");
+    }
+    head(
+        &mut text,
+        "cpu_seconds_total",
+        "Processor time of the relay's thread.",
+        "counter",
+    );
+    let _ = writeln!(
+        text,
+        "runmesh_relay_cpu_seconds_total {}",
+        status.cpu.as_secs_f64()
+    );
+    drops(&mut text, status);
+    text
+}
+
+fn counters(status: &RelayStatus) -> [(&'static str, &'static str, u64); 8] {
+    let (relay, shell) = (&status.relay, &status.shell);
+    [
         (
             "datagrams_forwarded_total",
             "Datagrams passed on.",
@@ -79,6 +99,11 @@ pub fn text(status: &RelayStatus) -> String {
             relay.stun_requests,
         ),
         (
+            "expulsions_total",
+            "Nodes that were shut out, whether they were there or not.",
+            relay.expulsions,
+        ),
+        (
             "streams_unbound_total",
             "WebSockets closed because no client was bound to them.",
             shell.streams_unbound,
@@ -88,24 +113,7 @@ pub fn text(status: &RelayStatus) -> String {
             "Receives that the system refused.",
             shell.receives_refused,
         ),
-    ];
-    for (name, help, value) in counters {
-        head(&mut text, name, help, "counter");
-        let _ = writeln!(text, "runmesh_relay_{name} {value}");
-    }
-    head(
-        &mut text,
-        "cpu_seconds_total",
-        "Processor time of the relay's thread.",
-        "counter",
-    );
-    let _ = writeln!(
-        text,
-        "runmesh_relay_cpu_seconds_total {}",
-        status.cpu.as_secs_f64()
-    );
-    drops(&mut text, status);
-    text
+    ]
 }
 
 fn drops(text: &mut String, status: &RelayStatus) {

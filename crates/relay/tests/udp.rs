@@ -5,10 +5,11 @@ mod common;
 use std::net::UdpSocket as StdUdpSocket;
 use std::time::Duration;
 
-use common::{GIVE_UP, UdpNode, World, key, loopback, options};
+use common::{GIVE_UP, UdpNode, World, expulsion, key, loopback, options};
 use mesh::relay::client::ClientEvent;
 use mesh::relay::server::{Quota, RelayDrop};
 use mesh::stun::{self, Answer};
+use net::clock::Clock;
 use relay::{Relay, StartError};
 
 #[test]
@@ -150,18 +151,11 @@ fn an_expelled_node_is_out_and_others_are_not() {
     let world = World::new(options());
     let (mut a, mut b) = (world.node(1), world.node(2));
     a.get_acquainted(&mut b);
-    assert!(
-        world
-            .runtime
-            .block_on(world.relay.expel(key(2).public()))
-            .expect("runs")
-    );
-    assert!(
-        !world
-            .runtime
-            .block_on(world.relay.expel(key(3).public()))
-            .expect("runs")
-    );
+    let expel = |who| {
+        let expelled = world.relay.expel(expulsion(who));
+        world.runtime.block_on(expelled).expect("believed")
+    };
+    assert!(expel(2) && !expel(3));
     b.send(1, &[b"not any more"]);
     b.until(|node| node.events.contains(&ClientEvent::Down));
     world.until_with(&mut b, |status| status.relay.dropped(RelayDrop::Expelled) > 0);
@@ -169,6 +163,19 @@ fn an_expelled_node_is_out_and_others_are_not() {
     assert!(a.inbox.is_empty());
     let mut c = world.node(4);
     a.get_acquainted(&mut c);
+}
+
+#[test]
+fn a_relay_elsewhere_believes_whoever_brings_what_the_control_plane_has_signed() {
+    let world = World::new(options());
+    let (mut a, mut b) = (world.node(1), world.node(2));
+    a.get_acquainted(&mut b);
+    a.client.hand_over(expulsion(2), Clock::new().mono());
+    world.until_with(&mut a, |status| status.clients == 1);
+    assert_eq!(world.status().relay.expulsions, 1);
+    b.send(1, &[b"not any more"]);
+    b.until(|node| node.events.contains(&ClientEvent::Down));
+    world.until_with(&mut b, |status| status.relay.dropped(RelayDrop::Expelled) > 0);
 }
 
 #[test]

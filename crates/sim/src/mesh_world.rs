@@ -14,14 +14,20 @@ use mesh::relay::server::{Quota, RelayConfig as ServerConfig, RelayServer, Sourc
 use mesh::tunnel::{Mobility, PacketSink};
 use mesh::{EXTRA_SOCKETS_MAX, Mesh, MeshEvent, MeshPeer, Output, SocketNumber};
 use types::{
-    AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayId, RelayTicket, SignedRelayTicket,
-    SigningPrivateKey, Timestamp,
+    AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayExpulsion, RelayId, RelayTicket,
+    SignedRelayTicket, SigningPrivateKey, Timestamp,
 };
 
 use self::relays::{StreamMessage, to_relay};
 use crate::dice::Dice;
 use crate::internet::{Arrival, HostId, Internet};
 use crate::packet;
+
+/// The realm of every node.
+const REALM: Realm = Realm([1; 16]);
+
+/// For how long a ticket is good that a node gets when it is added or changes its key.
+const TICKET_LIFETIME: Duration = Duration::from_secs(86_400);
 
 /// The UDP port of every relay.
 const RELAY_PORT: u16 = 3478;
@@ -207,10 +213,22 @@ impl MeshWorld {
     fn ticket(&self, node: NodePublicKey) -> SignedRelayTicket {
         let ticket = RelayTicket {
             node,
-            realm: Realm([1; 16]),
-            expires_at: self.now.wall + Duration::from_secs(86_400),
+            realm: REALM,
+            expires_at: self.now.wall + TICKET_LIFETIME,
         };
         ticket.sign(&self.authority)
+    }
+
+    /// Tells one node that another is shut out of the relays: the control plane has signed it.
+    pub fn tell_expelled(&mut self, at: NodeNumber, node: NodeNumber) {
+        let expulsion = RelayExpulsion {
+            node: self.key(node),
+            realm: REALM,
+            void_until: self.now.wall + TICKET_LIFETIME,
+        };
+        let (expulsion, now) = (expulsion.sign(&self.authority), self.now);
+        self.nodes[at.0].mesh.expel_from_relays(expulsion, now);
+        self.collect(at);
     }
 
     /// Gives a node another key, and tells everybody of it at once.

@@ -10,7 +10,7 @@ use crate::keys::{NodePublicKey, SigningPublicKey};
 use crate::names::DisplayText;
 use crate::netmap::{ENDPOINTS_MAX, Generation, Netmap, NetmapDelta};
 use crate::node::{PathKind, PathReason};
-use crate::relay::{RelayId, SignedRelayTicket};
+use crate::relay::{RelayId, SignedRelayExpulsion, SignedRelayTicket};
 use crate::time::Timestamp;
 
 /// The largest message either side accepts, in bytes of JSON.
@@ -23,7 +23,8 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// - 3 (2026-11-26): packet filters in the netmap.
 /// - 4 (2026-11-26): netmap deltas; the whole netmap is sent again when a delta was refused.
 /// - 5 (2026-11-26): another key for the same node, home relays of peers.
-pub const CAPABILITY_VERSION: u32 = 5;
+/// - 6 (2026-11-26): expulsions, carried to the relays.
+pub const CAPABILITY_VERSION: u32 = 6;
 
 /// From the control plane to a node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -37,6 +38,11 @@ pub enum ToNode {
     RelayTicket {
         /// The ticket.
         ticket: SignedRelayTicket,
+    },
+    /// Somebody of the org is shut out: the node tells the relays at which it is.
+    RelayExpulsion {
+        /// Who, signed so that a relay believes it whoever carries it.
+        expulsion: SignedRelayExpulsion,
     },
     /// Which key is the node's: said first on every stream, to a node that understands it. On a stream that was opened with
     /// the key before, it is also the last thing that is said.

@@ -33,7 +33,9 @@ pub use names::{AgentSlug, DisplayText, Label, MeshNameError, NodeName, OrgName}
 pub use netmap::{Generation, Netmap, NetmapDelta, PeerRecord};
 pub use node::{NodeKind, NodeStatus, PathKind, PathReason};
 pub use policy::{Decision, Evaluation, Policy, Subject};
-pub use relay::{Realm, RelayId, RelayRecord, RelayTicket, SignedRelayTicket};
+pub use relay::{
+    Realm, RelayExpulsion, RelayId, RelayRecord, RelayTicket, SignedRelayExpulsion, SignedRelayTicket,
+};
 pub use run::{Attempt, ExecutionMode, Fence, RunLimits, RunOrder, RunSettings, RunStatus, RunnerSpec};
 pub use secret::SecretString;
 pub use ticket::{RunTicket, SealedOrder, SignedRunTicket};

@@ -1,16 +1,21 @@
-//! Relays as nodes know them: which there are, and the ticket that lets a node use them.
+//! Relays as nodes know them: which there are, the ticket that lets a node use them, and the word that shuts one out.
 //!
 //! What goes over the wire to a relay is `mesh::relay`. A relay learns keys, addresses and amounts; never a name.
+
+mod expulsion;
+mod statement;
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
-use crate::keys::{KeyError, NodePublicKey, Signature, SigningPrivateKey, SigningPublicKey};
+pub use self::expulsion::{
+    RELAY_EXPULSION_LEN, RelayExpulsion, RelayExpulsionClaim, RelayExpulsionError, SignedRelayExpulsion,
+};
+use self::statement::{STATEMENT_LEN, SignedStatement, Statement};
+use crate::keys::{KeyError, NodePublicKey, SigningPrivateKey, SigningPublicKey};
 use crate::names::NodeName;
 use crate::time::Timestamp;
 
@@ -18,12 +23,10 @@ use crate::time::Timestamp;
 pub const RELAY_TICKET_LIFETIME: Duration = Duration::from_secs(300);
 
 /// Bytes of a relay ticket as it travels: node key 32, realm 16, expiry 8, signature 64.
-pub const RELAY_TICKET_LEN: usize = SIGNED_LEN + 64;
+pub const RELAY_TICKET_LEN: usize = STATEMENT_LEN;
 
 /// How far the clocks of control plane and relay may disagree.
 pub const RELAY_CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
-
-const SIGNED_LEN: usize = 32 + 16 + 8;
 
 const DOMAIN: &[u8] = b"runmesh relay ticket v1\n";
 
@@ -108,8 +111,9 @@ pub struct RelayTicket {
 /// | 32 | 16 | the realm |
 /// | 48 | 8 | expiry, milliseconds since the Unix epoch, little endian |
 /// | 56 | 64 | Ed25519 signature over `runmesh relay ticket v1\n` and the 56 bytes before |
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct SignedRelayTicket([u8; RELAY_TICKET_LEN]);
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SignedRelayTicket(SignedStatement);
 
 /// Why a relay ticket gives no leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -129,13 +133,12 @@ impl RelayTicket {
     /// Signs the ticket with the key that the relays know.
     #[must_use]
     pub fn sign(&self, key: &SigningPrivateKey) -> SignedRelayTicket {
-        let mut bytes = [0; RELAY_TICKET_LEN];
-        bytes[..32].copy_from_slice(self.node.as_bytes());
-        bytes[32..48].copy_from_slice(&self.realm.0);
-        bytes[48..56].copy_from_slice(&self.expires_at.unix_ms().to_le_bytes());
-        let signature = key.sign(&[DOMAIN, &bytes[..SIGNED_LEN]].concat());
-        bytes[SIGNED_LEN..].copy_from_slice(signature.as_bytes());
-        SignedRelayTicket(bytes)
+        let statement = Statement {
+            node: self.node,
+            realm: self.realm,
+            time: self.expires_at,
+        };
+        SignedRelayTicket(statement.sign(DOMAIN, key))
     }
 }
 
@@ -143,33 +146,28 @@ impl SignedRelayTicket {
     /// Takes the bytes as they travelled; nothing is checked yet.
     #[must_use]
     pub fn from_bytes(bytes: [u8; RELAY_TICKET_LEN]) -> Self {
-        Self(bytes)
+        Self(SignedStatement(bytes))
     }
 
     /// Returns the bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; RELAY_TICKET_LEN] {
-        &self.0
+        &self.0.0
     }
 
     /// Opens the ticket: signature and time are checked, in this order. Whose it is, the caller compares.
     pub fn open(&self, key: &SigningPublicKey, now: Timestamp) -> Result<RelayTicket, RelayTicketError> {
-        let (signed, signature) = self.0.split_at(SIGNED_LEN);
-        let signature = Signature::from_bytes(signature.try_into().expect("64 bytes"));
-        if !key.verifies(&[DOMAIN, signed].concat(), &signature) {
+        if !self.0.is_signed_by(DOMAIN, key) {
             return Err(RelayTicketError::BadSignature);
         }
-        let node = signed[..32].try_into().expect("32 bytes");
-        let node = NodePublicKey::from_bytes(node).map_err(|_| RelayTicketError::Malformed)?;
-        let expires_ms = i64::from_le_bytes(signed[48..].try_into().expect("eight bytes"));
-        let expires_at = Timestamp::from_unix_ms(expires_ms);
-        if now > expires_at + RELAY_CLOCK_SKEW_MAX {
+        let statement = self.0.read().map_err(|_| RelayTicketError::Malformed)?;
+        if now > statement.time + RELAY_CLOCK_SKEW_MAX {
             return Err(RelayTicketError::Expired);
         }
         Ok(RelayTicket {
-            node,
-            realm: Realm(signed[32..48].try_into().expect("16 bytes")),
-            expires_at,
+            node: statement.node,
+            realm: statement.realm,
+            expires_at: statement.time,
         })
     }
 }
@@ -178,28 +176,8 @@ impl FromStr for SignedRelayTicket {
     type Err = RelayTicketError;
 
     fn from_str(text: &str) -> Result<Self, RelayTicketError> {
-        let bytes = STANDARD.decode(text).map_err(|_| RelayTicketError::Malformed)?;
-        let bytes = bytes.try_into().map_err(|_| RelayTicketError::Malformed)?;
-        Ok(Self(bytes))
-    }
-}
-
-impl fmt::Debug for SignedRelayTicket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SignedRelayTicket(…)")
-    }
-}
-
-impl Serialize for SignedRelayTicket {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for SignedRelayTicket {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        let statement = text.parse().map_err(|_| RelayTicketError::Malformed)?;
+        Ok(Self(statement))
     }
 }
 

@@ -65,6 +65,7 @@ impl Departure {
     /// Cuts what the node still has open. When this returns, its sessions with the platform are gone and its control stream
     /// is closed.
     pub(crate) async fn carry_out(&self, app: &App) {
+        app.hub.begin_revoke(self.node.id);
         // First those that saw it: the goodbye to a node that does not read takes a while.
         if let Some(news) = &self.news {
             news.spread(app, &self.node);
@@ -72,7 +73,7 @@ impl Departure {
         app.platform.expel(self.node.public_key).await;
         let previous_key = self.news.as_ref().and_then(|news| news.previous_key);
         for key in [Some(self.node.public_key), previous_key].into_iter().flatten() {
-            app.relays.expel(key).await;
+            app.expel_from_relays(self.node.org_id, key).await;
         }
         if let Some(news) = &self.news {
             confirm(app, &self.node, news.platform, news.generation);

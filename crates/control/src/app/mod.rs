@@ -41,7 +41,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::nodes::Node;
-use types::{DisplayText, Generation, Monotonic, NodeId, OrgId, UserId};
+use types::relay::{RELAY_CLOCK_SKEW_MAX, RELAY_TICKET_LIFETIME};
+use types::{DisplayText, Generation, Monotonic, NodeId, NodePublicKey, OrgId, UserId};
 use url::Url;
 
 pub(crate) use access::{Access, Actor, Caller, Revocations};
@@ -63,6 +64,9 @@ use crate::platform::Platform;
 use crate::provider::Provider;
 use crate::relays::Relays;
 use crate::store::{self, Conn, Store, Tx};
+
+/// How long after a node was shut out the last of its tickets is over.
+const TICKETS_OVER: Duration = RELAY_TICKET_LIFETIME.saturating_add(RELAY_CLOCK_SKEW_MAX);
 
 /// Everything a request needs, shared by all of them.
 #[derive(Debug)]
@@ -95,7 +99,13 @@ impl App {
         for row in store::nodes::admitted(&mut tx).await? {
             self.admit_to_platform(&mut tx, &row.node).await?;
         }
-        Ok(tx.commit().await?)
+        let shut_out = store::nodes::shut_out_since(&mut tx, self.clock.wall() - TICKETS_OVER).await?;
+        tx.commit().await?;
+        // What the last process told the relays, they may have forgotten since, or never heard.
+        for (org, key) in shut_out {
+            self.expel_from_relays(org, key).await;
+        }
+        Ok(())
     }
 
     /// Notes where the platform's nodes and the relays are reached now. Netmaps name it: when it is elsewhere than before,
@@ -124,6 +134,15 @@ impl App {
                 tracing::warn!(%error, "who sees a node is not known; all of the org are told");
                 self.hub.changed_org(org, generation);
             }
+        }
+    }
+
+    /// Has every relay shut a node out: the one beside at once, those elsewhere by whoever of the platform's node and the
+    /// nodes of the org reaches them first. To be called when the node can get no ticket any more.
+    pub(crate) async fn expel_from_relays(&self, org: OrgId, key: NodePublicKey) {
+        if let Some(expulsion) = self.relays.expel(org, key, &self.clock) {
+            self.relays.expel_beside(expulsion).await;
+            self.platform.expel_from_relays(expulsion).await;
         }
     }
 

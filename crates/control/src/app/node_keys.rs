@@ -240,8 +240,9 @@ async fn expire(app: &App) -> Result<(), AppError> {
         // Within the write: whoever approves the device anew waits for it, and lets it in after it.
         app.platform.expel(row.node.public_key).await;
         tx.commit().await?;
+        app.hub.begin_expire(id);
         app.hub.changed(&circle, generation);
-        app.relays.expel(row.node.public_key).await;
+        app.expel_from_relays(org, row.node.public_key).await;
         app.hub.expire(id).await;
     }
     Ok(())
@@ -254,11 +255,11 @@ async fn sweep(app: &App) -> Result<(), AppError> {
     if over.is_empty() {
         return Ok(());
     }
-    for (_, key) in &over {
-        app.relays.expel(*key).await;
+    for (org, _, key) in &over {
+        app.expel_from_relays(*org, *key).await;
     }
     let mut tx = app.store.write().await?;
-    for (id, _) in &over {
+    for (_, id, _) in &over {
         store::node_keys::forget_previous(&mut tx, *id).await?;
     }
     Ok(tx.commit().await?)

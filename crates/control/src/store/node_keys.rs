@@ -109,20 +109,24 @@ pub(crate) async fn change(conn: &mut Conn, change: &Change) -> Result<bool, Sto
     Ok(true)
 }
 
-/// Lists nodes whose key before is not taken any more, with that key, those whose time was over first in front.
+/// Lists nodes whose key before is not taken any more, with their org and that key, those whose time was over first in front.
 pub(crate) async fn over(
     conn: &mut Conn,
     now: Timestamp,
     limit: i64,
-) -> Result<Vec<(NodeId, NodePublicKey)>, StoreError> {
+) -> Result<Vec<(OrgId, NodeId, NodePublicKey)>, StoreError> {
     sqlx::query(
-        "SELECT id, previous_public_key FROM nodes WHERE previous_key_until IS NOT NULL \
+        "SELECT org_id, id, previous_public_key FROM nodes WHERE previous_key_until IS NOT NULL \
          AND previous_key_until <= $1 ORDER BY previous_key_until, id LIMIT $2",
     )
     .bind(now.unix_ms())
     .bind(limit)
     .all(conn, |row| {
-        Ok((row.parsed("id")?, row.parsed("previous_public_key")?))
+        Ok((
+            row.parsed("org_id")?,
+            row.parsed("id")?,
+            row.parsed("previous_public_key")?,
+        ))
     })
     .await
 }

@@ -164,6 +164,32 @@ pub(crate) async fn admitted(conn: &mut Conn) -> Result<Vec<NodeRow>, StoreError
     .await
 }
 
+/// How many of those that were shut out last are listed.
+const SHUT_OUT_MAX: i64 = 1024;
+
+/// Lists the keys of nodes that were shut out at `since` or later, by revocation or because their keys expired, with their
+/// orgs, those of the 1,024 that were last; the last at the end.
+pub(crate) async fn shut_out_since(
+    conn: &mut Conn,
+    since: Timestamp,
+) -> Result<Vec<(OrgId, NodePublicKey)>, StoreError> {
+    let keys: Vec<Vec<(OrgId, NodePublicKey)>> = sqlx::query(
+        "SELECT org_id, public_key, previous_public_key FROM nodes WHERE kind <> 'platform' \
+         AND (revoked_at >= $1 OR (key_expired = 1 AND key_expires_at >= $1)) \
+         ORDER BY COALESCE(revoked_at, key_expires_at) DESC, id LIMIT $2",
+    )
+    .bind(since.unix_ms())
+    .bind(SHUT_OUT_MAX)
+    .all(conn, |row| {
+        let org = row.parsed("org_id")?;
+        let previous = row.maybe_parsed("previous_public_key")?;
+        let keys = [Some(row.parsed("public_key")?), previous];
+        Ok(keys.into_iter().flatten().map(|key| (org, key)).collect())
+    })
+    .await?;
+    Ok(keys.into_iter().rev().flatten().collect())
+}
+
 /// Lists the nodes of one person that may take part, oldest first.
 pub(crate) async fn owned(conn: &mut Conn, org: OrgId, owner: UserId) -> Result<Vec<NodeRow>, StoreError> {
     sqlx::query(select!(

@@ -11,7 +11,10 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use types::control::{CAPABILITY_VERSION, FromNode, Hello, ToNode};
 use types::netmap::Pins;
-use types::{Generation, Netmap, NodePrivateKey, NodePublicKey, SigningPrivateKey};
+use types::{
+    Generation, Netmap, NodePrivateKey, NodePublicKey, SignedRelayExpulsion, SignedRelayTicket,
+    SigningPrivateKey,
+};
 
 use super::Fixture;
 
@@ -183,11 +186,11 @@ impl Stream {
         }
     }
 
-    /// The next message but relay tickets, which must be a netmap or a delta; puts it into force as a node does, and returns
+    /// The next message but those for relays, which must be a netmap or a delta; puts it into force as a node does, and returns
     /// all of it.
     pub(crate) async fn netmap(&mut self) -> Netmap {
         let mut message = self.next().await;
-        while matches!(message, Some(ToNode::RelayTicket { .. })) {
+        while let Some(ToNode::RelayTicket { .. } | ToNode::RelayExpulsion { .. }) = message {
             message = self.next().await;
         }
         let map = match message {
@@ -205,6 +208,24 @@ impl Stream {
         };
         self.map = Some(map.clone());
         map
+    }
+
+    /// The next expulsion that comes; everything else is passed over.
+    pub(crate) async fn expulsion(&mut self) -> SignedRelayExpulsion {
+        loop {
+            if let ToNode::RelayExpulsion { expulsion } = self.next_of_all().await.expect("it is open") {
+                return expulsion;
+            }
+        }
+    }
+
+    /// The next relay ticket that comes; everything else is passed over.
+    pub(crate) async fn ticket(&mut self) -> SignedRelayTicket {
+        loop {
+            if let ToNode::RelayTicket { ticket } = self.next_of_all().await.expect("it is open") {
+                return ticket;
+            }
+        }
     }
 
     /// Proves that everything sent before was taken and nothing else was answered.

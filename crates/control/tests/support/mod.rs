@@ -14,6 +14,7 @@ use control::{ServeConfig, Server, Tuning, serve_with};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
+use types::{NodePrivateKey, RelayId, RelayRecord};
 
 /// A running server with an admin.
 pub(crate) struct Fixture {
@@ -70,7 +71,26 @@ pub(crate) fn config(dir: &TempDir, clock: &Clock) -> ServeConfig {
     }
 }
 
+/// A relay that runs elsewhere, as the control plane is told of it.
+pub(crate) fn relay_elsewhere(seed: u8) -> RelayRecord {
+    RelayRecord {
+        id: RelayId(NodePrivateKey::from_random([seed; 32]).public()),
+        name: format!("relay{seed}").parse().expect("a label"),
+        endpoints: vec![format!("192.0.2.{seed}:3478")],
+        url: None,
+        stun_endpoints: Vec::new(),
+    }
+}
+
 impl Fixture {
+    /// A server with a relay that runs elsewhere.
+    pub(crate) async fn start_with_relay() -> Self {
+        Self::start_with(Tuning::default(), |start| {
+            start.relays_elsewhere = vec![relay_elsewhere(8)];
+        })
+        .await
+    }
+
     /// A server with a sign-in provider that says what the test wants.
     pub(crate) async fn start_with_provider() -> (Self, provider::Provider) {
         let clock = Clock::system();

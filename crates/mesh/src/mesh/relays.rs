@@ -1,5 +1,6 @@
 //! The relays of a mesh: at which we are, over what, how near they are, and which is home.
 
+mod expulsions;
 mod link;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -8,8 +9,9 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
-use types::{Monotonic, NodePrivateKey, NodePublicKey, RelayId, SignedRelayTicket};
+use types::{Monotonic, NodePrivateKey, NodePublicKey, RelayId, SignedRelayExpulsion, SignedRelayTicket};
 
+use self::expulsions::Expulsions;
 use super::{Datagrams, MeshTimer, Output};
 use crate::endpoint::SocketNumber;
 use crate::relay::client::{ClientEvent, Delivered, RelayClient};
@@ -100,6 +102,7 @@ pub(super) struct Relays {
     /// Whether the relays still know us by the key before: they go on doing so until there is a ticket for this one.
     is_key_new: bool,
     ticket: Option<SignedRelayTicket>,
+    expulsions: Expulsions,
     rng: ChaCha20Rng,
     links: BTreeMap<RelayId, Link>,
     by_address: BTreeMap<SocketAddr, RelayId>,
@@ -115,6 +118,7 @@ impl Relays {
             private_key,
             is_key_new: false,
             ticket: None,
+            expulsions: Expulsions::default(),
             rng: ChaCha20Rng::from_seed(seed),
             links: BTreeMap::new(),
             by_address: BTreeMap::new(),
@@ -159,6 +163,16 @@ impl Relays {
             }
         }
         self.connect(now);
+    }
+
+    /// Takes who is shut out, and tells it every relay at which we are, and those at which we get in meanwhile.
+    pub(super) fn expel(&mut self, expulsion: SignedRelayExpulsion, now: Monotonic) {
+        if self.expulsions.add(expulsion, now) {
+            for link in self.links.values_mut() {
+                link.client.hand_over(expulsion, now);
+            }
+            self.collect(now);
+        }
     }
 
     /// Takes another key of ours; the relays hear of it with the ticket for it, which comes next.
@@ -402,6 +416,11 @@ impl Relays {
             while let Some(event) = link.client.poll_event() {
                 link.note(event, now);
                 self.events.push_back((*id, event));
+                if matches!(event, ClientEvent::Up { .. }) {
+                    for expulsion in self.expulsions.live(now) {
+                        link.client.hand_over(expulsion, now);
+                    }
+                }
                 if matches!(event, ClientEvent::Up { .. } | ClientEvent::Confirmed { .. }) {
                     let mut transaction = [0; 12];
                     self.rng.fill_bytes(&mut transaction);

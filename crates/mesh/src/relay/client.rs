@@ -4,7 +4,7 @@
 //!
 //! - *Inputs*: [`connect`](RelayClient::connect), [`disconnect`](RelayClient::disconnect),
 //!   [`set_ticket`](RelayClient::set_ticket), [`set_key`](RelayClient::set_key), [`network_changed`](RelayClient::network_changed),
-//!   [`check`](RelayClient::check), [`handle_frame`](RelayClient::handle_frame),
+//!   [`check`](RelayClient::check), [`hand_over`](RelayClient::hand_over), [`handle_frame`](RelayClient::handle_frame),
 //!   [`handle_timeout`](RelayClient::handle_timeout).
 //! - *Outputs*: [`poll_transmit`](RelayClient::poll_transmit), [`poll_event`](RelayClient::poll_event),
 //!   [`poll_timeout`](RelayClient::poll_timeout), which is `None` only while nothing is wanted.
@@ -12,14 +12,17 @@
 //!
 //! How frames get to the relay (which address, which family, UDP or a WebSocket) is the caller's business.
 
+mod handover;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
-use types::{Monotonic, NodePrivateKey, NodePublicKey, RelayId, SignedRelayTicket};
+use types::{Monotonic, NodePrivateKey, NodePublicKey, RelayId, SignedRelayExpulsion, SignedRelayTicket};
 
+use self::handover::Handover;
 use super::CONFIRM_INTERVAL;
 use super::frame::{
     self, COOKIE_LEN, ClientNumber, DATA_BY_KEY_HEADER_LEN, DATA_HEADER_LEN, Frame, FrameError, KeyBytes,
@@ -56,6 +59,8 @@ pub enum ClientTimer {
     ConfirmTimeout,
     /// The last Confirm is 20 s old.
     ConfirmDue,
+    /// The relay did not say that it knows who is shut out: tell it again, or give up after five times.
+    HandoverTimeout,
 }
 
 /// Something that happened between a client and its relay.
@@ -157,6 +162,7 @@ struct Session {
     waiting: Option<(Monotonic, u32)>,
     last_confirm: Monotonic,
     last_unbound: Option<Monotonic>,
+    handover: Handover,
 }
 
 impl RelayClient {
@@ -243,6 +249,17 @@ impl RelayClient {
         }
     }
 
+    /// Tells the relay that a node is shut out, until it says that it knows. Without a session there is nobody to tell:
+    /// [`ClientEvent::Up`] says when there is.
+    pub fn hand_over(&mut self, expulsion: SignedRelayExpulsion, now: Monotonic) {
+        if let State::In(session) = &mut self.state
+            && session.is_up
+        {
+            let messages = session.handover.add(expulsion, now);
+            self.out.extend(session.seal_all(&messages));
+        }
+    }
+
     /// Returns what to put before a datagram to `peer`; `None` while the relay passes nothing on.
     #[must_use]
     pub fn header(&self, peer: &NodePublicKey) -> Option<Header> {
@@ -324,10 +341,15 @@ impl RelayClient {
                 let wait = hello_timeout(greeting.attempt);
                 Some((greeting.sent + wait, ClientTimer::HelloTimeout))
             }
-            State::In(session) => Some(match session.waiting {
-                Some((sent, _)) => (sent + CONFIRM_TIMEOUT, ClientTimer::ConfirmTimeout),
-                None => (session.last_confirm + CONFIRM_INTERVAL, ClientTimer::ConfirmDue),
-            }),
+            State::In(session) => {
+                let confirm = match session.waiting {
+                    Some((sent, _)) => (sent + CONFIRM_TIMEOUT, ClientTimer::ConfirmTimeout),
+                    None => (session.last_confirm + CONFIRM_INTERVAL, ClientTimer::ConfirmDue),
+                };
+                let handover = session.handover.due();
+                let handover = handover.map(|due| (due, ClientTimer::HandoverTimeout));
+                Some(handover.map_or(confirm, |handover| handover.min(confirm)))
+            }
         }
     }
 
@@ -348,6 +370,10 @@ impl RelayClient {
                 }
                 _ => self.out.push_back(session.confirm(now)),
             },
+            (ClientTimer::HandoverTimeout, State::In(session)) => {
+                let messages = session.handover.handle_timeout(now);
+                self.out.extend(session.seal_all(&messages));
+            }
             (_, State::In(session)) => self.out.push_back(session.confirm(now)),
             (_, State::Idle | State::Greeting(_)) => {}
         }
@@ -405,6 +431,7 @@ impl RelayClient {
             waiting: None,
             last_confirm: now,
             last_unbound: None,
+            handover: Handover::default(),
         });
         self.out.push_back(session.confirm(now));
         self.state = State::In(session);
@@ -431,7 +458,11 @@ impl RelayClient {
                 });
             }
             Ok(Message::Draining(left)) => self.events.push_back(ClientEvent::Draining { left }),
-            Ok(Message::Confirm | Message::Renew(_) | Message::Close) | Err(_) => {}
+            Ok(Message::Expelled(echo)) => {
+                let messages = session.handover.confirmed(echo, now);
+                self.out.extend(session.seal_all(&messages));
+            }
+            Ok(Message::Confirm | Message::Renew(_) | Message::Close | Message::Expel(_)) | Err(_) => {}
         }
     }
 
@@ -456,6 +487,11 @@ impl Session {
         self.waiting = Some((now, unanswered));
         self.last_confirm = now;
         self.channel.seal(self.number, &Message::Confirm)
+    }
+
+    fn seal_all(&mut self, messages: &[Message]) -> Vec<Vec<u8>> {
+        let seal = |message| self.channel.seal(self.number, message);
+        messages.iter().map(seal).collect()
     }
 }
 

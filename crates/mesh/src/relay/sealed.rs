@@ -7,6 +7,8 @@
 //! | 2 | Renew | client | a newer ticket 120 |
 //! | 3 | Draining | relay | seconds until it stops 2 |
 //! | 4 | Close | client | nothing: I am gone |
+//! | 5 | Expel | client | an expulsion that the control plane signed 120 |
+//! | 6 | Expelled | relay | the first 16 bytes of the signature of an expulsion that is known now |
 //!
 //! The text is sealed with ChaCha20-Poly1305 under one key for each direction; the counter travels beside it and is the
 //! nonce. Messages with an unknown tag are skipped; bytes after a known layout are ignored.
@@ -14,8 +16,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use types::SignedRelayTicket;
-use types::relay::RELAY_TICKET_LEN;
+use types::relay::{RELAY_EXPULSION_LEN, RELAY_TICKET_LEN};
+use types::{SignedRelayExpulsion, SignedRelayTicket};
 use zeroize::Zeroizing;
 
 use super::frame::{self, ADDRESS_LEN, ClientNumber};
@@ -30,6 +32,20 @@ pub(super) enum Message {
     Renew(SignedRelayTicket),
     Draining(Duration),
     Close,
+    Expel(SignedRelayExpulsion),
+    Expelled(ExpulsionEcho),
+}
+
+/// Which expulsion an answer means: the first bytes of its signature.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ExpulsionEcho([u8; 16]);
+
+impl ExpulsionEcho {
+    pub(super) fn of(expulsion: &SignedRelayExpulsion) -> Self {
+        let signature = expulsion.as_bytes().last_chunk::<64>();
+        let echo = signature.and_then(|signature| signature.first_chunk());
+        Self(*echo.expect("an expulsion ends with its signature"))
+    }
 }
 
 /// Why a sealed frame was not taken.
@@ -96,6 +112,8 @@ impl Message {
                 tagged(3, &secs.to_le_bytes())
             }
             Self::Close => tagged(4, &[]),
+            Self::Expel(expulsion) => tagged(5, expulsion.as_bytes()),
+            Self::Expelled(echo) => tagged(6, &echo.0),
         }
     }
 
@@ -116,6 +134,11 @@ impl Message {
                 Some(Self::Draining(Duration::from_secs(secs.into())))
             }
             4 => Some(Self::Close),
+            5 => {
+                let expulsion: &[u8; RELAY_EXPULSION_LEN] = body.first_chunk()?;
+                Some(Self::Expel(SignedRelayExpulsion::from_bytes(*expulsion)))
+            }
+            6 => Some(Self::Expelled(ExpulsionEcho(*body.first_chunk()?))),
             _ => None,
         }
     }
@@ -148,6 +171,8 @@ mod tests {
             Message::Renew(ticket),
             Message::Draining(Duration::from_secs(9)),
             Message::Close,
+            Message::Expel(SignedRelayExpulsion::from_bytes([8; RELAY_EXPULSION_LEN])),
+            Message::Expelled(ExpulsionEcho([9; 16])),
         ];
         for message in all {
             let frame = client.seal(ClientNumber(3), &message);
@@ -173,8 +198,19 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_an_expulsion_and_its_answer_are_pinned() {
+        let mut bytes = [0x11; RELAY_EXPULSION_LEN];
+        bytes[56..72].copy_from_slice(&[0x22; 16]);
+        let expulsion = SignedRelayExpulsion::from_bytes(bytes);
+        let expel = Message::Expel(expulsion).encode();
+        assert_eq!((expel.len(), expel[0], &expel[1..]), (121, 5, &bytes[..]));
+        let echo = Message::Expelled(ExpulsionEcho::of(&expulsion)).encode();
+        assert_eq!(echo, [&[6][..], &[0x22; 16]].concat());
+    }
+
+    #[test]
     fn unknown_and_cut_messages_are_nothing() {
-        for text in [&[][..], &[9], &[1, 0], &[2, 0, 0], &[3, 1]] {
+        for text in [&[][..], &[9], &[1, 0], &[2, 0, 0], &[3, 1], &[5; 120], &[6; 16]] {
             assert_eq!(Message::decode(text), None);
         }
         assert_eq!(Message::decode(&[0, 1, 2]), Some(Message::Confirm));

@@ -12,8 +12,10 @@
 //! no other relay has.
 
 mod admission;
+mod allowance;
 mod clients;
 mod counters;
+mod expulsions;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -21,17 +23,22 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
-use types::{Monotonic, NodePrivateKey, NodePublicKey, Now, RelayId, SigningPublicKey};
+use types::relay::RelayExpulsionError;
+use types::{
+    Monotonic, NodePrivateKey, NodePublicKey, Now, Realm, RelayId, SignedRelayExpulsion, SigningPublicKey,
+};
 
 use self::admission::{Admission, Verdict};
 use self::clients::{Client, Clients};
 pub use self::clients::{Quota, RelayTimer};
 pub use self::counters::{RelayCounters, RelayDrop};
+use self::expulsions::Expulsions;
+pub use self::expulsions::{EXPULSIONS_MAX, EXPULSIONS_PER_REALM_MAX};
 use super::frame::{
     self, ClientNumber, DATA_BY_KEY_HEADER_LEN, DATA_HEADER_LEN, Frame, Hello, KeyBytes, UnreachableReason,
 };
 use super::handshake::Responding;
-use super::sealed::{Message, OpenError};
+use super::sealed::{ExpulsionEcho, Message, OpenError};
 use crate::stun;
 
 /// How many answers wait at most for a caller that does not collect them.
@@ -86,6 +93,7 @@ pub struct RelayServer {
     authority: SigningPublicKey,
     rng: ChaCha20Rng,
     admission: Admission,
+    expulsions: Expulsions,
     clients: Clients,
     clients_max: usize,
     quota: Quota,
@@ -103,6 +111,7 @@ impl RelayServer {
             authority: config.authority,
             rng: ChaCha20Rng::from_seed(config.seed),
             admission: Admission::default(),
+            expulsions: Expulsions::default(),
             clients: Clients::default(),
             clients_max: config.clients_max,
             quota: config.quota,
@@ -182,10 +191,16 @@ impl RelayServer {
         }
     }
 
-    /// Shuts a node out, now and until every ticket it can have is over. Tells whether it was there.
-    pub fn expel(&mut self, key: &NodePublicKey, now: Monotonic) -> bool {
-        self.admission.expel(*key, now);
-        self.clients.remove_key(key)
+    /// Shuts a node out whose tickets the control plane voids: now, and until the last of them could not be taken anyway.
+    /// Tells whether it was there.
+    pub fn expel(&mut self, expulsion: &SignedRelayExpulsion, now: Now) -> Result<bool, RelayExpulsionError> {
+        if self.expulsions.is_old(&expulsion.claim(), now.wall) {
+            return Ok(false);
+        }
+        let expulsion = expulsion.open(&self.authority)?;
+        self.counters.expulsions += 1;
+        self.expulsions.add(&expulsion, now.wall);
+        Ok(self.clients.expel(&expulsion))
     }
 
     /// Tells every client that the relay stops in `left`, and takes no new ones.
@@ -312,7 +327,7 @@ impl RelayServer {
         if ticket.node != responding.node {
             return Err(RelayDrop::BadTicket);
         }
-        if self.admission.is_expelled(&ticket.node, now.mono) {
+        if self.expulsions.void(&ticket) {
             return Err(RelayDrop::Expelled);
         }
         if self.clients.len() >= self.clients_max && !self.has_client(&ticket.node) {
@@ -355,8 +370,39 @@ impl RelayServer {
                 }
             }
             Message::Close => self.clients.remove(number),
-            Message::Confirmed(_) | Message::Draining(_) => return Err(RelayDrop::BadFrame),
+            Message::Expel(expulsion) => self.on_expel(source, number, &expulsion, now)?,
+            Message::Confirmed(_) | Message::Draining(_) | Message::Expelled(_) => {
+                return Err(RelayDrop::BadFrame);
+            }
         }
+        Ok(())
+    }
+
+    /// Takes what a client brings that says who is shut out. Anybody may, since only the control plane can have signed it; but
+    /// checking that costs, so that a client has it done so often and no more, and all together too. The platform's node
+    /// brings everybody's, and is the control plane itself.
+    fn on_expel(
+        &mut self,
+        source: Source,
+        number: ClientNumber,
+        expulsion: &SignedRelayExpulsion,
+        now: Now,
+    ) -> Result<(), RelayDrop> {
+        let Some(client) = self.clients.get_mut(number) else {
+            return Err(RelayDrop::Unbound);
+        };
+        let is_old = self.expulsions.is_old(&expulsion.claim(), now.wall);
+        let may_check = is_old
+            || client.realm == Realm::PLATFORM
+            || (client.may_check(now.mono) && self.expulsions.may_check(now.mono));
+        if !may_check {
+            return Err(RelayDrop::TooManyExpulsions);
+        }
+        // Sealed first: it may be the client itself that goes.
+        let echo = Message::Expelled(ExpulsionEcho::of(expulsion));
+        let answer = client.channel.seal(number, &echo);
+        self.expel(expulsion, now).map_err(|_| RelayDrop::BadExpulsion)?;
+        self.answer(source, answer);
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use super::server::{Forward, Quota, RelayConfig, RelayDrop, RelayServer, RelayTi
 use super::{CLIENT_SILENCE_MAX, CONFIRM_INTERVAL};
 use crate::load::LOAD_PER_SECOND;
 
+mod expulsions;
 mod hostile;
 
 const QUOTA: Quota = Quota {
@@ -388,17 +389,6 @@ fn a_ticket_ends_a_session_unless_it_is_renewed() {
     assert!(bench.server.has_client(&key(1).public()));
     assert!(!bench.server.has_client(&key(2).public()));
     assert!(bench.server.counters().dropped(RelayDrop::BadTicket) > 0);
-}
-
-#[test]
-fn an_expelled_node_is_cut_and_stays_out() {
-    let mut bench = pair();
-    let now = bench.now().mono;
-    assert!(bench.server.expel(&key(2).public(), now));
-    bench.advance(Duration::from_secs(60));
-    assert!(!bench.server.has_client(&key(2).public()) && !bench.is_up(2));
-    assert!(bench.server.counters().dropped(RelayDrop::Expelled) > 0);
-    assert!(bench.is_up(1));
 }
 
 #[test]

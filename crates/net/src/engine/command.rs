@@ -8,7 +8,9 @@ use mesh::paths::PathView;
 use mesh::probe::Transaction;
 use mesh::tunnel::PeerStatus;
 use tokio::sync::{mpsc, oneshot};
-use types::{NodePrivateKey, NodePublicKey, Now, PacketFilter, RelayId, SignedRelayTicket};
+use types::{
+    NodePrivateKey, NodePublicKey, Now, PacketFilter, RelayId, SignedRelayExpulsion, SignedRelayTicket,
+};
 
 use super::peer::Flow;
 use super::{Engine, Stopping};
@@ -68,6 +70,9 @@ pub(crate) enum Command {
     },
     Ticket {
         ticket: SignedRelayTicket,
+    },
+    ExpelFromRelays {
+        expulsion: SignedRelayExpulsion,
     },
     Filter {
         filter: Option<PacketFilter>,
@@ -152,6 +157,7 @@ impl Engine {
             Command::Counters { reply } => drop(reply.send(self.all_counters())),
             Command::Relays { relays } => self.set_relays(relays, now),
             Command::Ticket { ticket } => self.mesh.set_ticket(ticket, now),
+            Command::ExpelFromRelays { expulsion } => self.mesh.expel_from_relays(expulsion, now),
             Command::Filter { filter, reply } => {
                 self.set_filter(filter.as_ref(), now);
                 let _ = reply.send(());

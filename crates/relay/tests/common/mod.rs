@@ -14,7 +14,10 @@ use net::udp::{ReceiveBuffer, UdpSocket};
 use relay::{Relay, RelayOptions, RelayStatus};
 use rustix::event::{PollFd, PollFlags};
 use tokio::runtime::Runtime;
-use types::{NodePrivateKey, NodePublicKey, Realm, RelayTicket, SigningPrivateKey};
+use types::{
+    NodePrivateKey, NodePublicKey, Realm, RelayExpulsion, RelayTicket, SignedRelayExpulsion,
+    SigningPrivateKey,
+};
 
 /// How long anything may take before a test gives up.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(30);
@@ -52,6 +55,12 @@ pub(crate) fn client(relay: &Relay, who: u8) -> RelayClient {
     let mut client = RelayClient::new(relay.id(), key(who), ticket, random::bytes());
     client.connect(clock.mono());
     client
+}
+
+/// The control plane's word that a client is shut out.
+pub(crate) fn expulsion(who: u8) -> SignedRelayExpulsion {
+    let now = Clock::new().now().wall;
+    RelayExpulsion::of_tickets_until(now, key(who).public(), Realm([1; 16])).sign(&authority())
 }
 
 /// A relay, and a runtime to ask it from tests that are not async.

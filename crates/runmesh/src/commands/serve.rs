@@ -167,11 +167,11 @@ fn relay_at(listen: SocketAddr) -> RelayStart {
             local_addr: relay.local_addr(),
             stun_addr: relay.stun_addr(),
             routes: relay::websocket::router(relay, WebSocketOptions::default()),
-            expel: Box::new(move |key| {
+            expel: Box::new(move |expulsion| {
                 let relay = expelling.clone();
                 Box::pin(async move {
-                    // One that has stopped passes nothing on.
-                    let _ = relay.expel(key).await;
+                    // It knows the key with which this is signed, and one that has stopped passes nothing on.
+                    let _ = relay.expel(expulsion).await;
                 })
             }),
             drain: Box::new(move |left| {

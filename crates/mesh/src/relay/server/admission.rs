@@ -1,20 +1,13 @@
-//! Whose Hello is worth its exchanges: cookies under load, and nobody who was expelled.
-
-use std::collections::BTreeMap;
-use std::time::Duration;
+//! Whose Hello is worth its exchanges: cookies under load.
 
 use rand_core::Rng;
 use subtle::ConstantTimeEq as _;
-use types::relay::{RELAY_CLOCK_SKEW_MAX, RELAY_TICKET_LIFETIME};
-use types::{Monotonic, NodePublicKey};
+use types::Monotonic;
 
 use super::super::frame::COOKIE_LEN;
 use super::Source;
 use crate::load::Load;
 use crate::tunnel::cookie::CookieSecret;
-
-/// For how long an expelled key stays out: as long as any ticket that was signed before.
-const EXPULSION: Duration = RELAY_TICKET_LIFETIME.saturating_add(RELAY_CLOCK_SKEW_MAX.saturating_mul(2));
 
 /// What to do with a Hello.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,7 +23,6 @@ pub(super) enum Verdict {
 pub(super) struct Admission {
     load: Load,
     cookies: CookieSecret,
-    expelled: BTreeMap<NodePublicKey, Monotonic>,
 }
 
 impl Admission {
@@ -62,15 +54,5 @@ impl Admission {
         } else {
             Verdict::Refuse
         }
-    }
-
-    /// Shuts a key out until every ticket it can have is over.
-    pub(super) fn expel(&mut self, key: NodePublicKey, now: Monotonic) {
-        self.expelled.retain(|_, until| *until > now);
-        self.expelled.insert(key, now + EXPULSION);
-    }
-
-    pub(super) fn is_expelled(&self, key: &NodePublicKey, now: Monotonic) -> bool {
-        self.expelled.get(key).is_some_and(|until| *until > now)
     }
 }

@@ -4,18 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand_core::Rng;
-use types::{Monotonic, NodePublicKey, Now, Realm, RelayTicket};
+use types::{Monotonic, NodePublicKey, Now, Realm, RelayExpulsion, RelayTicket, Timestamp};
 
 use super::super::frame::{ClientNumber, KeyBytes};
 use super::super::sealed::SealedChannel;
 use super::super::{CLIENT_SILENCE_MAX, HANDSHAKE_LIFETIME};
 use super::Source;
+use super::allowance::Allowance;
 
 /// How many handshakes of one key may wait for their Confirm: a replayed Hello must not push out the true one.
 const PENDING_PER_KEY_MAX: usize = 4;
 
 /// How often a client over its quota is told.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many signatures of expulsions are checked for one client at once, and how many a second.
+const CHECKS: Allowance = Allowance::full(64, 4);
 
 /// What one client may send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,9 +49,12 @@ pub(super) struct Client {
     pub(super) source: Option<Source>,
     pub(super) channel: SealedChannel,
     pub(super) bucket: Bucket,
+    checks: Allowance,
     /// The counter of the newest Confirm, plus one.
     confirmed: u64,
     ticket_until: Monotonic,
+    /// The same as the newest of its tickets says it.
+    ticket_expires: Timestamp,
     /// Until when it must confirm again.
     silent_until: Monotonic,
 }
@@ -59,9 +66,11 @@ impl Client {
             realm: ticket.realm,
             source: None,
             channel,
-            bucket: Bucket::new(quota, now.mono),
+            bucket: Bucket::new(quota),
+            checks: CHECKS,
             confirmed: 0,
             ticket_until: until(&ticket, now),
+            ticket_expires: ticket.expires_at,
             silent_until: now.mono + HANDSHAKE_LIFETIME,
         }
     }
@@ -73,6 +82,20 @@ impl Client {
             self.confirmed = counter + 1;
         }
         newest
+    }
+
+    /// Takes one of the signature checks that there are for what this client brings; tells whether there was one.
+    pub(super) fn may_check(&mut self, now: Monotonic) -> bool {
+        self.checks.take(1, 1, now) == 1
+    }
+
+    /// Tells whether an expulsion voids every ticket that it has shown.
+    fn is_expelled_by(&self, expulsion: &RelayExpulsion) -> bool {
+        expulsion.voids(&RelayTicket {
+            node: self.key,
+            realm: self.realm,
+            expires_at: self.ticket_expires,
+        })
     }
 
     fn due(&self) -> (Monotonic, RelayTimer) {
@@ -192,6 +215,7 @@ impl Clients {
         }
         let before = (client.due().0, number);
         client.ticket_until = client.ticket_until.max(until(ticket, now));
+        client.ticket_expires = client.ticket_expires.max(ticket.expires_at);
         let after = (client.due().0, number);
         self.due.remove(&before);
         self.due.insert(after);
@@ -212,16 +236,19 @@ impl Clients {
         self.forget_pending(&client.key, number);
     }
 
-    /// Removes a key's client and handshakes; tells whether there was a client.
-    pub(super) fn remove_key(&mut self, key: &NodePublicKey) -> bool {
-        for number in self.pending.remove(key).unwrap_or_default() {
-            self.remove(number);
+    /// Removes the client and the handshakes of a node whose tickets are void; tells whether there was a client.
+    pub(super) fn expel(&mut self, expulsion: &RelayExpulsion) -> bool {
+        let client = self.by_key.get(&expulsion.node).copied();
+        let pending = self.pending.get(&expulsion.node).into_iter().flatten().copied();
+        let all: Vec<_> = pending.chain(client).collect();
+        let mut was_here = false;
+        for number in all {
+            if self.get(number).is_some_and(|one| one.is_expelled_by(expulsion)) {
+                self.remove(number);
+                was_here |= Some(number) == client;
+            }
         }
-        let client = self.by_key.get(key).copied();
-        if let Some(number) = client {
-            self.remove(number);
-        }
-        client.is_some()
+        was_here
     }
 
     pub(super) fn first_due(&self) -> Option<(Monotonic, RelayTimer)> {
@@ -247,40 +274,21 @@ impl Clients {
 
 /// What is left of a client's quota.
 pub(super) struct Bucket {
-    quota: Quota,
-    left: u64,
-    filled: Monotonic,
+    bytes: Allowance,
     complained: Option<Monotonic>,
 }
 
 impl Bucket {
-    fn new(quota: Quota, now: Monotonic) -> Self {
+    fn new(quota: Quota) -> Self {
         Self {
-            quota,
-            left: quota.burst_bytes,
-            filled: now,
+            bytes: Allowance::full(quota.burst_bytes, quota.bytes_per_second),
             complained: None,
         }
     }
 
     /// Takes as much of `bytes` as there is, in whole frames of `frame_len` (the last may be shorter); returns how much.
     pub(super) fn take(&mut self, bytes: usize, frame_len: usize, now: Monotonic) -> usize {
-        let nanos = now.since(self.filled).as_nanos();
-        let earned = nanos * u128::from(self.quota.bytes_per_second) / 1_000_000_000;
-        // Below one byte nothing is earned yet, and the time must not be forgotten.
-        if earned > 0 {
-            let earned = u64::try_from(earned).unwrap_or(u64::MAX);
-            self.left = self.left.saturating_add(earned).min(self.quota.burst_bytes);
-            self.filled = now;
-        }
-        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let taken = if bytes <= left {
-            bytes
-        } else {
-            left - left % frame_len.max(1)
-        };
-        self.left -= taken as u64;
-        taken
+        self.bytes.take(bytes, frame_len, now)
     }
 
     /// Tells whether the client may be told once more that it sends too much.

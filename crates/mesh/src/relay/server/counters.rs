@@ -21,6 +21,10 @@ pub enum RelayDrop {
     BadTicket,
     /// A Hello of a node that was expelled.
     Expelled,
+    /// An expulsion that the control plane has not signed.
+    BadExpulsion,
+    /// An expulsion for whose signature there is no time left.
+    TooManyExpulsions,
     /// A Hello beyond the number of clients.
     Full,
     /// A Hello to a relay that is about to stop.
@@ -35,7 +39,7 @@ pub enum RelayDrop {
 
 impl RelayDrop {
     /// Every reason, with its name in metrics.
-    pub const ALL: [(Self, &str); 14] = [
+    pub const ALL: [(Self, &str); 16] = [
         (Self::BadFrame, "bad_frame"),
         (Self::Unbound, "unbound"),
         (Self::NotHere, "not_here"),
@@ -45,6 +49,8 @@ impl RelayDrop {
         (Self::BadHandshake, "bad_handshake"),
         (Self::BadTicket, "bad_ticket"),
         (Self::Expelled, "expelled"),
+        (Self::BadExpulsion, "bad_expulsion"),
+        (Self::TooManyExpulsions, "too_many_expulsions"),
         (Self::Full, "full"),
         (Self::Draining, "draining"),
         (Self::BadSealed, "bad_sealed"),
@@ -63,6 +69,8 @@ pub struct RelayCounters {
     pub bytes_forwarded: u64,
     /// STUN requests answered.
     pub stun_requests: u64,
+    /// Expulsions taken, each once.
+    pub expulsions: u64,
 }
 
 impl RelayCounters {
