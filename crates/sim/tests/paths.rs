@@ -413,3 +413,34 @@ fn the_first_packet_goes_through_the_peers_home_relay() {
         }
     });
 }
+
+#[test]
+fn a_home_relay_that_died_before_the_first_packet_loses_none() {
+    let symmetric = Some(NatKind::SYMMETRIC);
+    for kinds in [
+        (None, None),
+        (Some(NatKind::PORT_RESTRICTED), symmetric),
+        (symmetric, symmetric),
+    ] {
+        for homes in [[0, 0], [0, 1], [1, 0]] {
+            // Nobody misses it yet, one asks it already, everybody knows.
+            for dead_ms in [0, 900, 20_000] {
+                for_each_seed(3, |seed| {
+                    let mut pair = pair(seed, kinds.0, kinds.1);
+                    let relays = pair.relays;
+                    pair.world.tell_home(pair.a, pair.b, relays[homes[0]]);
+                    pair.world.tell_home(pair.b, pair.a, relays[homes[1]]);
+                    pair.world.set_relay_down(relays[0], true);
+                    pair.world.run_for(Duration::from_millis(dead_ms));
+                    let mut all = Expected::default();
+                    // Whoever begins says nothing more until it is answered, as TCP does.
+                    let first = pair.world.send(pair.a, pair.b);
+                    let soon = |world: &MeshWorld| world.arrived(first).is_some();
+                    assert!(pair.world.run_until_true(SECOND / 5, soon), "{homes:?} {dead_ms}");
+                    pair.talk(8 * SECOND, &mut all);
+                    assert_eq!(all.missing(&pair.world), Vec::<u64>::new(), "{homes:?} {dead_ms}");
+                });
+            }
+        }
+    }
+}

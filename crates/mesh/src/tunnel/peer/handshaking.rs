@@ -191,11 +191,18 @@ impl Peer {
         self.timers
             .arm(Timer::EraseKeys, now.mono + 3 * REJECT_AFTER_TIME);
         self.after_authentic_received(source, shared, now);
+        let is_first = !self.is_up;
         self.complete_handshake(source, shared, now);
+        // Without a session nothing tells whether the path in use works, and this way did just now, there and back.
+        let in_use = self.endpoint;
+        if is_first {
+            self.endpoint = Some(source);
+        }
         // The responder may not send before it has heard from us on the new session.
         if !self.flush(shared, now) {
             self.send_keepalive(shared, now);
         }
+        self.endpoint = in_use;
         Ok(())
     }
 
