@@ -72,6 +72,7 @@ cells! {
     roaming_between_two_uplinks
     roaming_between_two_uplinks_relayed
     relay_killed_of_two
+    relay_dead_before_first_session
     relay_restarted_the_only_one
     control_plane_killed_stream_open
     control_plane_killed_first_stream

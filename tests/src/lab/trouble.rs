@@ -17,6 +17,9 @@ use super::{neighbours, outage};
 /// again, which it does one and three seconds after it had no answer.
 pub(super) const LOST_MAX: Duration = Duration::from_millis(3500);
 
+/// The longest that the first byte may take where a relay is dead that nobody misses yet: nothing waits for a timer.
+const FIRST_MAX: Duration = Duration::from_millis(500);
+
 /// How long a path is watched after something broke.
 pub(super) const AFTERMATH: Duration = Duration::from_secs(5);
 
@@ -32,6 +35,8 @@ pub(super) enum Trouble {
     RoamingRelayed,
     /// One of two relays is killed, that which carries.
     RelayKilled,
+    /// The home relay of a device is killed before the other one has ever talked to it.
+    RelayDeadBefore,
     /// The only relay, and the control plane beside which it runs, are killed and started again.
     OnlyRelayRestarted,
     /// The control plane is killed while a stream is open.
@@ -60,10 +65,11 @@ pub(super) enum Trouble {
 
 impl Trouble {
     /// All of them.
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Roaming,
         Self::RoamingRelayed,
         Self::RelayKilled,
+        Self::RelayDeadBefore,
         Self::OnlyRelayRestarted,
         Self::ControlKilled,
         Self::ControlKilledBefore,
@@ -86,6 +92,7 @@ impl Trouble {
             Self::Roaming => "roaming_between_two_uplinks",
             Self::RoamingRelayed => "roaming_between_two_uplinks_relayed",
             Self::RelayKilled => "relay_killed_of_two",
+            Self::RelayDeadBefore => "relay_dead_before_first_session",
             Self::OnlyRelayRestarted => "relay_restarted_the_only_one",
             Self::ControlKilled => "control_plane_killed_stream_open",
             Self::ControlKilledBefore => "control_plane_killed_first_stream",
@@ -109,6 +116,7 @@ pub(super) fn run(place: Place<'_>, trouble: Trouble) -> Result<Report> {
         Trouble::Roaming => roam(place, Nat::PortRestricted, "direct"),
         Trouble::RoamingRelayed => roam(place, Nat::Symmetric, "relay"),
         Trouble::RelayKilled => kill_relay(place),
+        Trouble::RelayDeadBefore => kill_relay_before(place),
         Trouble::OnlyRelayRestarted => restart_relay(place),
         Trouble::ControlKilled => kill_control(place),
         Trouble::ControlKilledBefore => kill_control_before(place),
@@ -234,6 +242,32 @@ fn kill_relay(place: Place<'_>) -> Result<Report> {
         "the path still leads over the relay that was killed"
     );
     report(&pair, place, (opened.first_byte, opened.direct), Some(lost))
+}
+
+fn kill_relay_before(place: Place<'_>) -> Result<Report> {
+    let mut relays: Vec<RelayMachine> = Vec::new();
+    let pair = Pair::start_with(
+        place.dir,
+        (Nat::Symmetric, Nat::Symmetric),
+        |internet, platform| {
+            relays = platform.move_relays(internet, 2)?;
+            Ok(())
+        },
+    )?;
+    let node = pair.platform.api.call(&["node", &pair.other.name])?;
+    let home = relays
+        .iter()
+        .find(|relay| relay.record["id"] == node["homeRelay"]);
+    let home = home.with_context(|| format!("{} is none of the relays", node["homeRelay"]))?;
+    home.process.kill()?;
+    let opened = open(&pair, "relay")?;
+    ensure!(
+        opened.first_byte <= FIRST_MAX,
+        "the first byte took {:?}",
+        opened.first_byte
+    );
+    exchange(opened.stream, 100_000)?;
+    report(&pair, place, (opened.first_byte, opened.direct), None)
 }
 
 fn restart_relay(place: Place<'_>) -> Result<Report> {
