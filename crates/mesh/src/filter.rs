@@ -8,10 +8,10 @@
 //!    lets us give. They must come from the node that the packet went to, since no router stands inside the mesh.
 //! 3. *What a rule allows*: by source address, protocol and port. `icmp` means echo requests; `*` means every protocol.
 //!
-//! All else is dropped and counted by reason ([`FilterDrop`]). Fragments are refused whatever the rules say: the mesh's MTU
-//! is known, nobody inside needs them, and only the first would name its ports. IPv6 extension headers are walked, at most
-//! [`EXTENSIONS_MAX`]; a routing header that has hops left is malformed. Sources were checked against the peer's allowed
-//! IPs before (`spoofed_source` of the tunnel's counters).
+//! All else is dropped and counted by reason ([`FilterDrop`]). Fragments wait until their datagram is whole, which is judged
+//! as one packet, and goes on as one (`pieces`). IPv6 extension headers are walked, at most
+//! [`EXTENSIONS_MAX`](crate::ip::EXTENSIONS_MAX); a routing header that has hops left is malformed. Sources were checked
+//! against the peer's allowed IPs before (`spoofed_source` of the tunnel's counters), of each fragment.
 //!
 //! # When the rules change
 //!
@@ -21,22 +21,25 @@
 //! # What the caller owes
 //!
 //! Every packet on its way out, sealed or not, goes through [`Filter::outgoing`], every one on its way in through
-//! [`Filter::incoming`]. No timer rings: a flow whose time is over is as good as gone, and makes room when room is needed.
-//! Nothing is allocated for a packet, only for the first one of a flow.
+//! [`Filter::take_in`]. No timer rings: a flow whose time is over is as good as gone, and makes room when room is needed.
+//! Nothing is allocated for a packet, only for the first one of a flow and for fragments.
 
 mod flows;
 mod packet;
+mod pieces;
 mod rules;
 
 use std::net::SocketAddr;
 
-use types::{Monotonic, PacketFilter};
+use types::{Monotonic, NodePublicKey, PacketFilter};
 
 pub use self::flows::{FLOWS_MAX, FlowTimer};
 use self::flows::{Flows, Key};
-pub use self::packet::EXTENSIONS_MAX;
 use self::packet::{Content, Packet, Refusal, TcpFlags};
+use self::pieces::Pieces;
+pub use self::pieces::{DATAGRAMS_MAX, PIECES_BYTES_MAX, PIECES_BYTES_PEER_MAX, PIECES_TIME};
 use self::rules::Rules;
+use crate::ip::IpPacket;
 
 macro_rules! filter_drops {
     ($($(#[doc = $doc:literal])+ $name:ident = $word:literal,)+) => {
@@ -66,7 +69,7 @@ filter_drops! {
     Denied = "filter_denied",
     /// An ICMP error about a packet that cannot have been ours.
     StrayError = "filter_stray_error",
-    /// An IP fragment.
+    /// An IP fragment whose datagram did not become whole in time, had no room, or has pieces that contradict one another.
     Fragment = "filter_fragment",
     /// The headers are cut short, too many, or name a route of their own.
     Malformed = "filter_malformed",
@@ -103,6 +106,9 @@ pub struct Filter {
     rules: Option<Rules>,
     ours: Flows,
     theirs: Flows,
+    pieces: Pieces,
+    /// The last datagram that was put together.
+    joined: Vec<u8>,
     counters: FilterCounters,
 }
 
@@ -121,7 +127,7 @@ impl Filter {
     /// Takes note of a packet that leaves for a peer.
     pub fn outgoing(&mut self, packet: &[u8], now: Monotonic) {
         // What cannot be read cannot be answered either.
-        let Ok(packet) = Packet::parse(packet) else {
+        let Ok(packet) = Packet::parse_beginning(packet) else {
             return;
         };
         let key = Key::outgoing(&packet);
@@ -139,8 +145,37 @@ impl Filter {
         }
     }
 
-    /// Says whether a packet that came from a peer may go on.
-    pub fn incoming(&mut self, packet: &[u8], now: Monotonic) -> Result<(), FilterDrop> {
+    /// Takes a packet that came from a peer, and returns what may go on: the packet itself, or the datagram whose last missing
+    /// piece it is; `None` when it waits for other pieces.
+    pub fn take_in<'p>(
+        &'p mut self,
+        from: &NodePublicKey,
+        packet: &'p [u8],
+        now: Monotonic,
+    ) -> Result<Option<&'p [u8]>, FilterDrop> {
+        if !may_be_piece(packet) {
+            return self.incoming(packet, now).map(|()| Some(packet));
+        }
+        let Ok(read) = IpPacket::read(packet) else {
+            self.counters.dropped[FilterDrop::Malformed as usize] += 1;
+            return Err(FilterDrop::Malformed);
+        };
+        let Some(piece) = &read.piece else {
+            return self.incoming(packet, now).map(|()| Some(packet));
+        };
+        let ends = (read.source, read.destination);
+        let taken = self.pieces.take(from, (packet, ends, piece), now);
+        self.counters.dropped[FilterDrop::Fragment as usize] += std::mem::take(&mut self.pieces.lost);
+        let Some(joined) = taken.map_err(|()| FilterDrop::Fragment)? else {
+            return Ok(None);
+        };
+        self.incoming(&joined, now)?;
+        self.joined = joined;
+        Ok(Some(&self.joined))
+    }
+
+    /// Says whether a whole packet may go on.
+    fn incoming(&mut self, packet: &[u8], now: Monotonic) -> Result<(), FilterDrop> {
         let verdict = self.judge(packet, now);
         match verdict {
             Ok(()) => self.counters.passed += 1,
@@ -201,6 +236,15 @@ impl Filter {
             self.theirs.begin(key, content, now);
         }
         Ok(())
+    }
+}
+
+/// Tells whether a packet may be a fragment: cheaply, since nearly none is.
+fn may_be_piece(packet: &[u8]) -> bool {
+    match packet {
+        [first, ..] if first >> 4 == 6 => matches!(packet.get(6), Some(0 | 43 | 44 | 60)),
+        [_, _, _, _, _, _, high, low, ..] => u16::from_be_bytes([*high, *low]) & 0x3fff != 0,
+        _ => false,
     }
 }
 

@@ -11,6 +11,7 @@ pub mod dns;
 mod endpoint;
 pub mod filter;
 pub mod frame;
+pub mod ip;
 pub mod load;
 mod mesh;
 pub mod paths;

@@ -144,9 +144,7 @@ pub struct NetCounters {
     pub packets_taken: u64,
     /// Dropped: not for an address of ours towards that peer.
     pub packets_misdirected: u64,
-    /// Dropped: an IP fragment.
-    pub packets_fragmented: u64,
-    /// Dropped: the headers are not in order, or IPv6 extension headers hide what they carry.
+    /// Dropped: the headers are not in order, or have IPv6 extensions of which a stack can make nothing.
     pub packets_malformed: u64,
     /// Sends that the operating system refused.
     pub sends_refused: u64,
@@ -162,8 +160,6 @@ pub struct NetCounters {
     pub host_spoofed: u64,
     /// Of the host, dropped: the headers are not in order, or it is longer than the mesh's packets are.
     pub host_malformed: u64,
-    /// Of the host, dropped: an IP fragment, which no peer would take.
-    pub host_fragmented: u64,
     /// Of the host, dropped: the node itself has a connection between these addresses and ports.
     pub host_port_taken: u64,
     /// For the host, dropped: it did not take them.
@@ -179,16 +175,14 @@ pub struct NetCounters {
 impl NetCounters {
     /// Returns every reason for which the shell dropped something or gave it up, with its word and its count.
     #[must_use]
-    pub fn drops(&self) -> [(&'static str, u64); 14] {
+    pub fn drops(&self) -> [(&'static str, u64); 12] {
         [
             ("host_unrouted", self.host_unrouted),
             ("host_spoofed", self.host_spoofed),
             ("host_malformed", self.host_malformed),
-            ("host_fragmented", self.host_fragmented),
             ("host_port_taken", self.host_port_taken),
             ("host_refused", self.host_refused),
             ("misdirected", self.packets_misdirected),
-            ("fragmented", self.packets_fragmented),
             ("malformed", self.packets_malformed),
             ("send_refused", self.sends_refused),
             ("receive_refused", self.receives_refused),

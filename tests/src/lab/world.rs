@@ -291,7 +291,8 @@ impl Site {
     }
 
     fn outermost(&self) -> Result<&Namespace> {
-        self.routers.first().context("nothing lies before the site")
+        let outermost = self.routers.first();
+        Ok(outermost.context("nothing lies before the site")?)
     }
 
     /// The last part of the public address of a way out.

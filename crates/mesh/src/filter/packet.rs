@@ -1,19 +1,11 @@
 //! What the filter reads of a packet: addresses, and ports or what stands for them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-/// The most IPv6 extension headers before what a packet carries.
-pub const EXTENSIONS_MAX: usize = 8;
+use crate::ip::{IpPacket, Malformed, TCP, UDP};
 
 const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 const ICMP6: u8 = 58;
-
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const OPTIONS: u8 = 60;
 
 /// Why a packet is not looked at further.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,12 +14,18 @@ pub(super) enum Refusal {
     Fragment,
 }
 
+impl From<Malformed> for Refusal {
+    fn from(Malformed: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
 /// One packet, or the beginning of one that an error quotes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Packet<C = Content> {
+pub(super) struct Packet {
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
-    pub(super) content: C,
+    pub(super) content: Content,
 }
 
 /// What a packet carries.
@@ -120,14 +118,30 @@ impl Quoted {
 }
 
 impl Packet {
-    /// Reads a whole packet, behind which nothing may stand.
+    /// Reads a whole packet.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
-        let outer = read_ip(bytes, true)?;
-        let content = match (outer.content.protocol, outer.source) {
-            (TCP, _) => read_tcp(outer.content.payload)?,
-            (UDP, _) => read_udp(outer.content.payload)?,
-            (ICMP, IpAddr::V4(_)) => read_icmp(outer.content.payload, &[3, 11, 12], (8, 0))?,
-            (ICMP6, IpAddr::V6(_)) => read_icmp(outer.content.payload, &[1, 2, 3, 4], (128, 129))?,
+        let outer = IpPacket::read(bytes)?;
+        if outer.piece.is_some() {
+            return Err(Refusal::Fragment);
+        }
+        Self::of(&outer)
+    }
+
+    /// Reads a packet that is whole, or the first piece of one, which has the ports.
+    pub(super) fn parse_beginning(bytes: &[u8]) -> Result<Self, Refusal> {
+        let outer = IpPacket::read(bytes)?;
+        if outer.is_later_piece() {
+            return Err(Refusal::Fragment);
+        }
+        Self::of(&outer)
+    }
+
+    fn of(outer: &IpPacket<'_>) -> Result<Self, Refusal> {
+        let content = match (outer.protocol, outer.source) {
+            (TCP, _) => read_tcp(outer.payload)?,
+            (UDP, _) => read_udp(outer.payload)?,
+            (ICMP, IpAddr::V4(_)) => read_icmp(outer.payload, &[3, 11, 12], (8, 0))?,
+            (ICMP6, IpAddr::V6(_)) => read_icmp(outer.payload, &[1, 2, 3, 4], (128, 129))?,
             _ => Content::Other,
         };
         Ok(Self {
@@ -168,87 +182,6 @@ impl Packet {
             content,
         }
     }
-}
-
-/// The protocol that a packet carries, and its bytes.
-struct Payload<'a> {
-    protocol: u8,
-    payload: &'a [u8],
-}
-
-/// Reads the IP headers. A quoted packet (`is_whole` false) may be cut short behind them.
-fn read_ip(bytes: &[u8], is_whole: bool) -> Result<Packet<Payload<'_>>, Refusal> {
-    match bytes.first().map(|byte| byte >> 4) {
-        Some(4) => read_ip4(bytes, is_whole),
-        Some(6) => read_ip6(bytes, is_whole),
-        _ => Err(Refusal::Malformed),
-    }
-}
-
-fn read_ip4(bytes: &[u8], is_whole: bool) -> Result<Packet<Payload<'_>>, Refusal> {
-    let header: &[u8; 20] = bytes.first_chunk().ok_or(Refusal::Malformed)?;
-    let header_len = usize::from(header[0] & 0x0f) * 4;
-    let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    if header_len < 20 || len < header_len {
-        return Err(Refusal::Malformed);
-    }
-    // More fragments follow, or this is not the first.
-    if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
-        return Err(Refusal::Fragment);
-    }
-    let [source, destination] = [12, 16].map(|at| {
-        let octets: [u8; 4] = header[at..at + 4].try_into().expect("four bytes");
-        IpAddr::from(Ipv4Addr::from(octets))
-    });
-    Ok(Packet {
-        source,
-        destination,
-        content: Payload {
-            protocol: header[9],
-            payload: cut(bytes, header_len, len, is_whole)?,
-        },
-    })
-}
-
-fn read_ip6(bytes: &[u8], is_whole: bool) -> Result<Packet<Payload<'_>>, Refusal> {
-    let header: &[u8; 40] = bytes.first_chunk().ok_or(Refusal::Malformed)?;
-    let len = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
-    let [source, destination] = [8, 24].map(|at| {
-        let octets: [u8; 16] = header[at..at + 16].try_into().expect("sixteen bytes");
-        IpAddr::from(Ipv6Addr::from(octets))
-    });
-    let payload = cut(bytes, 40, len, is_whole)?;
-    Ok(Packet {
-        source,
-        destination,
-        content: skip_extensions(header[6], payload)?,
-    })
-}
-
-/// Walks the extension headers. Each begins with the next header's number and its own length (RFC 8200 section 4).
-fn skip_extensions(mut protocol: u8, mut payload: &[u8]) -> Result<Payload<'_>, Refusal> {
-    for _ in 0..=EXTENSIONS_MAX {
-        match protocol {
-            FRAGMENT => return Err(Refusal::Fragment),
-            HOP_BY_HOP | ROUTING | OPTIONS => {}
-            _ => return Ok(Payload { protocol, payload }),
-        }
-        let header: &[u8; 8] = payload.first_chunk().ok_or(Refusal::Malformed)?;
-        let hops_left = header[3];
-        if protocol == ROUTING && hops_left != 0 {
-            return Err(Refusal::Malformed);
-        }
-        let len = 8 + usize::from(header[1]) * 8;
-        protocol = header[0];
-        payload = payload.get(len..).ok_or(Refusal::Malformed)?;
-    }
-    Err(Refusal::Malformed)
-}
-
-/// Returns the bytes of a packet of `len` bytes behind its header.
-fn cut(bytes: &[u8], header_len: usize, len: usize, is_whole: bool) -> Result<&[u8], Refusal> {
-    let end = if is_whole { len } else { len.min(bytes.len()) };
-    bytes.get(header_len..end).ok_or(Refusal::Malformed)
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u16> {
@@ -296,15 +229,18 @@ fn read_icmp(message: &[u8], errors: &[u8], (request, reply): (u8, u8)) -> Resul
 }
 
 fn read_quoted(bytes: &[u8]) -> Option<Quoted> {
-    let quoted = read_ip(bytes, false).ok()?;
-    let Payload { protocol, payload } = quoted.content;
+    let quoted = IpPacket::read_quoted(bytes).ok()?;
+    if quoted.is_later_piece() {
+        return None;
+    }
+    let payload = quoted.payload;
     let ports = || Some((number(payload, 0)?, number(payload, 2)?));
     let echo = |request: u8, reply: u8| match *payload.first()? {
         kind if kind == request => number(payload, 4).map(Carried::Request),
         kind if kind == reply => number(payload, 4).map(Carried::Reply),
         _ => None,
     };
-    let carries = match (protocol, quoted.source) {
+    let carries = match (quoted.protocol, quoted.source) {
         (TCP, _) => ports().map(|(source, destination)| Carried::Tcp(source, destination)),
         (UDP, _) => ports().map(|(source, destination)| Carried::Udp(source, destination)),
         (ICMP, IpAddr::V4(_)) => echo(8, 0),

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use types::FilterRule;
 
 use super::*;
+use crate::ip::EXTENSIONS_MAX;
 
 const PEER: &str = "100.64.0.2";
 const US: &str = "100.64.0.1";
@@ -329,21 +330,20 @@ fn what_we_opened_outlives_a_change_of_the_rules() {
 }
 
 #[test]
-fn fragments_are_refused_whatever_the_rules_say() {
-    let mut filter = filter(&[(&["0.0.0.0/0", "::/0"], &["*"])]);
-    let fragment = Err(FilterDrop::Fragment);
-    for (byte, value) in [(6, 0x20), (6, 0x01), (7, 0x01)] {
-        let mut packet = tcp_in(9, 22, SYN);
-        packet[byte] = value;
-        assert_eq!(filter.incoming(&packet, at(0)), fragment);
-    }
+fn what_may_be_fragmented_passes_as_it_is_when_it_is_not() {
+    let mut filter = filter(&[(&["0.0.0.0/0", "::/0"], &["tcp:22"])]);
+    let peer = types::NodePrivateKey::from_random([1; 32]).public();
     let mut unfragmented = tcp_in(9, 22, SYN);
     unfragmented[6] = 0x40;
-    assert_eq!(filter.incoming(&unfragmented, at(0)), Ok(()), "don't fragment");
-    let header = [6, 0, 0, 0, 0, 0, 0, 0];
-    let packet = ip6(PEER6, US6, 44, &[&header, tcp(9, 22, SYN).as_slice()].concat());
-    assert_eq!(filter.incoming(&packet, at(0)), fragment, "an atomic one, too");
-    assert_eq!(filter.counters().dropped(FilterDrop::Fragment), 4);
+    let options = ip6(
+        PEER6,
+        US6,
+        60,
+        &[&[6, 0, 1, 4, 0, 0, 0, 0], tcp(9, 22, SYN).as_slice()].concat(),
+    );
+    for packet in [unfragmented, options] {
+        assert_eq!(filter.take_in(&peer, &packet, at(0)), Ok(Some(packet.as_slice())));
+    }
 }
 
 #[test]

@@ -19,8 +19,8 @@ pub(super) struct Inbound<'a, S> {
 
 impl<S: PacketSink> PacketSink for Inbound<'_, S> {
     fn packet(&mut self, from: &NodePublicKey, packet: &[u8]) {
-        if self.filter.incoming(packet, self.now).is_ok() {
-            self.sink.packet(from, packet);
+        if let Ok(Some(whole)) = self.filter.take_in(from, packet, self.now) {
+            self.sink.packet(from, whole);
         }
     }
 

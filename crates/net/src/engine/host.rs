@@ -14,7 +14,7 @@ use types::{NodePublicKey, Now};
 
 use super::peers::Peers;
 use super::{Engine, contained};
-use crate::netstack::{Header, HeaderError, Packets};
+use crate::netstack::{Header, Packets};
 use crate::tun::{Held, ReadBatch};
 
 /// How many batches of the host go out in one turn before the socket is asked again.
@@ -66,16 +66,9 @@ impl HostSide {
 
 /// Returns the peer for whom a packet of the host is; `None`, counted, when it must not go out.
 fn recipient(packet: &[u8], mesh: &Mesh, peers: &mut Peers) -> Option<NodePublicKey> {
-    let header = match Header::parse(packet) {
-        Ok(header) => header,
-        Err(HeaderError::Malformed | HeaderError::Extended) => {
-            peers.counters.host_malformed += 1;
-            return None;
-        }
-        Err(HeaderError::Fragment) => {
-            peers.counters.host_fragmented += 1;
-            return None;
-        }
+    let Ok(header) = Header::parse(packet) else {
+        peers.counters.host_malformed += 1;
+        return None;
     };
     let key = mesh.route(header.destination);
     let Some((key, peer)) = key.and_then(|key| Some((key, peers.map.get_mut(&key)?))) else {

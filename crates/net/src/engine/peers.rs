@@ -13,9 +13,7 @@ use types::{AllowedIp, Monotonic, NodePublicKey, Now};
 use super::host::HostSide;
 use super::peer::{Flow, Peer};
 use crate::mesh_net::{ConnectError, NetCounters, Responder};
-use crate::netstack::{
-    Admission, ConnId, ConnStatus, Datagram, Header, HeaderError, OpenError, Packets, StackConfig,
-};
+use crate::netstack::{Admission, ConnId, ConnStatus, Datagram, Header, OpenError, Packets, StackConfig};
 use crate::stream::{Doorbell, MeshStream, PeerNumber, StreamCore, StreamId};
 
 /// Where streams to a port go.
@@ -323,10 +321,8 @@ impl PacketSink for Ingress<'_> {
     /// addresses there.
     fn packet(&mut self, from: &NodePublicKey, packet: &[u8]) {
         let counters = &mut self.peers.counters;
-        let header = match Header::parse(packet) {
-            Ok(header) => header,
-            Err(HeaderError::Malformed | HeaderError::Extended) => return counters.packets_malformed += 1,
-            Err(HeaderError::Fragment) => return counters.packets_fragmented += 1,
+        let Ok(header) = Header::parse(packet) else {
+            return counters.packets_malformed += 1;
         };
         let Some(peer) = self.peers.map.get_mut(from) else {
             return counters.packets_misdirected += 1;
@@ -347,6 +343,10 @@ impl PacketSink for Ingress<'_> {
         {
             counters.packets_to_host += 1;
             return host.push_with(packet.len(), |room| room.copy_from_slice(packet));
+        }
+        // The filter has put fragments together, and a stack knows no extension headers.
+        if !header.is_plain {
+            return counters.packets_malformed += 1;
         }
         counters.packets_taken += 1;
         let (mono, listeners) = (self.now.mono, &self.peers.listeners);

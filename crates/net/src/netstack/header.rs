@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
+use mesh::ip::{IpPacket, Malformed, TCP};
+use smoltcp::wire::TcpPacket;
 
 /// The addresses of a well-formed packet and, when it carries one, of its TCP segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -11,8 +12,10 @@ pub struct Header {
     pub source: IpAddr,
     /// For whom it is.
     pub destination: IpAddr,
-    /// Its TCP segment, unless it carries something else.
+    /// Its TCP segment, unless it carries something else, or is a fragment that does not begin with one.
     pub segment: Option<Segment>,
+    /// Whether a stack can make something of it: it is whole, and has no IPv6 extension headers.
+    pub is_plain: bool,
 }
 
 /// The end points of a TCP segment.
@@ -26,73 +29,26 @@ pub struct Segment {
     pub is_opening: bool,
 }
 
-/// Why a packet is not looked at further.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum HeaderError {
-    /// It is no whole IPv4 or IPv6 packet.
-    #[error("is no whole IP packet")]
-    Malformed,
-    /// It is a piece of a larger packet; inside the tunnel nobody needs to make those.
-    #[error("is an IP fragment")]
-    Fragment,
-    /// It has IPv6 extension headers: nobody needs those inside the tunnel, and a segment behind them would not be seen here.
-    #[error("has IPv6 extension headers")]
-    Extended,
-}
-
 impl Header {
-    /// Reads the headers of `packet`.
-    pub fn parse(packet: &[u8]) -> Result<Self, HeaderError> {
-        match packet.first().map(|byte| byte >> 4) {
-            Some(4) => Self::parse_v4(packet),
-            Some(6) => Self::parse_v6(packet),
-            _ => Err(HeaderError::Malformed),
-        }
-    }
-
-    fn parse_v4(packet: &[u8]) -> Result<Self, HeaderError> {
-        let packet = Ipv4Packet::new_checked(packet).map_err(|_| HeaderError::Malformed)?;
-        if packet.header_len() < 20 {
-            return Err(HeaderError::Malformed);
-        }
-        if packet.more_frags() || packet.frag_offset() != 0 {
-            return Err(HeaderError::Fragment);
-        }
-        let (source, destination) = (packet.src_addr().into(), packet.dst_addr().into());
-        Self::with_payload(source, destination, packet.next_header(), packet.payload())
-    }
-
-    fn parse_v6(packet: &[u8]) -> Result<Self, HeaderError> {
-        let packet = Ipv6Packet::new_checked(packet).map_err(|_| HeaderError::Malformed)?;
-        let (source, destination) = (packet.src_addr().into(), packet.dst_addr().into());
-        match packet.next_header() {
-            IpProtocol::Ipv6Frag => Err(HeaderError::Fragment),
-            IpProtocol::HopByHop | IpProtocol::Ipv6Route | IpProtocol::Ipv6Opts => Err(HeaderError::Extended),
-            protocol => Self::with_payload(source, destination, protocol, packet.payload()),
-        }
-    }
-
-    fn with_payload(
-        source: IpAddr,
-        destination: IpAddr,
-        protocol: IpProtocol,
-        payload: &[u8],
-    ) -> Result<Self, HeaderError> {
-        let segment = match protocol {
-            IpProtocol::Tcp => Some(Segment::parse(source, destination, payload)?),
+    /// Reads the headers of `packet`; of a fragment, too.
+    pub fn parse(packet: &[u8]) -> Result<Self, Malformed> {
+        let ip = IpPacket::read(packet)?;
+        let segment = match ip.protocol {
+            TCP if !ip.is_later_piece() => Some(Segment::parse(ip.source, ip.destination, ip.payload)?),
             _ => None,
         };
         Ok(Self {
-            source,
-            destination,
+            source: ip.source,
+            destination: ip.destination,
             segment,
+            is_plain: ip.piece.is_none() && !ip.is_extended,
         })
     }
 }
 
 impl Segment {
-    fn parse(source: IpAddr, destination: IpAddr, payload: &[u8]) -> Result<Self, HeaderError> {
-        let tcp = TcpPacket::new_checked(payload).map_err(|_| HeaderError::Malformed)?;
+    fn parse(source: IpAddr, destination: IpAddr, payload: &[u8]) -> Result<Self, Malformed> {
+        let tcp = TcpPacket::new_checked(payload).map_err(|_| Malformed)?;
         Ok(Self {
             source: (source, tcp.src_port()).into(),
             destination: (destination, tcp.dst_port()).into(),
@@ -134,32 +90,34 @@ mod tests {
 
     #[test]
     fn no_segment_hides_behind_extension_headers() {
-        for (next, expected) in [
-            (0, Err(HeaderError::Extended)),
-            (43, Err(HeaderError::Extended)),
-            (60, Err(HeaderError::Extended)),
-            (44, Err(HeaderError::Fragment)),
-            (58, Ok(None)),
-            (59, Ok(None)),
-        ] {
+        for next in [0, 43, 60, 44] {
             let mut packet = vec![0; 40 + 8 + 20];
             packet[0] = 0x60;
             packet[5] = 28;
             packet[6] = next;
             packet[40] = 6;
-            let parsed = Header::parse(&packet).map(|header| header.segment);
-            assert_eq!(parsed, expected, "{next}");
+            packet[48 + 12] = 5 << 4;
+            let header = Header::parse(&packet).expect("well-formed");
+            assert!(header.segment.is_some() && !header.is_plain, "{next}");
         }
     }
 
     #[test]
-    fn fragments_and_every_truncation_are_refused_without_a_panic() {
+    fn the_first_fragment_has_the_ports_and_the_others_are_not_taken_for_it() {
         let mut fragment = syn_v4();
         fragment[6] = 0x20;
-        assert_eq!(Header::parse(&fragment), Err(HeaderError::Fragment));
+        let header = Header::parse(&fragment).expect("well-formed");
+        assert!(header.segment.is_some() && !header.is_plain);
+        fragment[7] = 1;
+        let header = Header::parse(&fragment).expect("well-formed");
+        assert!(header.segment.is_none() && !header.is_plain);
+    }
+
+    #[test]
+    fn every_truncation_is_refused_without_a_panic() {
         let whole = syn_v4();
         for len in 0..whole.len() {
-            assert_eq!(Header::parse(&whole[..len]), Err(HeaderError::Malformed), "{len}");
+            assert_eq!(Header::parse(&whole[..len]), Err(Malformed), "{len}");
         }
         for first in 0..=255_u8 {
             let mut packet = syn_v4();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use types::{MESH_MTU, Monotonic};
 
 pub use datagram::Datagram;
-pub use header::{Header, HeaderError, Segment};
+pub use header::{Header, Segment};
 pub use smol::SmolStack;
 
 /// How many packets a batch takes before it is sealed: two full segmentation-offload sends of 49 packets, as many as fit
