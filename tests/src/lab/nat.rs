@@ -75,6 +75,19 @@ impl Nat {
         )
     }
 
+    /// Returns what is noted of datagrams that leave, and who may enter by it.
+    fn filtering(self) -> (String, &'static str) {
+        match self {
+            Self::FullCone => (NOTE_PORT.to_owned(), "iifname \"wan\" ct status dnat accept"),
+            Self::Restricted => (
+                format!("{NOTE_PORT}\n    {NOTE_ADDRESS}"),
+                "iifname \"wan\" ip saddr . udp dport @written_to accept",
+            ),
+            Self::Hairpinning => (NOTE_PORT.to_owned(), "iifname \"lan\" ct status dnat accept"),
+            _ => (String::new(), ""),
+        }
+    }
+
     /// Returns the rules of the router whose links are `wan` and `lan`.
     pub(super) fn rules(self) -> String {
         let may_leave = match self {
@@ -86,15 +99,7 @@ impl Nat {
             _ if self == Self::Symmetric || self.opens_ports() => "masquerade random,fully-random",
             _ => "masquerade",
         };
-        let (note, may_enter) = match self {
-            Self::FullCone => (NOTE_PORT.to_owned(), "iifname \"wan\" ct status dnat accept"),
-            Self::Restricted => (
-                format!("{NOTE_PORT}\n    {NOTE_ADDRESS}"),
-                "iifname \"wan\" ip saddr . udp dport @written_to accept",
-            ),
-            Self::Hairpinning => (NOTE_PORT.to_owned(), "iifname \"lan\" ct status dnat accept"),
-            _ => (String::new(), ""),
-        };
+        let (note, may_enter) = self.filtering();
         if self == Self::Ipv6Only {
             return firewall();
         }
