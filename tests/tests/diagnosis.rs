@@ -214,6 +214,11 @@ fn a_bugreport_tells_everything_but_secrets() {
             assert_eq!(report["daemon"].is_object(), is_running, "{report:#}");
             assert_eq!(report["netcheck"].is_object(), is_running, "{report:#}");
             assert_eq!(report["linkOnDisk"] == "linked", !is_running, "{report:#}");
+            let log = report["log"]
+                .as_array()
+                .map(|lines| lines.iter().filter_map(Value::as_str));
+            let has_log = log.is_some_and(|mut lines| lines.any(|line| line.contains(" INFO ")));
+            assert_eq!(has_log, is_running && more.is_empty(), "{report:#}");
             if is_running {
                 assert_eq!(report["daemon"]["control"]["connected"], true);
                 let is_named = report["daemon"]["name"] == DEVICE;

@@ -8,6 +8,7 @@ use net::tun::TunName;
 use types::SecretString;
 use url::Url;
 
+use crate::log_tail::LogTail;
 use crate::names::host::DnsConfig;
 use crate::reach::proxy::ProxyConfig;
 use crate::talk::Talk;
@@ -42,6 +43,8 @@ pub struct NodeConfig {
     pub policy_seed: PolicySeed,
     /// Where the daemon's talk goes.
     pub on_talk: OnTalk,
+    /// What whoever set up the log keeps of it, for the local API; empty when nobody does.
+    pub log: LogTail,
 }
 
 impl NodeConfig {
@@ -61,6 +64,7 @@ impl NodeConfig {
             app_version: env!("CARGO_PKG_VERSION").to_owned(),
             policy_seed: PolicySeed::default(),
             on_talk: Arc::new(|_| {}),
+            log: LogTail::default(),
         }
     }
 }

@@ -200,6 +200,7 @@ impl Daemon {
             board: self.board.clone(),
             sidecar: self.sidecar.clone(),
             keyring: self.keyring.clone(),
+            log: self.config.log.clone(),
             shutdown: self.shutdown.clone(),
         };
         let until = CancellationToken::new();

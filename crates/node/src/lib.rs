@@ -20,6 +20,7 @@ pub mod link;
 pub mod link_state;
 pub mod local_api;
 pub mod local_client;
+pub mod log_tail;
 pub mod membership;
 pub mod names;
 pub mod policy;

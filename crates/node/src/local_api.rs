@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | GET | `/status` | [`Status`] |
 //! | GET | `/netcheck` | [`Netcheck`] |
+//! | GET | `/log` | [`Log`] |
 //! | POST | `/pings` | [`PingEvent`] lines until every ping has an answer or none, for a [`PingRequest`] ([`pings`]) |
 //! | POST | `/runs` | [`RunStarted`], for a [`StartRun`] (contract §5, `origin: "device"`) |
 //! | POST | `/key` | [`KeyRotated`]: the node has made itself another key, and it is in force ([`keys`]) |
@@ -49,6 +50,7 @@ pub use crate::local_api::keys::KeyRotated;
 pub use crate::local_api::netcheck::Netcheck;
 pub use crate::local_api::pings::{PingEvent, PingRequest};
 pub use crate::local_api::ports::{ExposeRequest, ForwardRequest, PortEvent};
+use crate::log_tail::LogTail;
 use crate::reach::{Reach, ReachError};
 use crate::sidecar::{RegisterError, Registration, Sidecar};
 use crate::status::{Status, StatusBoard, Traffic};
@@ -89,6 +91,13 @@ pub struct RunStarted {
     pub status: RunStatus,
 }
 
+/// The end of the daemon's log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Log {
+    /// Its last lines, the oldest first: at most [`crate::log_tail::BYTES_MAX`] bytes.
+    pub lines: Vec<String>,
+}
+
 /// A no, as it stands on the wire.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LocalErrorEnvelope {
@@ -114,6 +123,8 @@ pub struct LocalState {
     pub sidecar: Arc<OnceLock<Arc<Sidecar>>>,
     /// The node's keys.
     pub keyring: Arc<Keyring>,
+    /// The end of the log.
+    pub log: LogTail,
     /// Stops the daemon.
     pub shutdown: CancellationToken,
 }
@@ -134,6 +145,7 @@ pub async fn serve(listener: UnixListener, state: LocalState, until: Cancellatio
     let router = Router::new()
         .route("/status", get(status))
         .route("/netcheck", get(netcheck::netcheck))
+        .route("/log", get(log))
         .route("/pings", post(pings::ping))
         .route("/runs", post(start_run))
         .route("/key", post(keys::rotate))
@@ -159,6 +171,11 @@ async fn status(State(state): State<LocalState>) -> Json<Status> {
         status.traffic = Some(Traffic::from(&counters));
     }
     Json(status)
+}
+
+async fn log(State(state): State<LocalState>) -> Json<Log> {
+    let lines = state.log.lines();
+    Json(Log { lines })
 }
 
 async fn start_run(State(state): State<LocalState>, Body(request): Body<StartRun>) -> Response {

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::local_api::{
-    ExposeRequest, ForwardRequest, KeyRotated, LocalError, LocalErrorEnvelope, Netcheck, PingEvent,
+    ExposeRequest, ForwardRequest, KeyRotated, LocalError, LocalErrorEnvelope, Log, Netcheck, PingEvent,
     PingRequest, PortEvent, RunStarted, SOCKET, StartRun,
 };
 use crate::status::Status;
@@ -72,6 +72,11 @@ impl LocalClient {
     /// Asks what the networks around the device let through.
     pub async fn netcheck(&self) -> Result<Netcheck, LocalClientError> {
         self.call(Method::GET, "/netcheck", Vec::new()).await
+    }
+
+    /// Asks for the end of the daemon's log.
+    pub async fn log(&self) -> Result<Log, LocalClientError> {
+        self.call(Method::GET, "/log", Vec::new()).await
     }
 
     /// Pings a node; what comes of it the events tell.
@@ -263,6 +268,7 @@ mod tests {
             board: StatusBoard::new("1".to_owned(), key, Clock::new().now().wall),
             sidecar: std::sync::Arc::default(),
             keyring: std::sync::Arc::new(keyring),
+            log: crate::log_tail::LogTail::default(),
             shutdown: CancellationToken::new(),
         };
         let until = CancellationToken::new();

@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod failure;
 mod interrupts;
+mod log;
 mod output;
 mod table;
 mod terminal;

@@ -3,8 +3,6 @@
 //! It is built up field by field from what may be told, and never by leaving out of a whole what may not: what the daemon
 //! learns to say of itself one day does not come in by itself. Texts that others may have written into are cleaned.
 
-mod clean;
-
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,8 +17,8 @@ use serde::Serialize;
 
 use super::forward::explained;
 use super::up::state_dir;
+use crate::log::clean::{clean, clean_url};
 use crate::output::Output;
-use clean::{clean, clean_url};
 
 /// What `bugreport` takes.
 #[derive(Args)]
@@ -43,7 +41,8 @@ struct Report {
     link_on_disk: Option<&'static str>,
     daemon: Option<Daemon>,
     netcheck: Option<Netcheck>,
-    log: &'static str,
+    /// The last lines, cleaned; absent where no daemon runs, or where they may name somebody and must not.
+    log: Option<Vec<String>>,
 }
 
 #[derive(Serialize)]
@@ -111,6 +110,11 @@ pub(crate) async fn bugreport(args: BugreportArgs) -> Result<()> {
     };
     // Before the device is a node there is nothing to check.
     let netcheck = client.netcheck().await.ok();
+    let log = if args.hide_names {
+        None
+    } else {
+        client.log().await.ok().map(|log| log.lines)
+    };
     let link_on_disk = match &status {
         Some(_) => None,
         None => link_on_disk(&dir)?,
@@ -124,7 +128,7 @@ pub(crate) async fn bugreport(args: BugreportArgs) -> Result<()> {
         link_on_disk,
         daemon: status.map(|status| Daemon::new(status, args.hide_names)),
         netcheck,
-        log: "not kept: the daemon writes it to its standard error",
+        log,
     };
     Output::new(true).record(&report, &[])
 }

@@ -5,10 +5,10 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use api::client::Client;
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, Global};
 use crate::failure::hinted;
+use crate::log;
 use crate::output::Output;
 
 pub(crate) mod agents;
@@ -65,50 +65,50 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     let output = Output::new(cli.global.json);
     match cli.command {
         Command::Serve(args) => {
-            log_to_stderr("info");
+            log::to_stderr("info");
             to_the_end(server_runtime()?, serve::serve(args, output))
         }
         Command::Relay(args) => {
-            log_to_stderr("info");
+            log::to_stderr("info");
             to_the_end(server_runtime()?, relay::relay(args, output))
         }
         Command::Up(args) => {
-            log_to_stderr("warn");
+            let log = log::to_stderr_and_tail("warn");
             to_the_end(
                 node::footprint::runtime().context("start the runtime")?,
-                up::up(args, output),
+                up::up(args, log, output),
             )
         }
         Command::Forward(args) => {
-            log_to_stderr("warn");
+            log::to_stderr("warn");
             to_the_end(client_runtime()?, forward::forward(args, output))
         }
         Command::Expose(args) => {
-            log_to_stderr("warn");
+            log::to_stderr("warn");
             to_the_end(client_runtime()?, expose::expose(args, output))
         }
         Command::Ping(args) => {
-            log_to_stderr("warn");
+            log::to_stderr("warn");
             to_the_end(client_runtime()?, ping::ping(args, output))
         }
         Command::Netcheck(args) => {
-            log_to_stderr("warn");
+            log::to_stderr("warn");
             to_the_end(client_runtime()?, netcheck::netcheck(args, output))
         }
         Command::Bugreport(args) => {
-            log_to_stderr("warn");
+            log::to_stderr("warn");
             to_the_end(client_runtime()?, bugreport::bugreport(args))
         }
         Command::Status(args) => {
-            log_to_stderr("warn");
+            log::to_stderr("warn");
             to_the_end(client_runtime()?, status::status(args, output))
         }
         Command::RotateKey(args) => {
-            log_to_stderr("warn");
+            log::to_stderr("warn");
             to_the_end(client_runtime()?, rotate_key::rotate(args, output))
         }
         command => {
-            log_to_stderr("warn");
+            log::to_stderr("warn");
             to_the_end(client_runtime()?, ask(command, &cli.global, output))
         }
     }
@@ -162,18 +162,6 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
             unreachable!("these commands do not ask the API")
         }
     }
-}
-
-/// RUST_LOG decides, else `default`; logs are talk and go to stderr. A line that cannot be written is lost, and nothing
-/// else: to say so on the same stderr would panic in the middle of whatever was logged.
-fn log_to_stderr(default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .log_internal_errors(false)
-        .init();
 }
 
 fn server_runtime() -> Result<Runtime> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::FalseyValueParser;
+use node::log_tail::LogTail;
 use node::names::host::DnsConfig;
 use node::reach::proxy::ProxyConfig;
 use node::tun::{DEFAULT_NAME, TunName};
@@ -67,7 +68,7 @@ pub(crate) struct UpArgs {
 }
 
 /// Runs the node until it is told to stop or is shut out.
-pub(crate) async fn up(args: UpArgs, output: Output) -> Result<()> {
+pub(crate) async fn up(args: UpArgs, log: LogTail, output: Output) -> Result<()> {
     let server = args.server.map(|text| {
         let url = text.parse();
         url.map_err(|_| {
@@ -79,6 +80,7 @@ pub(crate) async fn up(args: UpArgs, output: Output) -> Result<()> {
     });
     let mut config = NodeConfig::new(server.transpose()?, state_dir(args.state_dir)?);
     config.label = args.label;
+    config.log = log;
     config.auth_key = args.auth_key.map(Into::into);
     if let Some(listen) = args.listen {
         config.listen = listen;

@@ -7,7 +7,7 @@ const GONE: &str = "[removed]";
 const RUN_MAX: usize = 20;
 
 /// Takes out of a text the addresses' users, passwords and queries, and whatever is as long as a key or a token.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let words = text.split(' ').map(|word| {
         if word.contains("://") {
             clean_url(word)
@@ -19,7 +19,7 @@ pub(super) fn clean(text: &str) -> String {
 }
 
 /// Leaves scheme, host and port of an address.
-pub(super) fn clean_url(url: &str) -> String {
+pub(crate) fn clean_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return GONE.to_owned();
     };
