@@ -72,7 +72,7 @@ enum Format {
     WgQuick,
 }
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 9] = [
     ("NAME", "/name"),
     ("KIND", "/kind"),
     ("STATUS", "/status"),
@@ -80,6 +80,7 @@ const COLUMNS: [Column; 8] = [
     ("PATH", "/path"),
     ("OS", "/os"),
     ("LAST SEEN", "/lastSeenAt"),
+    ("KEY EXPIRES", "/keyExpiresAt"),
     ("ID", "/id"),
 ];
 
@@ -234,6 +235,20 @@ pub(crate) fn word<T: DeserializeOwned>(text: String) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::table;
+
+    #[test]
+    fn a_list_says_when_a_key_expires_if_it_does() {
+        let rows = [
+            json!({"name": "laptop", "keyExpiresAt": "2026-12-24T18:00:00.000Z"}),
+            json!({"name": "desk", "keyExpiresAt": null}),
+        ];
+        let text = table(&rows, &COLUMNS);
+        let lines: Vec<_> = text.lines().collect();
+        let at = lines[0].find("KEY EXPIRES").expect("a column");
+        assert!(lines[1][at..].starts_with("2026-12-24T18:00:00.000Z "), "{text}");
+        assert!(lines[2][at..].starts_with("- "), "{text}");
+    }
 
     #[test]
     fn a_revocation_says_how_far_it_has_come() {
