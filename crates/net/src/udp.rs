@@ -17,8 +17,11 @@ const RECEIVE_BYTES: usize = 65_535;
 /// The most that one send may carry, however many datagrams it is cut into: the largest payload of UDP over IPv4.
 const SEND_BYTES_MAX: usize = 65_507;
 
-/// How many batches one system call may bring.
+/// How many batches one system call may bring, where a burst of a few peers is all that comes.
 const RECEIVE_BATCHES: usize = 8;
+
+/// The same, where many senders' single datagrams come: as many as the batch layer asks Linux for at once.
+const RECEIVE_BATCHES_MANY: usize = 32;
 
 /// A bound, non-blocking UDP socket.
 #[derive(Debug)]
@@ -50,25 +53,35 @@ pub enum SendOutcome {
     Dropped,
 }
 
-/// The memory that [`UdpSocket::receive`] fills: about half a mebibyte.
+/// The memory that [`UdpSocket::receive`] fills: about half a mebibyte, of which the system gives what is used.
 #[derive(Debug)]
 pub struct ReceiveBuffer {
     bytes: Vec<u8>,
-    meta: [RecvMeta; RECEIVE_BATCHES],
+    meta: Vec<RecvMeta>,
     count: usize,
 }
 
 impl Default for ReceiveBuffer {
     fn default() -> Self {
-        Self {
-            bytes: vec![0; RECEIVE_BYTES * RECEIVE_BATCHES],
-            meta: [RecvMeta::default(); RECEIVE_BATCHES],
-            count: 0,
-        }
+        Self::for_batches(RECEIVE_BATCHES)
     }
 }
 
 impl ReceiveBuffer {
+    /// Makes one of two mebibytes, for a socket to which many send at once.
+    #[must_use]
+    pub fn for_many() -> Self {
+        Self::for_batches(RECEIVE_BATCHES_MANY)
+    }
+
+    fn for_batches(batches: usize) -> Self {
+        Self {
+            bytes: vec![0; RECEIVE_BYTES * batches],
+            meta: vec![RecvMeta::default(); batches],
+            count: 0,
+        }
+    }
+
     /// Returns the batches of the last [`UdpSocket::fill`].
     pub fn batches(&mut self) -> impl Iterator<Item = Batch<'_>> {
         let slices = self.bytes.chunks_exact_mut(RECEIVE_BYTES);
@@ -103,6 +116,7 @@ impl UdpSocket {
         let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
         let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
         allow_fragments(&socket, listen);
+        ask_for_nothing_besides(&socket, listen);
         let local = socket
             .local_addr()?
             .as_socket()
@@ -169,7 +183,7 @@ impl UdpSocket {
         outcome
     }
 
-    /// Takes what has arrived, at most half a mebibyte, and hands each batch to `take`. Returns whether more may wait.
+    /// Takes what has arrived, at most a buffer full, and hands each batch to `take`. Returns whether more may wait.
     ///
     /// Errors are those of [`UdpSocket::fill`].
     pub fn receive(&self, buffer: &mut ReceiveBuffer, take: impl FnMut(Batch<'_>)) -> io::Result<bool> {
@@ -178,7 +192,7 @@ impl UdpSocket {
         Ok(may_have_more)
     }
 
-    /// Takes what has arrived, at most half a mebibyte, into `buffer`, so that the socket is free for sending while
+    /// Takes what has arrived, at most a buffer full, into `buffer`, so that the socket is free for sending while
     /// [`ReceiveBuffer::batches`] are looked at. Returns whether more may wait.
     ///
     /// An error that the system reports here is about an earlier send (ICMP) and gone with the report, but for a socket that
@@ -186,15 +200,16 @@ impl UdpSocket {
     pub fn fill(&self, buffer: &mut ReceiveBuffer) -> io::Result<bool> {
         buffer.count = 0;
         let mut slices = buffer.bytes.chunks_exact_mut(RECEIVE_BYTES).map(IoSliceMut::new);
-        let mut slices: [IoSliceMut<'_>; RECEIVE_BATCHES] =
-            std::array::from_fn(|_| slices.next().expect("the buffer holds every batch"));
+        let batches = buffer.meta.len();
+        let mut slices: [IoSliceMut<'_>; RECEIVE_BATCHES_MANY] =
+            std::array::from_fn(|_| slices.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
         let socket = UdpSockRef::from(&self.socket);
-        buffer.count = match self.state.recv(socket, &mut slices, &mut buffer.meta) {
+        buffer.count = match self.state.recv(socket, &mut slices[..batches], &mut buffer.meta) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
-        Ok(buffer.count == RECEIVE_BATCHES)
+        Ok(buffer.count == batches)
     }
 
     /// Takes back what the batch layer concluded from an EINVAL: that the system cannot do what it did before. The cause is a
@@ -203,6 +218,7 @@ impl UdpSocket {
         if let Ok(state) = UdpSocketState::new(UdpSockRef::from(&self.socket)) {
             self.state = state;
             allow_fragments(&self.socket, self.local);
+            ask_for_nothing_besides(&self.socket, self.local);
         }
     }
 
@@ -240,31 +256,39 @@ fn allow_fragments(socket: &Socket, listen: SocketAddr) {
     let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT);
     if listen.is_ipv6() {
         let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT);
-        allow_ipv6_fragments(socket);
+        switch_off(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG);
     }
 }
 
+/// The batch layer asks for what congestion control needs: when each datagram came, to which of our addresses and with which
+/// mark. Nobody reads it here, and the system would write it beside each datagram.
+#[cfg(target_os = "linux")]
+fn ask_for_nothing_besides(socket: &Socket, listen: SocketAddr) {
+    switch_off(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS);
+    switch_off(socket, libc::IPPROTO_IP, libc::IP_PKTINFO);
+    switch_off(socket, libc::IPPROTO_IP, libc::IP_RECVTOS);
+    if listen.is_ipv6() {
+        switch_off(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO);
+        switch_off(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS);
+    }
+}
+
+/// Switches an option off that neither std, rustix nor socket2 knows. Should it fail, it stays as it was.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
-fn allow_ipv6_fragments(socket: &Socket) {
+fn switch_off(socket: &Socket, level: libc::c_int, option: libc::c_int) {
     use std::os::fd::AsRawFd as _;
     let off: libc::c_int = 0;
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the descriptor is open for the whole call, and the option's value is a live integer of the length given.
-    // Neither std, rustix nor socket2 knows this option. Should it fail, packets stay whole as before.
-    let _ = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IPV6,
-            libc::IPV6_DONTFRAG,
-            (&raw const off).cast(),
-            len,
-        )
-    };
+    let _ = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const off).cast(), len) };
 }
 
 #[cfg(not(target_os = "linux"))]
 fn allow_fragments(_socket: &Socket, _listen: SocketAddr) {}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_nothing_besides(_socket: &Socket, _listen: SocketAddr) {}
 
 /// Returns where to bind when `listen` asks for every address and the system has no IPv6.
 fn without_ipv6(listen: SocketAddr, error: &io::Error) -> Option<SocketAddr> {

@@ -23,9 +23,6 @@ use crate::handle::RelayStatus;
 use crate::outbox::Outbox;
 use crate::stream::{OpenError, Stream, Streams};
 
-/// How often one turn asks the socket, so that WebSockets, timers and commands are not starved by a flood: at most 2 MiB.
-const RECEIVES_PER_TURN: usize = 4;
-
 /// How many commands one turn takes.
 const COMMANDS_PER_TURN: usize = 64;
 
@@ -105,7 +102,7 @@ impl Engine {
             outbox: Outbox::new(parts.socket, streams),
             stun: parts.stun,
             stun_requests: 0,
-            received: ReceiveBuffer::default(),
+            received: ReceiveBuffer::for_many(),
             commands: parts.commands,
             bell: parts.bell,
             stop: parts.stop,
@@ -172,31 +169,26 @@ impl Engine {
             .min()
     }
 
+    /// Asks the socket once a turn, so that WebSockets, timers and commands are not starved by a flood: at most 2 MiB.
     fn receive(&mut self, now: Now) {
         if self.resting.is_some_and(|until| now.mono < until) {
             return;
         }
         self.resting = None;
-        for _ in 0..RECEIVES_PER_TURN {
-            let may_have_more = match self.outbox.socket().fill(&mut self.received) {
-                Ok(may_have_more) => may_have_more,
-                Err(error) => return self.note_receive_failure(&error, now),
-            };
-            self.receive_failures = 0;
-            for batch in self.received.batches() {
-                let datagrams = batch.bytes.len().div_ceil(batch.segment_len);
-                self.outbox.counters.datagrams_received += datagrams as u64;
-                self.outbox.counters.bytes_received += batch.bytes.len() as u64;
-                let source = Source::Udp(batch.source);
-                self.server
-                    .handle_frames(source, batch.bytes, batch.segment_len, &mut self.outbox, now);
-                send_answers(&mut self.server, &mut self.outbox);
-            }
-            if !may_have_more {
-                return;
-            }
+        match self.outbox.socket().fill(&mut self.received) {
+            Ok(may_have_more) => self.has_more |= may_have_more,
+            Err(error) => return self.note_receive_failure(&error, now),
         }
-        self.has_more = true;
+        self.receive_failures = 0;
+        for batch in self.received.batches() {
+            let datagrams = batch.bytes.len().div_ceil(batch.segment_len);
+            self.outbox.counters.datagrams_received += datagrams as u64;
+            self.outbox.counters.bytes_received += batch.bytes.len() as u64;
+            let source = Source::Udp(batch.source);
+            self.server
+                .handle_frames(source, batch.bytes, batch.segment_len, &mut self.outbox, now);
+            send_answers(&mut self.server, &mut self.outbox);
+        }
     }
 
     fn note_receive_failure(&mut self, error: &std::io::Error, now: Now) {

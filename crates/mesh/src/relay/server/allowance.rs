@@ -36,6 +36,10 @@ impl Allowance {
     }
 
     fn fill(&mut self, now: Monotonic) {
+        // All that came with one look at the clock.
+        if now == self.filled {
+            return;
+        }
         let nanos = now.since(self.filled).as_nanos();
         let earned = nanos * u128::from(self.per_second) / 1_000_000_000;
         // Below one unit nothing is earned yet, and the time must not be forgotten.
