@@ -10,29 +10,55 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{agents, check_macos, command, demo, fuzz_api, sim, tidy, tools};
+use crate::{agents, check_macos, command, demo, fuzz_api, sim, test_programs, tidy, tools};
 
 /// A check: its name and what it does.
 type Part = (&'static str, fn() -> Result<()>);
 
 /// Runs every check, stops at the first that fails, and says how long each took.
 pub(crate) fn run_all() -> Result<()> {
-    let parts: [Part; 8] = [
+    // What the tests need comes over the network while the compiler is at work. `test` asks for it once more, and says then
+    // what could not be had.
+    let fetching = std::thread::spawn(fetch);
+    let before: [Part; 4] = [
         ("fmt", fmt),
         ("tidy", tidy::run),
         ("deny", deny),
         ("clippy", clippy),
+    ];
+    run_parts(&before)?;
+    // The next one fetches packages, too, and apt lets nobody else in.
+    let _ = fetching.join();
+    let after: [Part; 4] = [
         ("check-macos", check_macos::run_in_ci),
         ("doc", doc),
         ("openapi", openapi),
         ("test", test),
     ];
+    run_parts(&after)
+}
+
+fn run_parts(parts: &[Part]) -> Result<()> {
     for (name, part) in parts {
         let start = Instant::now();
-        part().with_context(|| name.to_owned())?;
+        part().with_context(|| (*name).to_owned())?;
         eprintln!("ci: {name} passed in {} s", start.elapsed().as_secs());
     }
     Ok(())
+}
+
+/// Fetches what the tests start and nobody has to compile.
+fn fetch() {
+    let fetched = [
+        tools::install_debian(),
+        tools::unpack_resolved(),
+        tools::install_oidc_provider().map(drop),
+        tools::install_schemathesis().map(drop),
+    ];
+    agents::install_all();
+    for error in fetched.into_iter().filter_map(Result::err) {
+        eprintln!("note: not fetched ahead: {error:#}");
+    }
 }
 
 fn fmt() -> Result<()> {
@@ -100,9 +126,7 @@ pub(crate) fn test() -> Result<()> {
     }
     let skipped = Skipped::start()?;
     let mut counts = Counts::default();
-    let mut tests = test_command(&["--no-fail-fast"]);
-    tests.env("RUNMESH_SKIPPED", &skipped.file);
-    let everything = counted(&mut tests, &mut counts);
+    let everything = test_everything(&skipped, &mut counts);
     let simulated = test_by_simulating(&mut counts);
     let again = test_on_postgres(&mut counts);
     let demo = test_demo(goose.as_deref().ok(), &mut counts);
@@ -127,6 +151,17 @@ pub(crate) fn test() -> Result<()> {
         bail!("no test ran");
     }
     Ok(())
+}
+
+/// Every test program of the workspace, and the examples in its documentation.
+fn test_everything(skipped: &Skipped, counts: &mut Counts) -> Result<()> {
+    let programs = test_programs::build(&mut test_command(&[]))?;
+    let prepare = |program: &mut Command| {
+        set_up(program);
+        program.env("RUNMESH_SKIPPED", &skipped.file);
+    };
+    let ran = test_programs::run(programs, prepare, |line| counts.read_line(line));
+    counted(&mut test_command(&["--doc", "--no-fail-fast"]), counts).and(ran)
 }
 
 /// The control plane's tests once more, on the other engine.
@@ -184,14 +219,18 @@ fn test_by_fuzzing(counts: &mut Counts, skipped: &Skipped) -> Result<()> {
 
 fn test_command(arguments: &[&str]) -> Command {
     let mut tests = command::cargo(&["test", "--workspace"]);
+    set_up(tests.args(arguments));
     tests
-        .args(arguments)
+}
+
+/// Tells tests where the programs are that they start.
+fn set_up(tests: &mut Command) {
+    tests
         .env("RUNMESH_BIN", command::target_dir().join("debug/runmesh"))
         .env("RUNMESH_AGENTS", agents::dir());
     if command::is_root() {
         tests.env("RUNMESH_REQUIRE_LAB", "1");
     }
-    tests
 }
 
 /// Runs tests, passes their output on, and adds up what they count.

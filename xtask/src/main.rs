@@ -16,6 +16,7 @@ mod lab;
 mod npm;
 mod postgres;
 mod sim;
+mod test_programs;
 mod tidy;
 mod tools;
 
