@@ -1,5 +1,6 @@
 //! What a site's NAT does, measured by plain sockets in the words of RFC 4787, before anybody believes a cell's name.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -159,10 +160,14 @@ fn socket(machine: &Namespace, address: Ipv4Addr, port: u16) -> Result<UdpSocket
 }
 
 fn receive(socket: &UdpSocket) -> Result<Option<SocketAddr>> {
-    match socket.recv_from(&mut [0; 64]) {
-        Ok((_, source)) => Ok(Some(source)),
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error).context("receive a datagram"),
+    loop {
+        return match socket.recv_from(&mut [0; 64]) {
+            Ok((_, source)) => Ok(Some(source)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            // A wait with an end is not taken up again by itself after the whole system was stopped.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => Err(error).context("receive a datagram"),
+        };
     }
 }
 

@@ -9,12 +9,16 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// What the names of all namespaces of the lab begin with; the number of the process and that of the world follow.
 const PREFIX: &str = "rml-";
+
+/// How long a link may take to carry packets.
+const LINK_UP_MAX: Duration = Duration::from_secs(10);
 
 /// Ends what runs in namespaces and removes them, by the beginning of their names.
 const REMOVE: &str = r#"
@@ -58,6 +62,27 @@ impl Namespace {
     /// Runs commands of `ip` in it, one a line.
     pub fn ip(&self, lines: &str) -> Result<()> {
         feed(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines)
+    }
+
+    /// Waits until a link of it carries packets: the kernel says so some time after it was set up.
+    pub fn wait_for_link(&self, link: &str) -> Result<()> {
+        let deadline = Instant::now() + LINK_UP_MAX;
+        loop {
+            let mut show = Command::new("ip");
+            let output = show
+                .args(["-n", &self.name, "-brief", "link", "show", link])
+                .output();
+            let shown = output.context("start ip")?.stdout;
+            if String::from_utf8_lossy(&shown).contains(" UP ") {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the link {link} of {} carries nothing",
+                self.name
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Loads rules of `nft` in it.

@@ -13,6 +13,7 @@ use super::trouble::{AFTERMATH, open, report, wait_for};
 /// What every address inside a site begins with.
 const INSIDE: &str = "192.168.1.";
 
+/// Two devices behind one NAT.
 pub(super) fn one_nat(place: Place<'_>, nat: Nat) -> Result<Report> {
     let pair = Pair::start_behind_one(place.dir, nat)?;
     let opened = open(&pair, "direct")?;
@@ -38,6 +39,7 @@ fn is_inside(pair: &Pair) -> Result<()> {
     Ok(())
 }
 
+/// They talk for the first time when nothing outside answers any more.
 pub(super) fn alone(place: Place<'_>) -> Result<Report> {
     let pair = Pair::start_behind_one(place.dir, Nat::PortRestricted)?;
     pair.one.site.cut()?;
@@ -50,6 +52,7 @@ pub(super) fn alone(place: Place<'_>) -> Result<Report> {
     report(&pair, place, (opened.first_byte, opened.direct), None)
 }
 
+/// A stream stays open while one device gets another address, and then the other one.
 pub(super) fn alone_renumbered(place: Place<'_>) -> Result<Report> {
     let mut pair = Pair::start_behind_one(place.dir, Nat::PortRestricted)?;
     pair.one.site.cut()?;

@@ -16,6 +16,10 @@ const UDP_NOTICED_MAX: Duration = Duration::from_secs(40);
 /// How long a device sleeps.
 const SLEEP: Duration = Duration::from_secs(30);
 
+/// How soon after it woke its path must be back.
+const BACK_MAX: Duration = Duration::from_secs(2);
+
+/// UDP is blocked at one end and let through again: the path goes to the relay, says why, and comes back by itself.
 pub(super) fn block_udp(place: Place<'_>, nat: Nat, (kind, reason): (&str, &str)) -> Result<Report> {
     let pair = Pair::start(place.dir, nat, nat)?;
     let opened = open(&pair, kind)?;
@@ -39,6 +43,7 @@ fn until(pair: &Pair, what: &str, wanted: impl Fn(&PathSeen) -> bool) -> Result<
     }
 }
 
+/// The NAT before one end forgets everything, and has another address afterwards.
 pub(super) fn reboot_nat(place: Place<'_>) -> Result<Report> {
     let pair = Pair::start(place.dir, Nat::PortRestricted, Nat::PortRestricted)?;
     let opened = open(&pair, "direct")?;
@@ -51,6 +56,7 @@ pub(super) fn reboot_nat(place: Place<'_>) -> Result<Report> {
     report(&pair, place, (opened.first_byte, opened.direct), Some(lost))
 }
 
+/// A device sleeps while a stream through it is open.
 pub(super) fn sleep(place: Place<'_>) -> Result<Report> {
     let pair = Pair::start(place.dir, Nat::PortRestricted, Nat::PortRestricted)?;
     let opened = open(&pair, "direct")?;
@@ -66,5 +72,6 @@ pub(super) fn sleep(place: Place<'_>) -> Result<Report> {
     let silent = ticking.finish().context("the stream did not survive")?;
     ensure!(silent >= asleep / 2, "the device did not sleep");
     let lost = silent.saturating_sub(asleep);
+    ensure!(lost <= BACK_MAX, "it was back {lost:?} after it woke");
     report(&pair, place, (opened.first_byte, opened.direct), Some(lost))
 }

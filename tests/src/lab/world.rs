@@ -85,6 +85,9 @@ impl Internet {
         if nat != Nat::None {
             site.move_to(Uplink::First)?;
         }
+        for router in &site.routers {
+            router.wait_for_link("lan")?;
+        }
         Ok(site)
     }
 
@@ -287,7 +290,8 @@ impl Site {
         router.ip(&format!(
             "addr del 203.0.113.{before}/24 dev wan\naddr add 203.0.113.{after}/24 dev wan\nlink set wan up\n\
              route add default via 203.0.113.1\n"
-        ))
+        ))?;
+        router.wait_for_link("wan")
     }
 
     fn outermost(&self) -> Result<&Namespace> {
