@@ -15,6 +15,7 @@ use e2e::lab::world::Internet;
 use e2e::lab::{can_run, namespace::Namespace};
 use e2e::processes::{Runmesh, STEP_TIMEOUT, in_search_path, text};
 use e2e::skipped::skipped;
+use net::udp::SendOutcome;
 use serde_json::Value;
 
 const TUN: &[&str] = &["--tun"];
@@ -236,6 +237,7 @@ fn two_hosts_reach_each_other_with_their_own_programs_in_both_families_and_direc
     }
     for (from, to) in ways {
         what_is_longer_than_a_packet_goes_in_pieces(from, to);
+        a_run_of_datagrams_arrives(from, to);
     }
     one_packet_is_as_long_as_the_mesh_takes(&pair);
     foreign_programs_talk(&pair);
@@ -261,6 +263,29 @@ fn what_is_longer_than_a_packet_goes_in_pieces(from: &Device, to: &Device) {
             let (count, _) = client.recv_from(&mut got).expect("an answer");
             assert!(got[..count] == sent, "{count} of {len} bytes");
         }
+    }
+}
+
+/// A program that hands its kernel many datagrams as one (UDP_SEGMENT), as QUIC does: each arrives by itself.
+fn a_run_of_datagrams_arrives(from: &Device, to: &Device) {
+    for address in addresses(to) {
+        let there = SocketAddr::new(address, 9004);
+        let server = udp(to, there);
+        let own = addresses(from).into_iter();
+        let here = own.filter(|own| own.is_ipv4() == address.is_ipv4()).last();
+        let here = SocketAddr::new(here.expect("of both families"), 0);
+        let bound = from.site.host.within(|| net::udp::UdpSocket::bind(here));
+        let mut client = bound.expect("a thread").expect("bound");
+        let sent: Vec<u8> = (0..40 * 1000 + 300).map(|index: u32| (index / 9) as u8).collect();
+        assert_eq!(client.send(there, &sent, 1000, &mut 0), SendOutcome::Sent);
+        let mut got = Vec::new();
+        while got.len() < sent.len() {
+            let mut datagram = [0; 2000];
+            let (count, _) = server.recv_from(&mut datagram).expect("a datagram");
+            assert_eq!(count, 1000.min(sent.len() - got.len()));
+            got.extend_from_slice(&datagram[..count]);
+        }
+        assert!(got == sent);
     }
 }
 

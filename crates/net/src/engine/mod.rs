@@ -232,11 +232,17 @@ impl Engine {
         [mesh, peers, stopping, self.resting].into_iter().flatten().min()
     }
 
+    /// Takes what the socket received, and hands the host what of it is for the host.
     fn receive(&mut self, now: Now) {
         if self.resting.is_some_and(|until| now.mono < until) {
             return;
         }
         self.resting = None;
+        self.receive_batches(now);
+        self.hand_to_host();
+    }
+
+    fn receive_batches(&mut self, now: Now) {
         for _ in 0..RECEIVES_PER_TURN {
             let (mesh, replies) = (&mut self.mesh, &mut self.replies);
             let mut sink =
@@ -285,6 +291,7 @@ impl Engine {
             });
             self.peers.counters.batches_broken += broken;
             self.finish_intake(now);
+            self.hand_to_host();
             self.transmit();
             if let Err(error) = &received {
                 tracing::debug!(%error, "receiving failed on an extra socket");
@@ -308,10 +315,12 @@ impl Engine {
         }
     }
 
-    /// Hands the host what a batch brought for it, and seals what the stacks answered at once while they took it in, each run
-    /// of packets to its peer.
+    /// Seals what the stacks answered at once while they took a batch in, each run of packets to its peer. What is for the host
+    /// waits for more until it is a full batch: a socket whose system joins nothing brings eight datagrams at a time.
     fn finish_intake(&mut self, now: Now) {
-        self.hand_to_host();
+        if self.host.as_ref().is_some_and(|host| host.inbound.is_full()) {
+            self.hand_to_host();
+        }
         let mut first = 0;
         for (key, end) in std::mem::take(&mut self.replies) {
             self.seal(&key, first..end, now);
@@ -489,6 +498,7 @@ impl Engine {
         let broken = contained(|| mesh.handle_stream(relay, &mut bytes, &mut sink, now));
         self.peers.counters.batches_broken += broken;
         self.finish_intake(now);
+        self.hand_to_host();
     }
 
     fn publish(&mut self) {

@@ -111,15 +111,17 @@ impl AsFd for Utun {
 
 impl Device for Utun {
     fn read(&mut self, batch: &mut Packets) -> io::Result<ReadBatch> {
-        read_batch(batch, |room| {
-            let mut header = [0; 4];
-            let len = rustix::io::readv(
-                &self.fd,
-                &mut [IoSliceMut::new(&mut header), IoSliceMut::new(room)],
-            )?;
-            let len = len.saturating_sub(header.len());
-            let is_whole = len <= MESH_MTU && is_utun_header(header, &room[..len]);
-            Ok(is_whole.then_some(len))
+        read_batch(batch, |batch| {
+            // One byte more than the longest, so that a longer one is told apart and not taken for a whole one.
+            let taken = batch.push_up_to(MESH_MTU + 1, |room| {
+                let mut header = [0; 4];
+                let parts = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(room)];
+                let len = rustix::io::readv(&self.fd, parts)?;
+                let len = len.saturating_sub(header.len());
+                let is_whole = len <= MESH_MTU && is_utun_header(header, &room[..len]);
+                Ok::<_, rustix::io::Errno>(is_whole.then_some(len))
+            })?;
+            Ok(taken.is_some())
         })
     }
 

@@ -10,6 +10,7 @@ mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
 pub mod network;
+pub mod offload;
 pub mod plan;
 
 use std::fmt;
@@ -20,7 +21,7 @@ use std::str::FromStr;
 
 use rustix::io::Errno;
 use tokio::sync::oneshot;
-use types::{AllowedIp, MESH_MTU};
+use types::AllowedIp;
 
 use crate::netstack::Packets;
 pub use network::HostNetwork;
@@ -125,26 +126,25 @@ pub enum TunError {
 
 /// Where packets of the host's own TCP/IP come from and go to. Never blocks.
 pub(crate) trait Device: AsFd + Send {
-    /// Appends what the host sends, each packet whole and with its checksums, until the batch is full; tells whether more
-    /// may wait. Longer packets than the mesh carries are left out and counted.
+    /// Appends what the host sends, each packet whole and with its checksums, until the batch is full, which a last segment
+    /// that is cut may exceed; tells whether more may wait. Longer packets than the mesh carries are left out and counted.
     fn read(&mut self, batch: &mut Packets) -> io::Result<ReadBatch>;
 
     /// Hands the host a batch; returns how many packets of it the system refused.
     fn write(&mut self, batch: &Packets) -> u64;
 }
 
-/// Reads packets one by one until the batch is full or none waits. `read` puts one into the room that it is given and returns
-/// its length, or `None` when it is no packet that the mesh carries.
+/// Reads packets one by one until the batch is full or none waits. `read` appends what one read brings, or nothing when that
+/// is no packet that the mesh carries; it tells which.
 fn read_batch(
     batch: &mut Packets,
-    mut read: impl FnMut(&mut [u8]) -> Result<Option<usize>, Errno>,
+    mut read: impl FnMut(&mut Packets) -> Result<bool, Errno>,
 ) -> io::Result<ReadBatch> {
     let mut outcome = ReadBatch::default();
     while !batch.is_full() {
-        // One byte more than the longest, so that a longer one is told apart and not taken for a whole one.
-        match batch.push_up_to(MESH_MTU + 1, &mut read) {
-            Ok(Some(_)) => {}
-            Ok(None) => outcome.too_long += 1,
+        match read(batch) {
+            Ok(true) => {}
+            Ok(false) => outcome.too_long += 1,
             Err(Errno::AGAIN) => return Ok(outcome),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),

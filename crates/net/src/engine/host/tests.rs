@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use types::{AllowedIp, MESH_MTU, NodePrivateKey, NodePublicKey};
 
 use crate::mesh_net::{NetCounters, Responder};
+use crate::tun::offload::HEADER_LEN;
 use crate::tun::{Loss, Tun, TunError};
 use crate::{MeshNet, MeshNetConfig, random};
 
@@ -75,13 +76,27 @@ impl Host {
     }
 
     fn sends(&self, packet: &[u8]) {
-        assert_eq!(self.device.send(packet).expect("taken"), packet.len());
+        self.hands_over([0; HEADER_LEN], packet);
     }
 
+    /// Hands over a packet with a header before it.
+    fn hands_over(&self, header: [u8; HEADER_LEN], packet: &[u8]) {
+        let bytes = [&header, packet].concat();
+        assert_eq!(self.device.send(&bytes).expect("taken"), bytes.len());
+    }
+
+    /// Takes a packet that nothing is to be done to.
     fn receives(&self) -> Vec<u8> {
-        let mut packet = [0; 2048];
-        let len = rustix::io::read(&self.device, &mut packet).expect("a packet");
-        packet[..len].to_vec()
+        let (header, packet) = self.takes_over();
+        assert_eq!(header, [0; HEADER_LEN]);
+        packet
+    }
+
+    fn takes_over(&self) -> ([u8; HEADER_LEN], Vec<u8>) {
+        let mut bytes = vec![0; 70_000];
+        let len = rustix::io::read(&self.device, &mut bytes).expect("a packet");
+        let (header, packet) = bytes[..len].split_first_chunk().expect("a header");
+        (*header, packet.to_vec())
     }
 
     async fn counters(&self) -> NetCounters {
@@ -155,6 +170,73 @@ async fn packets_of_hosts_come_as_they_went_in_both_families_and_directions() {
     }
     let (from_host, to_host) = (a.counters().await, b.counters().await);
     assert_eq!((from_host.packets_from_host, to_host.packets_to_host), (4, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_extension_headers_is_the_hosts_and_nothing_that_the_node_holds_hides_behind_them() {
+    let (a, b) = linked().await;
+    let _listener = b.mesh.listen(PORT).await.expect("listens");
+    // Destination options before what the packet carries.
+    let extended = |packet: &[u8]| {
+        let mut extended = packet[..40].to_vec();
+        extended[5] += 8;
+        extended[6] = 60;
+        extended.extend([packet[6], 0, 1, 4, 0, 0, 0, 0]);
+        extended.extend(&packet[40..]);
+        extended
+    };
+    let for_the_node = packet(TCP, at(a.v6(), 1234), at(b.v6(), PORT), SYN);
+    a.sends(&extended(&for_the_node));
+    b.until(|counters| counters.packets_malformed == 1).await;
+    for protocol in [TCP, UDP] {
+        let sent = extended(&packet(protocol, at(a.v6(), 1234), at(b.v6(), 80), SYN));
+        a.sends(&sent);
+        assert_eq!(b.receives(), sent);
+    }
+    let mut routed = extended(&packet(UDP, at(a.v6(), 1234), at(b.v6(), 80), 0));
+    (routed[6], routed[43]) = (43, 1);
+    a.sends(&routed);
+    a.until(|counters| counters.host_malformed == 1).await;
+}
+
+/// A header as the kernel puts it before a segment of TCP over IPv4 that is to be cut.
+fn to_be_cut(piece_len: u16) -> [u8; HEADER_LEN] {
+    let [low, high] = piece_len.to_ne_bytes();
+    let [start, start_high] = 20_u16.to_ne_bytes();
+    let [at, at_high] = 16_u16.to_ne_bytes();
+    [1, 1, 0, 0, low, high, start, start_high, at, at_high]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_of_a_host_is_cut_for_the_way_and_the_other_host_is_given_what_it_carried() {
+    let (a, b) = linked().await;
+    let payload: Vec<u8> = (0..60_000).map(|index: usize| (index / 7) as u8).collect();
+    let mut segment = packet(TCP, at(a.v4(), 1234), at(b.v4(), 80), 0x10);
+    segment.truncate(40);
+    segment.extend(&payload);
+    let len = u16::try_from(segment.len()).expect("short").to_be_bytes();
+    segment[2..4].copy_from_slice(&len);
+    a.hands_over(to_be_cut(1240), &segment);
+    // In one piece, unless the loopback device parted them.
+    let (mut got, mut count) = (Vec::new(), 0);
+    while got.len() < payload.len() {
+        let (header, packet) = b.takes_over();
+        let is_joined = packet.len() > MESH_MTU;
+        assert_eq!(header[..2], if is_joined { [1, 1] } else { [0, 0] });
+        got.extend_from_slice(&packet[40..]);
+        count += 1;
+    }
+    assert!(got == payload && count < 49, "{count}");
+    assert_eq!(b.counters().await.packets_to_host, 49);
+    assert_eq!(a.counters().await.packets_from_host, 49);
+    // What its header does not bear out is not sent, and what follows is.
+    for piece_len in [0, 1, 1241, u16::MAX] {
+        a.hands_over(to_be_cut(piece_len), &segment);
+    }
+    a.until(|counters| counters.host_malformed == 4).await;
+    let good = packet(UDP, at(a.v4(), 1), at(b.v4(), 2), 0);
+    a.sends(&good);
+    assert_eq!(b.receives(), good);
 }
 
 #[tokio::test(flavor = "multi_thread")]
