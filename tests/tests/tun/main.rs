@@ -271,8 +271,8 @@ fn a_run_of_datagrams_arrives(from: &Device, to: &Device) {
     for address in addresses(to) {
         let there = SocketAddr::new(address, 9004);
         let server = udp(to, there);
-        let own = addresses(from).into_iter();
-        let here = own.filter(|own| own.is_ipv4() == address.is_ipv4()).last();
+        let mut own = addresses(from).into_iter();
+        let here = own.rfind(|own| own.is_ipv4() == address.is_ipv4());
         let here = SocketAddr::new(here.expect("of both families"), 0);
         let bound = from.site.host.within(|| net::udp::UdpSocket::bind(here));
         let mut client = bound.expect("a thread").expect("bound");

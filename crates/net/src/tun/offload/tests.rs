@@ -237,16 +237,17 @@ fn what_ends_a_segment_is_in_its_last_packet_and_what_is_said_once_in_its_first(
     assert!(segments.iter().all(|segment| stream.has_right_sums(segment)));
 }
 
+fn refused(header: VnetHeader, packet: &[u8]) {
+    let mut out = Packets::default();
+    assert_eq!(split(&header, packet, &mut out), Err(Refused), "{header:?}");
+    assert!(out.is_empty());
+}
+
 #[test]
-fn a_header_that_its_packet_does_not_bear_out_is_refused_and_nothing_of_it_is_sent() {
+fn a_header_that_its_segment_does_not_bear_out_is_refused_and_nothing_of_it_is_sent() {
     let (stream, other) = (tcp(false), tcp(true));
     let packet = stream.packet(1, ACK, &payload(3000));
     let good = stream.header(1000);
-    let refused = |header: VnetHeader, packet: &[u8]| {
-        let mut out = Packets::default();
-        assert_eq!(split(&header, packet, &mut out), Err(Refused), "{header:?}");
-        assert!(out.is_empty());
-    };
     for header in [
         VnetHeader { piece_len: 0, ..good },
         VnetHeader { piece_len: 1, ..good },
@@ -297,9 +298,14 @@ fn a_header_that_its_packet_does_not_bear_out_is_refused_and_nothing_of_it_is_se
     with(7, 0x01);
     with(9, 17);
     with(32, 0x40);
+}
+
+#[test]
+fn a_header_that_a_packet_by_itself_does_not_bear_out_is_refused() {
+    let stream = tcp(false);
     let alone = VnetHeader {
         cut: CUT_NOTHING,
-        ..good
+        ..stream.header(1000)
     };
     let short = stream.packet(1, ACK, &payload(100));
     for header in [
