@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::num::NonZeroU16;
 use std::os::fd::AsFd as _;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mesh::port_mapping::Protocol;
@@ -56,6 +57,15 @@ fn ask(
     number: usize,
     answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
 ) -> Option<(Result<Opened, OpenError>, Duration)> {
+    ask_until(number, CancellationToken::new(), answer)
+}
+
+/// The same, by somebody who wants no port any more once `stop` is cancelled.
+fn ask_until(
+    number: usize,
+    stop: CancellationToken,
+    answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
+) -> Option<(Result<Opened, OpenError>, Duration)> {
     let namespace = Namespace::new(number)?;
     let asking = std::thread::spawn(move || {
         let place = std::fs::File::open(format!("/run/netns/{}", namespace.0)).expect("the namespace");
@@ -77,7 +87,7 @@ fn ask(
             .build()
             .expect("a runtime");
         let start = Instant::now();
-        let opened = runtime.block_on(Opened::open(ROUTER, PORT, None, &CancellationToken::new()));
+        let opened = runtime.block_on(Opened::open(ROUTER, PORT, None, &stop));
         drop(runtime);
         drop(namespace);
         (opened, start.elapsed())
@@ -115,6 +125,36 @@ fn a_router_that_knows_only_the_older_protocol_is_asked_by_it() {
     assert_eq!(grant.protocol, Protocol::NatPmp);
     assert_eq!(grant.address.to_string(), "203.0.113.9:4097");
     assert_eq!(grant.lifetime, Duration::from_secs(7200));
+}
+
+#[test]
+fn a_port_of_which_the_router_says_nothing_is_taken_back_when_nobody_wants_it_any_more() {
+    let inner = PORT.get().to_be_bytes();
+    // By the older protocol, and by PCP: how a question begins, where its lifetime stands, and where its port.
+    for (number, opcode, lifetime, port) in [(30, [0, 1], 8, 4), (31, [2, 1], 4, 40)] {
+        let (stop, heard) = (CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
+        let (stopping, hearing) = (stop.clone(), Arc::clone(&heard));
+        let asked = ask_until(number, stop, move |message| {
+            if !message.starts_with(&opcode) {
+                return nat_pmp(message, [203, 0, 113, 9]);
+            }
+            assert_eq!(message[port..port + 2], inner);
+            let seconds = message[lifetime..lifetime + 4].try_into().expect("four bytes");
+            hearing
+                .lock()
+                .expect("no panic")
+                .push(u32::from_be_bytes(seconds));
+            stopping.cancel();
+            None
+        });
+        let Some((opened, time)) = asked else {
+            return;
+        };
+        assert!(matches!(opened, Err(OpenError::Stopped)), "{opened:?}");
+        assert!(time < Duration::from_millis(2500), "{time:?}");
+        let heard = heard.lock().expect("no panic");
+        assert!(heard[0] == 7200 && heard.last() == Some(&0), "{heard:?}");
+    }
 }
 
 #[test]
