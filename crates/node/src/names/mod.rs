@@ -1,13 +1,13 @@
 //! The names of the mesh, answered by DNS: to peers at this node's mesh addresses, and to programs on this device at a loopback
 //! address, if that is asked for ([`host`]), of which the system's own resolver can be told ([`system`]). In TUN mode the host
-//! has the mesh addresses, too, and its programs are answered there ([`mesh_address`]).
+//! has the mesh addresses, too, and its programs are answered there (`mesh_address`).
 //!
 //! What is said stands in [`mesh::dns`]: a zone made from the netmap in force. Nobody else is ever asked anything. Which
 //! peers may ask is the packet filter's matter; whoever may is told of this node and of itself, and of nothing more.
 
 mod converse;
 pub mod host;
-pub(crate) mod mesh_address;
+mod mesh_address;
 pub mod system;
 
 use std::net::SocketAddr;
