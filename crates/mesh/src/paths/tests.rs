@@ -268,6 +268,11 @@ fn a_silent_path_is_asked_and_given_up_within_two_seconds_of_sending() {
     let lost = lost.expect("given up");
     assert!(lost <= Duration::from_secs(2), "{lost:?}");
     assert_eq!(bench.paths.view().reason, PathReason::PathLost);
+    // It answers again while it is still looked for: then nothing is lost any more.
+    bench.answers = Some(direct(1));
+    bench.pass(2 * Duration::from_secs(1));
+    assert_eq!(bench.kind(), Some(PathKind::Direct));
+    assert_eq!(bench.paths.view().reason, PathReason::EndpointAnswered);
 }
 
 #[test]

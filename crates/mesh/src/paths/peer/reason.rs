@@ -8,7 +8,7 @@ use crate::probe::Mapping;
 impl PeerPaths {
     pub(super) fn update_reason(&mut self, now: Monotonic) {
         let is_searching = self.round_end.is_some_and(|end| now < end);
-        let is_lost = self.reason == PathReason::PathLost && is_searching;
+        let is_lost = self.reason == PathReason::PathLost && is_searching && !self.is_direct();
         if !is_lost {
             self.reason = self.judge(is_searching);
         }
