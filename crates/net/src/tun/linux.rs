@@ -128,10 +128,13 @@ impl Device for LinuxTun {
         read_batch(batch, |batch| {
             let mut header = [0; HEADER_LEN];
             let parts = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(segment)];
-            let len = match rustix::io::readv(&*file, parts)? {
+            let len = match rustix::io::readv(&*file, parts) {
                 // There are no empty packets: nothing will come any more.
-                0 => return Err(Errno::NXIO),
-                len => len.saturating_sub(HEADER_LEN),
+                Ok(0) => return Err(Errno::NXIO),
+                Ok(len) => len.saturating_sub(HEADER_LEN),
+                // A segment for which the kernel has no header: it is gone, and the device is not.
+                Err(Errno::INVAL) => return Ok(false),
+                Err(error) => return Err(error),
             };
             Ok(split(&VnetHeader::read(header), &segment[..len], batch).is_ok())
         })

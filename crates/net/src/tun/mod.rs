@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 use types::AllowedIp;
 
-use crate::netstack::Packets;
+use crate::netstack::{BATCH_PACKETS, Packets};
 pub use network::HostNetwork;
 
 #[cfg(target_os = "linux")]
@@ -141,7 +141,8 @@ fn read_batch(
     mut read: impl FnMut(&mut Packets) -> Result<bool, Errno>,
 ) -> io::Result<ReadBatch> {
     let mut outcome = ReadBatch::default();
-    while !batch.is_full() {
+    // What is left out has its limit, too: a host that sends nothing else must not keep the engine here.
+    while !batch.is_full() && outcome.too_long < BATCH_PACKETS as u64 {
         match read(batch) {
             Ok(true) => {}
             Ok(false) => outcome.too_long += 1,
@@ -249,6 +250,14 @@ pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> TunEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_that_sends_only_what_is_left_out_does_not_keep_the_reader_for_ever() {
+        let mut batch = Packets::default();
+        let read = read_batch(&mut batch, |_| Ok(false)).expect("read");
+        assert!(batch.is_empty() && read.may_have_more);
+        assert_eq!(read.too_long, BATCH_PACKETS as u64);
+    }
 
     #[test]
     fn names_are_those_that_every_system_takes() {

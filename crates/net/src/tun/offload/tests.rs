@@ -237,6 +237,7 @@ fn what_ends_a_segment_is_in_its_last_packet_and_what_is_said_once_in_its_first(
     assert!(segments.iter().all(|segment| stream.has_right_sums(segment)));
 }
 
+/// Refuses a packet, and sends nothing of it.
 fn refused(header: VnetHeader, packet: &[u8]) {
     let mut out = Packets::default();
     assert_eq!(split(&header, packet, &mut out), Err(Refused), "{header:?}");
@@ -244,7 +245,7 @@ fn refused(header: VnetHeader, packet: &[u8]) {
 }
 
 #[test]
-fn a_header_that_its_segment_does_not_bear_out_is_refused_and_nothing_of_it_is_sent() {
+fn a_header_that_its_packet_does_not_bear_out_is_refused_and_nothing_of_it_is_sent() {
     let (stream, other) = (tcp(false), tcp(true));
     let packet = stream.packet(1, ACK, &payload(3000));
     let good = stream.header(1000);
@@ -287,6 +288,13 @@ fn a_header_that_its_segment_does_not_bear_out_is_refused_and_nothing_of_it_is_s
         refused(good, &packet[..len]);
     }
     refused(good, &[&packet[..], &[0; 5]].concat());
+}
+
+#[test]
+fn a_packet_that_is_not_what_its_header_says_is_refused() {
+    let stream = tcp(false);
+    let packet = stream.packet(1, ACK, &payload(3000));
+    let good = stream.header(1000);
     let with = |at: usize, value: u8| {
         let mut bad = packet.clone();
         bad[at] = value;
@@ -301,11 +309,12 @@ fn a_header_that_its_segment_does_not_bear_out_is_refused_and_nothing_of_it_is_s
 }
 
 #[test]
-fn a_header_that_a_packet_by_itself_does_not_bear_out_is_refused() {
+fn a_checksum_that_would_lie_outside_its_packet_is_refused() {
     let stream = tcp(false);
+    let good = stream.header(1000);
     let alone = VnetHeader {
         cut: CUT_NOTHING,
-        ..stream.header(1000)
+        ..good
     };
     let short = stream.packet(1, ACK, &payload(100));
     for header in [
