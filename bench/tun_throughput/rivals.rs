@@ -47,6 +47,15 @@ impl Drop for Running {
     }
 }
 
+impl Drop for Pair {
+    /// A wireguard-go that is killed leaves its socket behind.
+    fn drop(&mut self) {
+        for number in 1..=2 {
+            let _ = std::fs::remove_file(socket_of(&format!("rmbench{number}")));
+        }
+    }
+}
+
 impl Pair {
     /// Joins two hosts; without offload the wire carries each datagram by itself.
     pub(crate) fn start(kind: &Kind, has_offload: bool) -> Result<Self> {
@@ -134,7 +143,7 @@ fn wireguard_go(
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let running = Running(quiet.spawn().context("wireguard-go")?);
-    let socket = format!("/var/run/wireguard/{device}.sock");
+    let socket = socket_of(&device);
     let deadline = Instant::now() + START_TIMEOUT;
     // `wg` removes a socket that refuses it, and wireguard-go's does between its bind and its listen.
     while std::os::unix::net::UnixStream::connect(&socket).is_err() {
@@ -169,6 +178,11 @@ fn wireguard_go(
         "addr add 100.64.0.{number}/32 dev {device}\nlink set {device} mtu {mtu} up\nroute add {allowed} dev {device}\n"
     ))?;
     Ok(running)
+}
+
+/// Where a wireguard-go listens for `wg`.
+fn socket_of(device: &str) -> String {
+    format!("/var/run/wireguard/{device}.sock")
 }
 
 fn succeeds(command: &mut Command) -> Result<()> {
