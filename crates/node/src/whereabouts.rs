@@ -53,7 +53,8 @@ impl Whereabouts {
         mesh.set_local(self.endpoints().await).await;
         let is_first = before == Networks::default();
         if !is_first && self.networks.are_others_than(&before) {
-            tracing::info!(networks = ?self.networks, "this device is in another network");
+            tracing::debug!(networks = ?self.networks, "the networks around this device");
+            tracing::info!("this device is in another network");
             mesh.network_changed().await;
         }
         self.changes.send_modify(|number| *number += 1);

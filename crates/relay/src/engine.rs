@@ -71,6 +71,8 @@ pub(crate) struct Engine {
     server: RelayServer,
     outbox: Outbox,
     stun: Option<UdpSocket>,
+    /// Whether something may have come to the second port; a turn that did not wait does not know.
+    is_stun_due: bool,
     stun_requests: u64,
     received: ReceiveBuffer,
     commands: mpsc::Receiver<Command>,
@@ -101,6 +103,7 @@ impl Engine {
             server: parts.server,
             outbox: Outbox::new(parts.socket, streams),
             stun: parts.stun,
+            is_stun_due: false,
             stun_requests: 0,
             received: ReceiveBuffer::for_many(),
             commands: parts.commands,
@@ -145,6 +148,7 @@ impl Engine {
 
     /// Sleeps until there is something to do. Afterwards the bell is silent and what it announced is still to be taken.
     fn wait(&mut self) {
+        self.is_stun_due = true;
         if !std::mem::take(&mut self.has_more) && !self.bell.is_rung() {
             let until = self.next_deadline();
             let bell = PollFd::new(&*self.bell, PollFlags::IN);
@@ -153,7 +157,10 @@ impl Engine {
             match (self.resting, stun) {
                 // A broken socket would end the wait even if nothing were asked of it.
                 (Some(_), _) => drop(self.alarm.wait([bell], until)),
-                (None, Some(stun)) => drop(self.alarm.wait([socket, stun, bell], until)),
+                (None, Some(stun)) => {
+                    let [_, stun, _] = self.alarm.wait([socket, stun, bell], until);
+                    self.is_stun_due = !stun.is_empty();
+                }
                 (None, None) => drop(self.alarm.wait([socket, bell], until)),
             }
         }
@@ -206,7 +213,8 @@ impl Engine {
     /// Answers what came to the second port: STUN, and nothing else. A request may have its answer come from the first port, or
     /// go to another port of who asks: it is no longer than the question by more than an address, and goes to no other host.
     fn answer_stun(&mut self, now: Now) {
-        let Some(stun) = self.stun.as_mut().filter(|_| self.resting.is_none()) else {
+        let may_ask = self.is_stun_due && self.resting.is_none();
+        let Some(stun) = self.stun.as_mut().filter(|_| may_ask) else {
             return;
         };
         match stun.fill(&mut self.received) {
