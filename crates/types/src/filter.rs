@@ -25,6 +25,9 @@ pub const RULE_BLOCKS_MAX: usize = 2 * PEERS_MAX + 2;
 /// The most entries of one rule's `to`: as many as a policy can name.
 pub const RULE_PORTS_MAX: usize = crate::policy::GRANTS_MAX * crate::policy::PORTS_MAX;
 
+/// What is wrong with a filter that names more than its netmap's peers.
+pub(crate) const UNKNOWN_BLOCK: &str = "a rule names an address of no peer";
+
 /// Everything that peers may open towards one node.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PacketFilter {
@@ -54,6 +57,14 @@ impl PacketFilter {
 
     /// Checks the limits, and that every block is everybody's or one of `known`.
     pub(crate) fn verify(&self, known: &BTreeSet<AllowedIp>) -> Result<(), &'static str> {
+        self.verify_sizes()?;
+        let mut blocks = self.rules.iter().flat_map(|rule| &rule.from);
+        let is_known = |block: &AllowedIp| block.prefix_len() == 0 || known.contains(block);
+        blocks.all(is_known).then_some(()).ok_or(UNKNOWN_BLOCK)
+    }
+
+    /// Checks the limits.
+    pub(crate) fn verify_sizes(&self) -> Result<(), &'static str> {
         if self.rules.len() > RULES_MAX {
             return Err("it has more rules than peers");
         }
@@ -63,10 +74,6 @@ impl PacketFilter {
             }
             if rule.to.is_empty() || rule.to.len() > RULE_PORTS_MAX {
                 return Err("a rule must have 1 to 4096 ports");
-            }
-            let is_known = |block: &AllowedIp| block.prefix_len() == 0 || known.contains(block);
-            if !rule.from.iter().all(is_known) {
-                return Err("a rule names an address of no peer");
             }
         }
         Ok(())

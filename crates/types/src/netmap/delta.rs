@@ -1,7 +1,7 @@
 //! Netmap deltas: what is different between two netmaps of one node, and how it becomes the second again.
 //!
 //! A delta names the generation that it starts from, and is applied to that one or to none. What comes out passes the same
-//! gate as a whole netmap ([`Netmap::verify`]). Peers are told apart by their ids and stand in the order of them.
+//! gate as a whole netmap. Peers are told apart by their ids and stand in the order of them.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -143,9 +143,15 @@ impl NetmapDelta {
 }
 
 impl Netmap {
-    /// Makes the netmap that a delta leads to, out of the one in force, and checks it as every other is. After a refusal
-    /// the whole netmap must be asked for.
+    /// Makes the netmap that a delta leads to, out of this one, which is in force and has passed with these pins, and checks it
+    /// as every other is. After a refusal the whole netmap must be asked for.
     pub fn amended(&self, delta: &NetmapDelta, pins: &Pins) -> Result<Self, NetmapError> {
+        let amended = self.unchecked(delta)?;
+        amended.verify_amended(self, delta, pins)?;
+        Ok(amended)
+    }
+
+    fn unchecked(&self, delta: &NetmapDelta) -> Result<Self, NetmapError> {
         delta.fits(self)?;
         let mut gone = Gone::default();
         let mut peers = self.peers.clone();
@@ -173,7 +179,7 @@ impl Netmap {
             None => return Err(NetmapError::BadDelta("it changes a filter that is not there")),
             Some(filter) => Some(delta.filter.applied(filter.without(&gone.blocks))),
         };
-        let amended = Self {
+        Ok(Self {
             generation: delta.generation,
             node: delta.node.as_ref().unwrap_or(&self.node).clone(),
             peers,
@@ -183,9 +189,7 @@ impl Netmap {
             org_name: self.org_name.clone(),
             org_signing_key: self.org_signing_key,
             orchestrator: self.orchestrator.clone(),
-        };
-        amended.verify(pins, Some(self))?;
-        Ok(amended)
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Deltas lead where whole netmaps do, whatever the history, and what does not fit is refused whole.
 
+mod spoiled;
+
 use proptest::prelude::*;
 
 use super::super::{OrchestratorRecord, SelfRecord};
