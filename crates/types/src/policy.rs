@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::filter::{PortRange, Ports};
 use crate::names::DisplayText;
 
-pub use evaluate::{Basis, Decision, Evaluation, Subject};
+pub use evaluate::{Basis, Changes, Decision, Evaluation, Subject};
 pub use expectation::{Expectation, Expected};
 pub use node_keys::{KeyLife, NodeKeyRules, OVERLAP, is_over};
 pub use selector::{GroupRef, PersonSelector, Selector, SelectorError, TagRef};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use types::policy::NodeKeyRules;
+use types::policy::{Changes, NodeKeyRules};
 use types::{AllowedIp, Evaluation, NodeId, NodeKind, OrgId, Policy, Subject, UserId};
 
 use super::{App, Caller};
@@ -13,6 +13,9 @@ use crate::store::{self, Conn, StoreError};
 /// How many orgs are kept worked out: those whose nodes were last asked for.
 const KEPT_MAX: usize = 64;
 
+/// How many earlier topologies an org is held against at once: nodes that were away catch up from several.
+const CHANGES_MAX: usize = 16;
+
 /// One org's policy, applied to its nodes as they were at one moment.
 #[derive(Debug)]
 pub(crate) struct Reach {
@@ -20,6 +23,8 @@ pub(crate) struct Reach {
     pub(crate) evaluation: Evaluation,
     /// What the policy says of keys.
     pub(crate) node_keys: NodeKeyRules,
+    /// By topology, the last asked for first: who is not as in an earlier one.
+    changes: Mutex<VecDeque<(u64, Option<Arc<Changes>>)>>,
 }
 
 /// Every org that was asked for lately.
@@ -113,7 +118,21 @@ impl Reach {
             topology,
             evaluation,
             node_keys: policy.node_keys,
+            changes: Mutex::default(),
         })
+    }
+
+    /// Says which nodes are not as they were at an earlier topology, worked out once for all who ask; `None` when the policy
+    /// was another.
+    pub(crate) fn changes_since(&self, earlier: &Self) -> Option<Arc<Changes>> {
+        let mut known = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, changes)) = known.iter().find(|(topology, _)| *topology == earlier.topology) {
+            return changes.clone();
+        }
+        let changes = self.evaluation.changes_since(&earlier.evaluation).map(Arc::new);
+        known.truncate(CHANGES_MAX - 1);
+        known.push_front((earlier.topology, changes.clone()));
+        changes
     }
 
     /// Returns every node that sees this one, and the node itself.

@@ -97,14 +97,19 @@ impl Roster {
     /// Says how the netmap of a node differs from the one that an earlier roster of this process gave; `None` when the node
     /// may not take part.
     pub(crate) fn since(&self, earlier: &Self, id: NodeId) -> Option<Difference> {
-        // Relays are the same as long as the process lives. So are all filters while nobody comes, goes or is reached by
-        // others: working them out would cost more than all the rest.
+        // Relays are the same as long as the process lives. So is all that filters say of who is as before: working that out
+        // would cost more than all the rest.
         let same = Arc::ptr_eq(&self.reach, &earlier.reach);
+        let changes = (!same)
+            .then(|| self.reach.changes_since(&earlier.reach))
+            .flatten();
+        let changes = changes.filter(|changes| !changes.include(id));
         let cut = |roster: &Self| {
-            let filter = if same {
-                PacketFilter::default()
-            } else {
-                roster.reach.evaluation.filter(id)
+            let evaluation = &roster.reach.evaluation;
+            let filter = match &changes {
+                _ if same => PacketFilter::default(),
+                Some(changes) => evaluation.filter_among(id, changes),
+                None => evaluation.filter(id),
             };
             roster.netmap_with(id, &[], filter)
         };

@@ -3,6 +3,10 @@
 //! [`Policy::decide`] says it of one pair, grant by grant. [`Evaluation`] says it of a node and all others, by sets of
 //! nodes that are made once: what one costs for each pair, the other costs for each 64 nodes.
 
+mod changes;
+
+pub use changes::Changes;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DISPATCH_PORT, Grant, Policy, Selector};
@@ -81,6 +85,7 @@ impl Policy {
 /// A policy, applied to every node of an org at one moment.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
+    policy: Policy,
     nodes: Vec<Subject>,
     numbers: BTreeMap<NodeId, usize>,
     platforms: Set,
@@ -136,6 +141,7 @@ impl Evaluation {
         blocks.sort_unstable();
         blocks.dedup();
         Self {
+            policy: policy.clone(),
             blocks,
             grants,
             platforms,
@@ -173,6 +179,11 @@ impl Evaluation {
     /// Returns what peers may open towards a node, canonical; nothing when there is no such node.
     #[must_use]
     pub fn filter(&self, node: NodeId) -> PacketFilter {
+        self.filter_of(node, None)
+    }
+
+    /// The filter, or what it says of some nodes and of everybody.
+    fn filter_of(&self, node: NodeId, among: Option<&Set>) -> PacketFilter {
         let Some(&number) = self.numbers.get(&node) else {
             return PacketFilter::default();
         };
@@ -185,6 +196,9 @@ impl Evaluation {
             }
             let mut sources = self.sources(reach, number);
             sources.remove(number);
+            if let Some(among) = among {
+                sources.keep_all(among);
+            }
             classes.grant(sources, &reach.ports);
         }
         self.compiled(Ports::merged(to_everybody), classes)

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::address::{AllowedIp, host_ip4};
-use crate::filter::{PacketFilter, Service};
+use crate::filter::{FilterChange, PacketFilter, Service};
 use crate::ids::{NodeId, UserId};
 use crate::node::NodeKind;
 
@@ -432,6 +432,34 @@ proptest! {
             }
             prop_assert!(!seen.iter().any(|number| nodes[*number].id == dst.id));
         }
+    }
+
+    #[test]
+    fn filters_of_one_policy_differ_by_what_they_say_of_nodes_that_changed(
+        policy in any_policy(),
+        nodes in any_nodes(),
+        others in any_nodes(),
+        stays in proptest::collection::vec(any::<bool>(), 32),
+    ) {
+        let later = nodes.iter().zip(stays).filter(|(_, stays)| *stays).map(|(node, _)| node.clone());
+        let known: Vec<_> = later.collect();
+        let is_new = |node: &&Subject| known.iter().all(|known| known.id != node.id);
+        let later: Vec<_> = known.iter().chain(others.iter().filter(is_new)).cloned().collect();
+        let (before, after) = (Evaluation::new(&policy, nodes.clone()), Evaluation::new(&policy, later.clone()));
+        let changes = after.changes_since(&before).expect("one policy");
+        for node in &known {
+            prop_assert!(!changes.include(node.id));
+            let whole = FilterChange::between(before.filter(node.id), &after.filter(node.id));
+            let part = |evaluation: &Evaluation| evaluation.filter_among(node.id, &changes);
+            prop_assert_eq!(FilterChange::between(part(&before), &part(&after)), whole);
+        }
+        let is_same = |node: &Subject| nodes.contains(node) && later.contains(node);
+        for node in nodes.iter().chain(&later) {
+            prop_assert_eq!(changes.include(node.id), !is_same(node));
+        }
+        let mut other = policy.clone();
+        other.grants.push(policy.grants.first().cloned().unwrap_or_else(|| Policy::standard().grants[0].clone()));
+        prop_assert!(Evaluation::new(&other, later).changes_since(&before).is_none());
     }
 
     #[test]
