@@ -372,7 +372,8 @@ fn whatever_waits_for_somebody_silent_stops_at_once() {
             client.read_exact(&mut [0; 4]).expect("it asks");
             let begun = Instant::now();
             send_signal(&running, signal).expect("signalled");
-            let ended = wait_for_end(&mut running, SOON).expect("it ends");
+            let ended = wait_for_end(&mut running, SOON);
+            let ended = ended.unwrap_or_else(|error| panic!("{arguments:?} {signal}: {error}"));
             let (took, talk) = (begun.elapsed(), said(running));
             assert_eq!(ended, code, "{arguments:?} {signal}: {talk}");
             assert!(took < Duration::from_secs(3), "{arguments:?} {signal}: {took:?}");

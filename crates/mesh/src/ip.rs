@@ -242,6 +242,13 @@ pub fn folded(mut sum: u64) -> u16 {
     u16::from_be(sum as u16)
 }
 
+/// Writes the checksum of an IPv4 header anew.
+pub fn renew_header_sum(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let sum = !folded(add_to_sum(header, 0));
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

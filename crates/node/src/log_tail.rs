@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How much is kept, in bytes.
+/// How much is kept, in bytes; each line counts [`LINE_COST`] more than it has.
 pub const BYTES_MAX: usize = 64 * 1024;
 
 /// The longest line that is kept, in bytes; of a longer one this much.
 pub const LINE_BYTES_MAX: usize = 1024;
+
+/// What a line takes beside its bytes.
+pub const LINE_COST: usize = 64;
 
 /// The last lines. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -24,11 +27,11 @@ impl LogTail {
     pub fn push(&self, line: &str) {
         let line = &line[..line.floor_char_boundary(LINE_BYTES_MAX)];
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.bytes += line.len();
+        kept.bytes += line.len() + LINE_COST;
         kept.lines.push_back(line.to_owned());
         while kept.bytes > BYTES_MAX {
             let oldest = kept.lines.pop_front();
-            kept.bytes -= oldest.map_or(0, |line| line.len());
+            kept.bytes -= oldest.map_or(0, |line| line.len() + LINE_COST);
         }
     }
 
@@ -55,8 +58,12 @@ mod tests {
         let lines = tail.lines();
         assert!(lines.iter().map(String::len).sum::<usize>() <= BYTES_MAX);
         assert!(lines.iter().all(|line| line.len() <= LINE_BYTES_MAX));
-        assert!(lines.len() >= BYTES_MAX / LINE_BYTES_MAX);
+        assert!(lines.len() >= BYTES_MAX / (LINE_BYTES_MAX + LINE_COST));
         assert!(lines.last().is_some_and(|line| line.starts_with("999: ")));
+        for _ in 0..10_000 {
+            tail.push("");
+        }
+        assert_eq!(tail.lines().len(), BYTES_MAX / LINE_COST);
         assert!(
             lines.is_sorted_by_key(|line| line.split(':').next().and_then(|word| word.parse::<u32>().ok()))
         );

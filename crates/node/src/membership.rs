@@ -188,8 +188,29 @@ impl Membership {
         let generation = netmap.generation;
         self.current.send_replace(Some(Arc::new(netmap)));
         self.show();
+        self.report_new(before);
         tracing::info!(generation = generation.0, "netmap in force");
         Ok(())
+    }
+
+    /// Reports the paths of peers that the netmap before did not name: some were reached before this one counted, when nobody
+    /// could tell yet who they are.
+    fn report_new(&self, before: Option<&Netmap>) {
+        let known = by_key(before);
+        let current = self.current.borrow();
+        let peers = current.iter().flat_map(|map| &map.peers);
+        for record in peers.filter(|record| !known.contains_key(&record.public_key)) {
+            if self.paths().reason(&record.public_key) != PathReason::Idle {
+                self.report_path(record);
+            }
+        }
+    }
+
+    fn report_path(&self, record: &PeerRecord) {
+        if let Some(report) = self.paths().report(record) {
+            // A full queue means that the control stream is away; it asks for all paths when it is back.
+            let _ = self.reports.try_send(report);
+        }
     }
 
     /// Forgets the netmap and cuts every session: the node was shut out.
@@ -338,9 +359,8 @@ impl Membership {
             .iter()
             .flat_map(|map| &map.peers)
             .find(|record| record.public_key == peer);
-        if let Some(report) = record.and_then(|record| self.paths().report(record)) {
-            // A full queue means that the control stream is away; it asks for all paths when it is back.
-            let _ = self.reports.try_send(report);
+        if let Some(record) = record {
+            self.report_path(record);
         }
     }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use types::{Monotonic, NodePublicKey};
 
-use crate::ip::{IP6_HEADER_LEN, PACKET_BYTES_MAX, Piece, add_to_sum, folded};
+use crate::ip::{IP6_HEADER_LEN, PACKET_BYTES_MAX, Piece, renew_header_sum};
 
 /// How many datagrams of one peer wait for their pieces.
 pub const DATAGRAMS_MAX: usize = 16;
@@ -118,7 +118,8 @@ impl Pieces {
         datagram.pieces += 1;
         let outcome = if datagram.add(packet, piece) {
             if datagram.is_whole() {
-                Ok(datagram.joined())
+                let pieces = datagram.pieces;
+                datagram.joined().map(Some).ok_or(pieces)
             } else if self.has_room(&mut own, datagram.cost(), now) {
                 self.bytes += datagram.cost();
                 own.push_back(datagram);
@@ -256,7 +257,8 @@ impl Datagram {
         matches!(self.there.as_slice(), [all] if all.start == 0 && Some(all.end) == self.len)
     }
 
-    /// Returns the packet as it was before it was cut; `None` when its first piece is not there.
+    /// Returns the packet as it was before it was cut; `None` when its first piece is not there, or has longer headers than
+    /// the others, with which it is longer than a packet can be.
     fn joined(self) -> Option<Vec<u8>> {
         let Headers {
             bytes: mut packet,
@@ -271,9 +273,7 @@ impl Datagram {
                 let len = u16::try_from(packet.len()).ok()?;
                 packet[2..4].copy_from_slice(&len.to_be_bytes());
                 packet[6..8].fill(0);
-                packet[10..12].fill(0);
-                let sum = !folded(add_to_sum(&packet[..header_len], 0));
-                packet[10..12].copy_from_slice(&sum.to_be_bytes());
+                renew_header_sum(&mut packet[..header_len]);
             }
             IpAddr::V6(_) => {
                 let len = u16::try_from(packet.len() - IP6_HEADER_LEN).ok()?;

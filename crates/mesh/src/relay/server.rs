@@ -363,6 +363,8 @@ impl RelayServer {
                 self.answer(source, confirmed);
             }
             Message::Renew(ticket) => {
+                let ticket = Some(ticket).filter(|_| client.may_renew(now.mono));
+                let ticket = ticket.ok_or(RelayDrop::TooManyTickets)?;
                 let ticket = ticket.open(&self.authority, now.wall);
                 let ticket = ticket.map_err(|_| RelayDrop::BadTicket)?;
                 if !self.clients.renew(number, &ticket, now) {
@@ -392,9 +394,8 @@ impl RelayServer {
             return Err(RelayDrop::Unbound);
         };
         let is_old = self.expulsions.is_old(&expulsion.claim(), now.wall);
-        let may_check = is_old
-            || client.realm == Realm::PLATFORM
-            || (client.may_check(now.mono) && self.expulsions.may_check(now.mono));
+        let may_check =
+            is_old || client.realm == Realm::PLATFORM || self.expulsions.may_check(&client.key, now.mono);
         if !may_check {
             return Err(RelayDrop::TooManyExpulsions);
         }

@@ -159,7 +159,12 @@ impl Sessions {
         if was_short && older.is_some() {
             return indices([std::mem::replace(&mut self.retired, older)]);
         }
-        indices([older])
+        // On a link in use no timer comes to erase it.
+        let now = born(&self.current);
+        let retired = self
+            .retired
+            .take_if(|retired| now.is_some_and(|now| retired.is_expired(now)));
+        indices([older, retired])
     }
 
     /// Notes that the peer uses the session of `local_index`, which was current here before another one.
@@ -391,7 +396,9 @@ mod tests {
         assert_eq!(answer_first.install_initiated(session(4, 240)), [1]);
         assert_eq!(present(&answer_first), [3, 4, 0]);
         assert!(answer_first.by_index(2).is_some());
-        assert_eq!(answer_first.erase_expired(at(300)), [2]);
+        assert_eq!(answer_first.install_initiated(session(5, 299)), [3]);
+        assert!(answer_first.by_index(2).is_some());
+        assert_eq!(answer_first.install_initiated(session(6, 360)), [4, 2]);
 
         let mut confirmed_first = Sessions::default();
         confirmed_first.install_initiated(session(1, 0));

@@ -46,9 +46,7 @@ impl HostSide {
 
     /// Hands over what came for the host; returns how many packets the system refused.
     fn deliver(&mut self) -> u64 {
-        let refused = self.held.device.write(&self.inbound);
-        self.inbound.clear();
-        refused
+        self.held.device.write(&self.inbound)
     }
 
     /// Finds out to whom each packet of a batch goes.
@@ -149,7 +147,9 @@ impl Engine {
     /// Hands the host what the last batch brought for it.
     pub(super) fn hand_to_host(&mut self) {
         if let Some(host) = self.host.as_mut().filter(|host| !host.inbound.is_empty()) {
-            self.peers.counters.host_refused += host.deliver();
+            let counters = &mut self.peers.counters;
+            counters.batches_broken += contained(|| counters.host_refused += host.deliver());
+            host.inbound.clear();
         }
     }
 }

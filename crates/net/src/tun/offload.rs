@@ -24,8 +24,7 @@ mod tests;
 pub use join::{GROUP_MAX, Group, Head, Join};
 pub use split::split;
 
-use mesh::ip::{TCP, UDP, add_to_sum, folded};
-use std::net::IpAddr;
+use mesh::ip::{TCP, UDP, add_to_sum};
 
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 10;
@@ -89,23 +88,13 @@ impl VnetHeader {
     }
 }
 
-/// Returns the sum of the pseudo-header of a TCP segment or UDP datagram (RFC 9293 section 3.1, RFC 8200 section 8.1).
-fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> u64 {
+/// Returns the sum of the pseudo-header of a TCP segment or UDP datagram (RFC 9293 section 3.1, RFC 8200 section 8.1), by the
+/// addresses where they stand in its packet.
+fn pseudo_sum(packet: &[u8], protocol: u8, len: usize) -> u64 {
+    let addresses = if packet[0] >> 4 == 4 { 12..20 } else { 8..40 };
     let len = u32::try_from(len).expect("shorter than a packet").to_be_bytes();
     let sum = add_to_sum(&[0, 0, 0, protocol], add_to_sum(&len, 0));
-    [source, destination]
-        .iter()
-        .fold(sum, |sum, address| match address {
-            IpAddr::V4(ip) => add_to_sum(&ip.octets(), sum),
-            IpAddr::V6(ip) => add_to_sum(&ip.octets(), sum),
-        })
-}
-
-/// Writes the checksum of an IPv4 header anew.
-fn renew_header_sum(header: &mut [u8]) {
-    header[10..12].fill(0);
-    let sum = !folded(add_to_sum(header, 0));
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    add_to_sum(&packet[addresses], sum)
 }
 
 /// Writes the length of a packet into its IP header.

@@ -205,6 +205,25 @@ fn a_datagram_longer_than_any_is_refused() {
 }
 
 #[test]
+fn a_first_piece_with_longer_headers_than_the_rest_may_make_too_much_and_that_is_counted() {
+    let mut pieces = cut(&whole(false, 65_480), 1, 1480);
+    let first = &mut pieces[0];
+    // Options that do nothing, 40 bytes of them.
+    first.splice(20..20, [1; 40]);
+    first[0] = 0x4f;
+    let len = u16::try_from(first.len()).expect("short");
+    first[2..4].copy_from_slice(&len.to_be_bytes());
+    renew_header_sum(&mut first[..60]);
+    let mut filter = open("*");
+    let (last, others) = pieces.split_last().expect("many");
+    for piece in others {
+        assert_eq!(take(&mut filter, 1, piece, at(0)), Ok(None));
+    }
+    assert_eq!(take(&mut filter, 1, last, at(0)), FRAGMENT);
+    assert_eq!(lost(&filter), pieces.len() as u64);
+}
+
+#[test]
 fn peers_identifications_and_protocols_are_kept_apart() {
     let (one, other) = (whole(false, 200), {
         let mut other = whole(false, 200);

@@ -16,8 +16,12 @@ const WAITING_MAX: usize = 1024;
 /// How long a client waits for the relay to say that it knows; doubled each time.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often they are sent without any answer. A relay of an earlier version never answers.
-const ATTEMPTS_MAX: u32 = 5;
+/// How often that is doubled: up to 32 s.
+const DOUBLINGS_MAX: u32 = 6;
+
+/// How often they are sent without any answer, which takes some six minutes: then no ticket is good any more that they
+/// void. A relay of an earlier version never answers; one that others keep busy does not now.
+const ATTEMPTS_MAX: u32 = 16;
 
 /// The expulsions of one session that the relay has not confirmed.
 #[derive(Default)]
@@ -57,7 +61,7 @@ impl Handover {
 
     /// Returns when those on their way are sent again, or given up.
     pub(super) fn due(&self) -> Option<Monotonic> {
-        let wait = TIMEOUT * 2_u32.pow(self.attempts);
+        let wait = TIMEOUT * 2_u32.pow(self.attempts.min(DOUBLINGS_MAX));
         (self.sent_count > 0).then(|| self.sent_at + wait)
     }
 
@@ -122,16 +126,17 @@ mod tests {
     }
 
     #[test]
-    fn without_an_answer_they_are_sent_five_times_and_given_up() {
+    fn without_an_answer_they_are_sent_for_six_minutes_and_given_up() {
         let mut handover = Handover::default();
         handover.add(expulsion(1), at(0));
         let mut due = Vec::new();
         while let Some(next) = handover.due() {
             due.push(next.since_start().as_millis());
             let again = handover.handle_timeout(next);
-            assert_eq!(again.len(), usize::from(due.len() < 5));
+            assert_eq!(again.len(), usize::from(due.len() < 16));
         }
-        assert_eq!(due, [500, 1500, 3500, 7500, 15_500]);
+        assert_eq!(due[..6], [500, 1500, 3500, 7500, 15_500, 31_500]);
+        assert_eq!(due[15], 351_500);
     }
 
     #[test]

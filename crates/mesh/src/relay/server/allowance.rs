@@ -35,6 +35,18 @@ impl Allowance {
         taken
     }
 
+    /// Tells whether nothing is left of it.
+    pub(super) fn is_used_up(&mut self, now: Monotonic) -> bool {
+        self.fill(now);
+        self.left == 0
+    }
+
+    /// Tells whether nothing of it is used.
+    pub(super) fn is_full(&mut self, now: Monotonic) -> bool {
+        self.fill(now);
+        self.left == self.burst
+    }
+
     fn fill(&mut self, now: Monotonic) {
         // All that came with one look at the clock.
         if now == self.filled {

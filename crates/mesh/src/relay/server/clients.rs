@@ -18,8 +18,8 @@ const PENDING_PER_KEY_MAX: usize = 4;
 /// How often a client over its quota is told.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many signatures of expulsions are checked for one client at once, and how many a second.
-const CHECKS: Allowance = Allowance::full(64, 4);
+/// How many further tickets a client may show at once, and how many a second: it needs one every few minutes.
+const RENEWALS: Allowance = Allowance::full(8, 1);
 
 /// What one client may send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +49,7 @@ pub(super) struct Client {
     pub(super) source: Option<Source>,
     pub(super) channel: SealedChannel,
     pub(super) bucket: Bucket,
-    checks: Allowance,
+    renewals: Allowance,
     /// The counter of the newest Confirm, plus one.
     confirmed: u64,
     ticket_until: Monotonic,
@@ -67,7 +67,7 @@ impl Client {
             source: None,
             channel,
             bucket: Bucket::new(quota),
-            checks: CHECKS,
+            renewals: RENEWALS,
             confirmed: 0,
             ticket_until: until(&ticket, now),
             ticket_expires: ticket.expires_at,
@@ -84,9 +84,9 @@ impl Client {
         newest
     }
 
-    /// Takes one of the signature checks that there are for what this client brings; tells whether there was one.
-    pub(super) fn may_check(&mut self, now: Monotonic) -> bool {
-        self.checks.take(1, 1, now) == 1
+    /// Tells whether the client may show another ticket now, since checking it costs.
+    pub(super) fn may_renew(&mut self, now: Monotonic) -> bool {
+        self.renewals.take(1, 1, now) == 1
     }
 
     /// Tells whether an expulsion voids every ticket that it has shown.

@@ -19,6 +19,8 @@ pub enum RelayDrop {
     BadHandshake,
     /// A ticket of another control plane or node, or an old one.
     BadTicket,
+    /// A further ticket of a client that shows too many.
+    TooManyTickets,
     /// A Hello of a node that was expelled.
     Expelled,
     /// An expulsion that the control plane has not signed.
@@ -39,7 +41,7 @@ pub enum RelayDrop {
 
 impl RelayDrop {
     /// Every reason, with its name in metrics.
-    pub const ALL: [(Self, &str); 16] = [
+    pub const ALL: [(Self, &str); 17] = [
         (Self::BadFrame, "bad_frame"),
         (Self::Unbound, "unbound"),
         (Self::NotHere, "not_here"),
@@ -48,6 +50,7 @@ impl RelayDrop {
         (Self::TooManyHellos, "too_many_hellos"),
         (Self::BadHandshake, "bad_handshake"),
         (Self::BadTicket, "bad_ticket"),
+        (Self::TooManyTickets, "too_many_tickets"),
         (Self::Expelled, "expelled"),
         (Self::BadExpulsion, "bad_expulsion"),
         (Self::TooManyExpulsions, "too_many_expulsions"),

@@ -16,11 +16,19 @@ pub const EXPULSIONS_MAX: usize = 16_384;
 /// How many signatures are checked at once of what nodes bring, and how many a second: about a fiftieth of a core.
 const CHECKS: Allowance = Allowance::full(400, 200);
 
+/// How many of them for one node, however often it begins anew.
+const CHECKS_PER_NODE: Allowance = Allowance::full(64, 4);
+
+/// How many nodes are remembered for what was checked for them. More than 3,600 cannot have used any of theirs: that is all
+/// that is checked until a node has the whole of it again.
+const CHECKED_MAX: usize = 4096;
+
 /// The nodes that are shut out, each until no ticket that is void could be taken anyway.
 pub(super) struct Expulsions {
     realms: BTreeMap<Realm, BTreeMap<NodePublicKey, Timestamp>>,
     by_end: BTreeSet<(Timestamp, Realm, NodePublicKey)>,
     checks: Allowance,
+    checked: BTreeMap<NodePublicKey, Allowance>,
 }
 
 impl Default for Expulsions {
@@ -29,6 +37,7 @@ impl Default for Expulsions {
             realms: BTreeMap::new(),
             by_end: BTreeSet::new(),
             checks: CHECKS,
+            checked: BTreeMap::new(),
         }
     }
 }
@@ -39,9 +48,18 @@ impl Expulsions {
         self.by_end.len()
     }
 
-    /// Takes one of the signature checks that there are for what nodes bring; tells whether there was one.
-    pub(super) fn may_check(&mut self, now: Monotonic) -> bool {
-        self.checks.take(1, 1, now) == 1
+    /// Takes one of the signature checks that there are for what nodes bring, and one of this node's; tells whether there was
+    /// one of both.
+    pub(super) fn may_check(&mut self, by: &NodePublicKey, now: Monotonic) -> bool {
+        let own = self.checked.get_mut(by);
+        if own.is_some_and(|own| own.is_used_up(now)) || self.checks.take(1, 1, now) == 0 {
+            return false;
+        }
+        if self.checked.len() >= CHECKED_MAX {
+            self.checked.retain(|_, own| !own.is_full(now));
+        }
+        let own = self.checked.entry(*by).or_insert(CHECKS_PER_NODE);
+        own.take(1, 1, now) == 1
     }
 
     /// Tells whether an expulsion is known, or over: then its signature does not matter.
@@ -196,8 +214,27 @@ mod tests {
     fn checks_are_limited_and_come_back() {
         let mut table = Expulsions::default();
         let now = Monotonic::from_start(Duration::from_secs(1));
-        assert_eq!((0..1000).filter(|_| table.may_check(now)).count(), 400);
+        let mut checked = |nodes: usize, now| {
+            (0..1000)
+                .filter(|turn| table.may_check(&node(turn % nodes), now))
+                .count()
+        };
+        assert_eq!(checked(1, now), 64);
+        assert_eq!(checked(100, now), 400 - 64);
         let later = now + Duration::from_secs(1);
-        assert_eq!((0..1000).filter(|_| table.may_check(later)).count(), 200);
+        assert_eq!(checked(1, later), 4);
+        assert_eq!(checked(100, later), 200 - 4);
+    }
+
+    #[test]
+    fn whoever_has_all_checks_again_is_forgotten() {
+        let mut table = Expulsions::default();
+        for second in 1..100 {
+            let now = Monotonic::from_start(Duration::from_secs(second));
+            for turn in 0..200 {
+                assert!(table.may_check(&node(second as usize * 1000 + turn), now));
+            }
+            assert!(table.checked.len() <= CHECKED_MAX);
+        }
     }
 }

@@ -190,6 +190,48 @@ fn a_client_that_brings_too_many_is_refused_and_the_others_are_not() {
 }
 
 #[test]
+fn a_node_that_begins_anew_has_no_more_checked_for_it() {
+    let mut bench = pair();
+    let forger = SigningPrivateKey::from_random([0xbb; 32]);
+    let base = expulsion(&bench, 9, 1);
+    for _ in 0..10 {
+        let mut hostile = Hostile::at(&mut bench, 3);
+        for number in 0..50 {
+            let forged = RelayExpulsion {
+                void_until: base.void_until + Duration::from_millis(number),
+                ..base
+            };
+            hostile.bring(&mut bench, forged.sign(&forger));
+        }
+        bench.advance(Duration::from_millis(20));
+    }
+    assert_eq!(drops(&bench, RelayDrop::BadExpulsion), 64);
+    let expulsion = signed(&bench, 2, 1);
+    hand_over(&mut bench, 1, expulsion);
+    assert!(!is_here(&bench, 2), "what others bring is checked");
+}
+
+#[test]
+fn a_client_that_shows_ticket_after_ticket_has_few_of_them_checked() {
+    let mut bench = pair();
+    let mut hostile = Hostile::at(&mut bench, 3);
+    let forger = SigningPrivateKey::from_random([0xbb; 32]);
+    let forged = RelayTicket {
+        node: key(3).public(),
+        realm: Realm([1; 16]),
+        expires_at: bench.now().wall + RELAY_TICKET_LIFETIME,
+    };
+    for _ in 0..100 {
+        let renew = Message::Renew(forged.sign(&forger));
+        let mut frame = hostile.channel.seal(hostile.number, &renew);
+        let len = frame.len();
+        bench.feed_server(hostile.source, &mut frame, len);
+    }
+    assert_eq!(drops(&bench, RelayDrop::BadTicket), 8);
+    assert_eq!(drops(&bench, RelayDrop::TooManyTickets), 92);
+}
+
+#[test]
 fn many_hostile_clients_share_what_is_checked_and_the_platforms_node_gets_through() {
     let mut bench = pair();
     bench.add(4, 0xff);

@@ -1,10 +1,10 @@
 //! Packets of one stream become one segment again, so that the host's kernel is asked once for many.
 
-use mesh::ip::{add_to_sum, folded};
+use mesh::ip::{add_to_sum, folded, renew_header_sum};
 
 use super::{
     CUT_TCP4, CUT_TCP6, HEADER_LEN, NEEDS_CHECKSUM, PACKET_BYTES_MAX, TCP, TCP_CHECKSUM_AT, VnetHeader,
-    renew_header_sum, set_len,
+    pseudo_sum, set_len,
 };
 use crate::netstack::Packets;
 
@@ -229,7 +229,7 @@ impl<'a> Segment<'a> {
     /// The kernel believes the checksum of what was joined: it must be right before.
     fn has_right_sum(&self) -> bool {
         let segment = &self.packet[self.ip_len..];
-        let pseudo = pseudo_sum_of(self.packet, self.ip_len, segment.len());
+        let pseudo = pseudo_sum(self.packet, TCP, segment.len());
         folded(add_to_sum(segment, pseudo)) == 0xffff
     }
 
@@ -260,14 +260,6 @@ impl<'a> Segment<'a> {
             && one[at + 14..at + 16] == other[at + 14..at + 16]
             && one[at + 18..headers_len] == other[at + 18..headers_len]
     }
-}
-
-/// The sum of the pseudo-header, by the addresses where they stand.
-fn pseudo_sum_of(packet: &[u8], ip_len: usize, len: usize) -> u64 {
-    let addresses = if ip_len == 20 { 12..20 } else { 8..40 };
-    let sum = add_to_sum(&packet[addresses], 0);
-    let len = u32::try_from(len).expect("shorter than a packet");
-    add_to_sum(&[0, 0, 0, TCP], add_to_sum(&len.to_be_bytes(), sum))
 }
 
 /// What is written before the bytes that packets carry.
@@ -308,7 +300,7 @@ impl Head {
         let own = &mut headers[group.ip_len..];
         own[13] |= last[group.ip_len + 13] & PSH;
         // What the kernel completes begins as the sum of the pseudo-header.
-        let sum = folded(pseudo_sum_of(first, group.ip_len, own_len));
+        let sum = folded(pseudo_sum(first, TCP, own_len));
         own[TCP_CHECKSUM_AT..TCP_CHECKSUM_AT + 2].copy_from_slice(&sum.to_be_bytes());
         head
     }

@@ -1,11 +1,11 @@
 //! What the kernel hands over becomes packets of the mesh: segments are cut, checksums completed.
 
-use mesh::ip::{IpPacket, add_to_sum, folded};
+use mesh::ip::{IpPacket, add_to_sum, folded, renew_header_sum};
 use types::MESH_MTU;
 
 use super::{
     CUT_NOTHING, CUT_TCP4, CUT_TCP6, CUT_UDP, NEEDS_CHECKSUM, Refused, SEGMENTS_MAX, TCP, TCP_CHECKSUM_AT,
-    UDP, UDP_CHECKSUM_AT, VnetHeader, pseudo_sum, renew_header_sum, set_len,
+    UDP, UDP_CHECKSUM_AT, VnetHeader, pseudo_sum, set_len,
 };
 use crate::netstack::Packets;
 
@@ -119,7 +119,7 @@ impl<'a> Segment<'a> {
     }
 
     fn write_own(&self, headers: &mut [u8], piece: &[u8], number: usize, (is_first, is_last): (bool, bool)) {
-        let own = &mut headers[self.start..];
+        let (ip, own) = headers.split_at_mut(self.start);
         let len = own.len() + piece.len();
         let sum_at = if self.ip.protocol == TCP {
             let sequence = u32::from_be_bytes([own[4], own[5], own[6], own[7]]);
@@ -134,7 +134,7 @@ impl<'a> Segment<'a> {
             UDP_CHECKSUM_AT
         };
         own[sum_at..sum_at + 2].fill(0);
-        let sum = pseudo_sum(self.ip.source, self.ip.destination, self.ip.protocol, len);
+        let sum = pseudo_sum(ip, self.ip.protocol, len);
         // The header's length is even, so that the payload's words are those of the whole.
         let sum = !folded(add_to_sum(piece, add_to_sum(own, sum)));
         let sum = if sum == 0 { 0xffff } else { sum };
