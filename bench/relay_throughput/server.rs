@@ -1,11 +1,11 @@
 //! A foreign relay of our own: started for the measurement, ended with it, its processor time read from the system.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use e2e::processes::processor_time;
 
 pub(crate) struct Server {
     child: Child,
@@ -31,19 +31,7 @@ impl Server {
 
     /// Returns the processor time of all its threads so far, of the system's share too.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
-        // utime and stime, the 14th and 15th field.
-        let ticks: Vec<u64> = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .map(str::parse)
-            .collect::<Result<_, _>>()?;
-        let per_second = rustix::param::clock_ticks_per_second();
-        Ok(Duration::from_secs_f64(
-            ticks.iter().sum::<u64>() as f64 / per_second as f64,
-        ))
+        processor_time(self.child.id())
     }
 }
 

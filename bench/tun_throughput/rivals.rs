@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::lab::namespace::Namespace;
+use e2e::processes::processor_time;
 use types::NodePrivateKey;
 
 /// Where the other host is, inside the tunnel.
@@ -95,15 +96,8 @@ impl Pair {
 
     /// Returns how long both ends of the tunnel had a processor.
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
-        let spent = self.tunnels.iter().map(|tunnel| {
-            let text = std::fs::read_to_string(format!("/proc/{}/stat", tunnel.0.id()))?;
-            // Behind the name, which may hold anything: user and system time, of all threads, are the 12th and 13th.
-            let (_, numbers) = text.rsplit_once(')').context("no name")?;
-            let ticks = numbers.split_whitespace().skip(11).take(2);
-            let ticks: u64 = ticks.map(|ticks| ticks.parse().unwrap_or(0)).sum();
-            Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
-        });
-        spent.sum()
+        let spent = self.tunnels.iter().map(|tunnel| processor_time(tunnel.0.id()));
+        spent.map(|spent| Ok(spent?.as_secs_f64())).sum()
     }
 
     fn wait_until_it_leads_there(&self) -> Result<()> {

@@ -131,6 +131,21 @@ pub fn send_signal(child: &Child, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Returns how long all threads of a process had a processor so far, the system's share included.
+pub fn processor_time(process: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // Behind the name, which may hold anything: user and system time are the 12th and 13th field.
+    let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks = fields
+        .get(11)
+        .zip(fields.get(12))
+        .context("it had no processor")?;
+    let ticks = ticks.0.parse::<u64>()? + ticks.1.parse::<u64>()?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+}
+
 /// Waits until a child has ended by itself; returns its exit code, `None` when a signal ended it.
 pub fn wait_for_end(child: &mut Child, timeout: Duration) -> Result<Option<i32>> {
     let deadline = Instant::now() + timeout;
