@@ -213,7 +213,8 @@ fn relay_elsewhere_behind_443(place: Place<'_>) -> Result<Report> {
     report(&pair, place, (opened.first_byte, None), None)
 }
 
-fn kill_relay(place: Place<'_>) -> Result<Report> {
+/// A pair that stays relayed, with two relays on machines of their own.
+fn with_two_relays(place: Place<'_>) -> Result<(Pair, Vec<RelayMachine>)> {
     let mut relays: Vec<RelayMachine> = Vec::new();
     let pair = Pair::start_with(
         place.dir,
@@ -223,6 +224,11 @@ fn kill_relay(place: Place<'_>) -> Result<Report> {
             Ok(())
         },
     )?;
+    Ok((pair, relays))
+}
+
+fn kill_relay(place: Place<'_>) -> Result<Report> {
+    let (pair, relays) = with_two_relays(place)?;
     let opened = open(&pair, "relay")?;
     let ticking = Ticking::start(opened.stream)?;
     std::thread::sleep(Duration::from_secs(1));
@@ -245,15 +251,7 @@ fn kill_relay(place: Place<'_>) -> Result<Report> {
 }
 
 fn kill_relay_before(place: Place<'_>) -> Result<Report> {
-    let mut relays: Vec<RelayMachine> = Vec::new();
-    let pair = Pair::start_with(
-        place.dir,
-        (Nat::Symmetric, Nat::Symmetric),
-        |internet, platform| {
-            relays = platform.move_relays(internet, 2)?;
-            Ok(())
-        },
-    )?;
+    let (pair, relays) = with_two_relays(place)?;
     let node = pair.platform.api.call(&["node", &pair.other.name])?;
     let home = relays
         .iter()

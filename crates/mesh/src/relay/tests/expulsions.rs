@@ -68,6 +68,18 @@ impl Hostile {
         bench.feed_server(self.source, &mut frame, len);
         bench.settle();
     }
+
+    /// Brings so many that the control plane has not signed, none like another.
+    fn bring_forged(&mut self, bench: &mut Bench, count: u64) {
+        let base = expulsion(bench, 9, 1);
+        for number in 0..count {
+            let forged = RelayExpulsion {
+                void_until: base.void_until + Duration::from_millis(number),
+                ..base
+            };
+            self.bring(bench, forged.sign(&SigningPrivateKey::from_random([0xbb; 32])));
+        }
+    }
 }
 
 #[test]
@@ -164,45 +176,23 @@ fn one_forged_changed_or_of_another_realm_shuts_nobody_out() {
 fn a_client_that_brings_too_many_is_refused_and_the_others_are_not() {
     let mut bench = pair();
     let mut hostile = Hostile::at(&mut bench, 3);
-    let forger = SigningPrivateKey::from_random([0xbb; 32]);
-    let base = expulsion(&bench, 9, 1);
-    for number in 0..100 {
-        let forged = RelayExpulsion {
-            void_until: base.void_until + Duration::from_millis(number),
-            ..base
-        };
-        hostile.bring(&mut bench, forged.sign(&forger));
-    }
+    hostile.bring_forged(&mut bench, 100);
     assert_eq!(drops(&bench, RelayDrop::BadExpulsion), 64);
     assert_eq!(drops(&bench, RelayDrop::TooManyExpulsions), 36);
     let expulsion = signed(&bench, 1, 1);
     hand_over(&mut bench, 2, expulsion);
     assert!(!is_here(&bench, 1));
     bench.advance(Duration::from_secs(1));
-    for number in 0..10 {
-        let forged = RelayExpulsion {
-            void_until: base.void_until + Duration::from_millis(number),
-            ..base
-        };
-        hostile.bring(&mut bench, forged.sign(&forger));
-    }
+    hostile.bring_forged(&mut bench, 10);
     assert_eq!(drops(&bench, RelayDrop::BadExpulsion), 64 + 4);
 }
 
 #[test]
 fn a_node_that_begins_anew_has_no_more_checked_for_it() {
     let mut bench = pair();
-    let forger = SigningPrivateKey::from_random([0xbb; 32]);
-    let base = expulsion(&bench, 9, 1);
     for _ in 0..10 {
         let mut hostile = Hostile::at(&mut bench, 3);
-        for number in 0..50 {
-            let forged = RelayExpulsion {
-                void_until: base.void_until + Duration::from_millis(number),
-                ..base
-            };
-            hostile.bring(&mut bench, forged.sign(&forger));
-        }
+        hostile.bring_forged(&mut bench, 50);
         bench.advance(Duration::from_millis(20));
     }
     assert_eq!(drops(&bench, RelayDrop::BadExpulsion), 64);
@@ -235,17 +225,9 @@ fn a_client_that_shows_ticket_after_ticket_has_few_of_them_checked() {
 fn many_hostile_clients_share_what_is_checked_and_the_platforms_node_gets_through() {
     let mut bench = pair();
     bench.add(4, 0xff);
-    let forger = SigningPrivateKey::from_random([0xbb; 32]);
-    let base = expulsion(&bench, 9, 1);
     for who in 20..30 {
         let mut hostile = Hostile::at(&mut bench, who);
-        for number in 0..50 {
-            let forged = RelayExpulsion {
-                void_until: base.void_until + Duration::from_millis(number),
-                ..base
-            };
-            hostile.bring(&mut bench, forged.sign(&forger));
-        }
+        hostile.bring_forged(&mut bench, 50);
     }
     assert_eq!(drops(&bench, RelayDrop::BadExpulsion), 400);
     assert_eq!(drops(&bench, RelayDrop::TooManyExpulsions), 100);
