@@ -511,6 +511,7 @@ impl Mesh {
                     let _ = self.tunnel.renew(key, now);
                 }
                 PathAction::CheckRelay(relay) => self.relays.check(relay, now.mono),
+                PathAction::CheckRelays => self.relays.check_all(now.mono),
                 PathAction::Observed(address) => observed.push(address),
                 PathAction::Answered(pong) => {
                     if self.events.len() < EVENTS_MAX {

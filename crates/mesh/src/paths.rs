@@ -34,15 +34,22 @@ pub const ROUND: Duration = Duration::from_secs(5);
 pub const PROOF_LIFETIME: Duration = Duration::from_secs(10);
 
 /// How long the path in use may be silent while we send, before it is asked.
-pub const SILENCE_MAX: Duration = Duration::from_secs(1);
+pub const SILENCE_MAX: Duration = Duration::from_millis(500);
 
-/// How long nothing may come through a relay while we send, before it is asked; three questions later it counts as lost.
+/// How long after a packet we count as sending: TCP that has no answer sends again a second or two later.
+pub const SENDING_FOR: Duration = Duration::from_secs(2);
+
+/// How long nothing may come through a relay while we send, before it is asked; three questions later it counts as lost. As
+/// long as a round trip took, where that is longer.
 pub const RELAY_SILENCE_MAX: Duration = Duration::from_millis(300);
 
-/// How long it may take to answer, each time it is asked.
+/// How long it may take to answer, each time it is asked; as long as a round trip took, where that is longer.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// How many questions in a row may stay unanswered before the path counts as lost: within two seconds of silence.
+/// The longest that an answer is waited for, however far the peer was last: more than a path over two satellites takes.
+pub const ANSWER_TIMEOUT_MAX: Duration = Duration::from_millis(1500);
+
+/// How many questions in a row may stay unanswered before the path counts as lost: 1.4 seconds of silence on most.
 pub const UNANSWERED_MAX: u32 = 3;
 
 /// How often an unused direct path is pinged so that NATs remember it.

@@ -1,4 +1,5 @@
-//! Measured worlds: two nodes behind ordinary NATs, how soon they speak and are direct, and what roaming and a killed relay cost.
+//! Measured worlds: two nodes behind ordinary NATs, how soon they speak and are direct, and what a change of network, a killed
+//! relay and blocked UDP cost.
 
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct Figures {
     pub lost_after_roam: Duration,
     /// The same from the moment the relay was killed; for pairs that need one.
     pub lost_after_relay_kill: Option<Duration>,
+    /// The same from the moment the network of one end let no UDP through any more.
+    pub lost_after_udp_block: Duration,
 }
 
 struct Pair {
@@ -75,6 +78,7 @@ pub fn measure(seed: u64) -> Figures {
     let direct = pair.wait_for_direct(sent);
     let lost_after_relay_kill = direct.is_none().then(|| pair.kill_relay());
     let lost_after_roam = pair.roam();
+    let lost_after_udp_block = pair.block_udp();
     Figures {
         nats: [one.0, other.0],
         relay_round_trip,
@@ -82,6 +86,7 @@ pub fn measure(seed: u64) -> Figures {
         direct,
         lost_after_roam,
         lost_after_relay_kill,
+        lost_after_udp_block,
     }
 }
 
@@ -139,6 +144,12 @@ impl Pair {
     fn roam(&mut self) -> Duration {
         let nat = self.kinds[0].map(|kind| self.world.internet.add_nat(kind, None));
         self.world.roam(self.ends[0], nat);
+        self.lost()
+    }
+
+    /// Blocks UDP at one end, on whichever path they are.
+    fn block_udp(&mut self) -> Duration {
+        self.world.block_udp(self.ends[0], true);
         self.lost()
     }
 

@@ -31,6 +31,7 @@ pub struct Report {
     direct_easy: Vec<Duration>,
     after_roam: Vec<Duration>,
     after_kill: Vec<Duration>,
+    after_block: Vec<Duration>,
     healed: Vec<Duration>,
     guessed: (u32, u32),
 }
@@ -51,6 +52,7 @@ impl Report {
         }
         self.after_roam.push(figures.lost_after_roam);
         self.after_kill.extend(figures.lost_after_relay_kill);
+        self.after_block.push(figures.lost_after_udp_block);
         self.healed.push(outcome.healed);
         self.guessed = (
             self.guessed.0 + outcome.guessed.0,
@@ -112,6 +114,7 @@ impl Report {
             ("directOnEasyNatsMs", &self.direct_easy),
             ("lostAfterRoamMs", &self.after_roam),
             ("lostAfterRelayKillMs", &self.after_kill),
+            ("lostAfterUdpBlockMs", &self.after_block),
             ("healedMs", &self.healed),
         ]
         .into_iter()

@@ -241,7 +241,15 @@ impl Relays {
     /// Doubts that a relay is still there.
     pub(super) fn check(&mut self, id: RelayId, now: Monotonic) {
         if let Some(link) = self.links.get_mut(&id) {
-            link.client.check(now);
+            link.check(now);
+        }
+        self.collect(now);
+    }
+
+    /// Doubts that any relay is still there.
+    pub(super) fn check_all(&mut self, now: Monotonic) {
+        for link in self.links.values_mut() {
+            link.check(now);
         }
         self.collect(now);
     }
@@ -261,10 +269,13 @@ impl Relays {
 
     pub(super) fn stream_opened(&mut self, id: RelayId, now: Monotonic) {
         if let Some(link) = self.links.get_mut(&id) {
-            link.stream = Stream::Open;
-            link.view.is_stream = true;
-            link.transport_due = Some(now + UDP_RETRY);
-            link.client.network_changed(now);
+            if link.works_by_udp() {
+                // It answered after all.
+                link.stream = Stream::Closed;
+                self.out.push_back(Output::CloseStream(id));
+                return;
+            }
+            link.use_stream(now);
         }
         self.collect(now);
     }
@@ -273,10 +284,13 @@ impl Relays {
         if let Some(link) = self.links.get_mut(&id)
             && link.stream != Stream::Closed
         {
-            link.stream = Stream::Closed;
+            let was_used = std::mem::replace(&mut link.stream, Stream::Closed) != Stream::Opening;
             link.view.is_stream = false;
             link.transport_due = Some(now + STREAM_RETRY);
-            link.client.network_changed(now);
+            // One that was prepared in doubt and failed takes nothing from the time that UDP has to answer.
+            if was_used || !link.view.is_up {
+                link.client.network_changed(now);
+            }
         }
         self.collect(now);
     }
@@ -469,12 +483,12 @@ impl Relays {
                 link.stream = Stream::Closed;
                 self.out.push_back(Output::CloseStream(id));
             } else {
-                link.stream = Stream::Open;
-                self.stream_opened(id, now);
+                link.use_stream(now);
+                self.collect(now);
             }
             return;
         }
-        if link.view.is_up && !link.view.is_stream {
+        if link.works_by_udp() {
             return;
         }
         link.is_udp_silent = !link.config.udp.is_empty();
@@ -483,8 +497,10 @@ impl Relays {
             link.stream = Stream::Opening;
             self.out.push_back(Output::OpenStream(id));
         }
-        // The next address may be of a family that works.
-        link.address = (link.address + 1) % link.config.udp.len().max(1);
+        if !link.view.is_up {
+            // The next address may be of a family that works.
+            link.address = (link.address + 1) % link.config.udp.len().max(1);
+        }
         if let Some(to) = link.udp() {
             link.question = Some(transaction);
             self.out.push_back(stun_request(to, transaction));

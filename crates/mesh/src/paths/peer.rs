@@ -60,6 +60,8 @@ pub enum PathAction {
     Renew,
     /// The relay may be gone: ask it.
     CheckRelay(RelayId),
+    /// UDP as a whole may have stopped: ask every relay. Each end sends through the relay at which it finds the other.
+    CheckRelays,
     /// A ping that somebody asked for was answered.
     Answered(Pong),
     /// The peer saw us at this address.

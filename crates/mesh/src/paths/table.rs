@@ -215,6 +215,14 @@ impl Table {
         self.0.get(endpoint)?.proof
     }
 
+    /// Tells whether another endpoint answered lately, and after this one was heard last.
+    pub(super) fn is_outlived(&self, endpoint: Endpoint, now: Monotonic) -> bool {
+        let heard = self.proof(&endpoint).map(|proof| proof.at);
+        let others = self.0.iter().filter(|(other, _)| **other != endpoint);
+        let mut proven = others.filter(|(_, entry)| entry.is_proven(now));
+        proven.any(|(_, entry)| entry.proof.map(|proof| proof.at) > heard)
+    }
+
     /// Returns the best endpoint that proved itself lately: a private address before others, then the fastest; what is in
     /// use stays unless another is much better.
     pub(super) fn best(&self, current: Option<Endpoint>, now: Monotonic) -> Option<Endpoint> {

@@ -249,6 +249,13 @@ impl RelayClient {
         }
     }
 
+    /// Tells whether the relay left the last Confirm unanswered and counts as there still.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        let is_unanswered = |waiting: Option<(Monotonic, u32)>| waiting.is_some_and(|(_, before)| before > 0);
+        matches!(&self.state, State::In(session) if session.is_up && is_unanswered(session.waiting))
+    }
+
     /// Tells the relay that a node is shut out, until it says that it knows. Without a session there is nobody to tell:
     /// [`ClientEvent::Up`] says when there is.
     pub fn hand_over(&mut self, expulsion: SignedRelayExpulsion, now: Monotonic) {

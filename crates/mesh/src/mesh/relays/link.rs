@@ -7,7 +7,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::Rng as _;
 use types::{Monotonic, NodePrivateKey, SignedRelayTicket};
 
-use super::{Link, RelayConfig, RelayView, STREAM_LINGER, Stream, UDP_PATIENCE, stun_request};
+use super::{Link, RelayConfig, RelayView, STREAM_LINGER, Stream, UDP_PATIENCE, UDP_RETRY, stun_request};
 use crate::endpoint::SocketNumber;
 use crate::mesh::{Datagrams, Output, StreamFrames};
 use crate::relay::client::{CONFIRM_TIMEOUT, CONFIRMS_UNANSWERED_MAX, ClientEvent, RelayClient};
@@ -52,6 +52,33 @@ impl Link {
         } else {
             UDP_PATIENCE
         }
+    }
+
+    /// Doubts that the relay is still there. It may be, and UDP not: without an answer the other transport is prepared, before
+    /// this one is given up.
+    pub(in crate::mesh) fn check(&mut self, now: Monotonic) {
+        self.client.check(now);
+        if self.stream == Stream::Closed && self.client.is_up() {
+            let patience = self
+                .view
+                .rtt
+                .map_or(CONFIRM_TIMEOUT, |rtt| CONFIRM_TIMEOUT.max(rtt * 2));
+            self.transport_due.get_or_insert(now + patience);
+        }
+    }
+
+    /// Tells whether the relay passes on what we send by UDP, as far as we know.
+    pub(in crate::mesh) fn works_by_udp(&self) -> bool {
+        let is_seen = self.view.is_up && self.view.observed.is_some();
+        is_seen && !self.view.is_stream && !self.client.is_in_doubt()
+    }
+
+    /// Everything goes over the WebSocket from now on.
+    pub(in crate::mesh) fn use_stream(&mut self, now: Monotonic) {
+        self.stream = Stream::Open;
+        self.view.is_stream = true;
+        self.transport_due = Some(now + UDP_RETRY);
+        self.client.network_changed(now);
     }
 
     pub(in crate::mesh) fn udp(&self) -> Option<SocketAddr> {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use types::{Monotonic, PathReason, RelayId};
 
 use super::super::{
-    ANSWER_TIMEOUT, KEEP_OPEN, KEEP_OPEN_FOR, RELAY_SILENCE_MAX, SILENCE_MAX, UNANSWERED_MAX,
+    ANSWER_TIMEOUT, ANSWER_TIMEOUT_MAX, KEEP_OPEN, KEEP_OPEN_FOR, RELAY_SILENCE_MAX, SENDING_FOR,
+    SILENCE_MAX, UNANSWERED_MAX,
 };
 use super::{Liveness, PathAction, PeerPaths};
 use crate::endpoint::Endpoint;
@@ -16,10 +17,20 @@ impl PeerPaths {
         let wait = if self.is_direct() {
             SILENCE_MAX
         } else {
-            RELAY_SILENCE_MAX
+            self.relay_silence_max()
         };
         self.is_watched = true;
         self.liveness_due = Some(now + wait);
+    }
+
+    /// How long the path in use has to answer a question.
+    fn answer_timeout(&self) -> Duration {
+        at_least_the_rtt(ANSWER_TIMEOUT, self.view().rtt)
+    }
+
+    /// How long nothing may come through a relay while we send.
+    fn relay_silence_max(&self) -> Duration {
+        at_least_the_rtt(RELAY_SILENCE_MAX, self.relay_rtt)
     }
 
     /// Looks whether the path in use still works.
@@ -42,10 +53,8 @@ impl PeerPaths {
         let heard = liveness.heard.filter(|(from, _)| Some(*from) == self.current);
         let answered = self.relay_heard.filter(|(through, _)| *through == relay);
         let heard = heard.map(|(_, at)| at).max(answered.map(|(_, at)| at));
-        let is_silent = heard.is_none_or(|heard| now.since(heard) >= RELAY_SILENCE_MAX);
-        let is_sending = liveness
-            .sent
-            .is_some_and(|sent| now.since(sent) <= 2 * SILENCE_MAX);
+        let is_silent = heard.is_none_or(|heard| now.since(heard) >= self.relay_silence_max());
+        let is_sending = liveness.sent.is_some_and(|sent| now.since(sent) <= SENDING_FOR);
         if is_sending {
             self.watch(now);
         }
@@ -53,7 +62,10 @@ impl PeerPaths {
             self.unanswered = 0;
             return;
         }
-        self.actions.push_back(PathAction::CheckRelay(relay));
+        self.actions.push_back(match self.unanswered {
+            0 => PathAction::CheckRelay(relay),
+            _ => PathAction::CheckRelays,
+        });
         if self.unanswered >= UNANSWERED_MAX {
             if self.relays.len() > 1 {
                 self.pass_over(relay, now);
@@ -89,18 +101,16 @@ impl PeerPaths {
         let silence = proven.map_or(Duration::MAX, |at| now.since(at));
         let last = liveness.sent.max(liveness.received);
         let idle = last.map_or(Duration::MAX, |last| now.since(last));
-        let is_sending = liveness
-            .sent
-            .is_some_and(|sent| now.since(sent) <= 2 * SILENCE_MAX);
+        let is_sending = liveness.sent.is_some_and(|sent| now.since(sent) <= SENDING_FOR);
         // A question is answered by what is heard after it.
         let silence_max = if self.unanswered == 0 {
             SILENCE_MAX
         } else {
-            ANSWER_TIMEOUT
+            self.answer_timeout()
         };
         if is_sending && silence < silence_max {
             self.unanswered = 0;
-            self.watch(now);
+            self.watch(proven.unwrap_or(now));
         } else if is_sending || self.unanswered > 0 || (silence >= KEEP_OPEN && idle < KEEP_OPEN_FOR) {
             self.question(current, now);
         } else if idle < KEEP_OPEN_FOR {
@@ -129,19 +139,22 @@ impl PeerPaths {
         }
     }
 
-    /// Asks the path in use whether it works, or gives it up.
+    /// Asks the path in use whether it works, or gives it up; the sooner when another one works.
     pub(super) fn question(&mut self, current: Endpoint, now: Monotonic) {
+        if self.unanswered > 0 && self.table.is_outlived(current, now) {
+            self.table.doubt(current);
+            self.choose_best(now);
+            return;
+        }
         if self.unanswered < UNANSWERED_MAX {
-            // What silenced the path may have silenced UDP as a whole: then the relay is to be reached another way by the
-            // time at which it carries.
-            if self.unanswered == 0
-                && let Some(Endpoint::Relayed { relay, .. }) = self.relayed()
-            {
-                self.actions.push_back(PathAction::CheckRelay(relay));
+            // What silenced the path may have silenced UDP as a whole: then relays are to be reached another way by the time
+            // at which they carry.
+            if self.unanswered == 1 {
+                self.actions.push_back(PathAction::CheckRelays);
             }
             self.unanswered += 1;
             self.is_watched = true;
-            self.liveness_due = Some(now + ANSWER_TIMEOUT);
+            self.liveness_due = Some(now + self.answer_timeout());
             self.ping(current, now);
             return;
         }
@@ -154,4 +167,9 @@ impl PeerPaths {
         }
         self.actions.push_back(PathAction::Renew);
     }
+}
+
+/// Whoever is far away, behind a satellite say, cannot answer sooner than a round trip takes.
+fn at_least_the_rtt(wait: Duration, rtt: Option<Duration>) -> Duration {
+    rtt.map_or(wait, |rtt| rtt.clamp(wait, ANSWER_TIMEOUT_MAX))
 }
