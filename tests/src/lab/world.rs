@@ -294,6 +294,12 @@ impl Site {
         router.wait_for_link("wan")
     }
 
+    /// Sets the longest packet that the site's link to the internet takes, out and in.
+    pub fn set_outer_mtu(&self, bytes: u16) -> Result<()> {
+        let outermost = self.routers.first().map_or(&self.host, |router| router);
+        outermost.ip(&format!("link set wan mtu {bytes}\n"))
+    }
+
     fn outermost(&self) -> Result<&Namespace> {
         let outermost = self.routers.first();
         Ok(outermost.context("nothing lies before the site")?)
