@@ -139,6 +139,45 @@ fn the_killed_relay_costs_at_most_two_seconds_and_no_session() {
 }
 
 #[test]
+fn udp_that_is_blocked_costs_at_most_two_seconds_on_every_path_and_no_session() {
+    for_each_seed(20, |seed| {
+        for nat in [None, Some(NatKind::PORT_RESTRICTED), Some(NatKind::SYMMETRIC)] {
+            let mut pair = pair(seed, nat, nat);
+            let mut expected = Expected::default();
+            pair.talk(3 * SECOND, &mut expected);
+            pair.world.block_udp(pair.a, true);
+            pair.talk(2 * SECOND, &mut Expected::default());
+            let mut after = Expected::default();
+            pair.talk(3 * SECOND, &mut after);
+            // The search that follows is over: what is wrong is known.
+            pair.talk(5 * SECOND, &mut after);
+            assert_eq!(after.missing(&pair.world), Vec::<u64>::new(), "{nat:?}");
+            assert_eq!(pair.world.path(pair.a, pair.b).reason, PathReason::UdpBlocked);
+        }
+    });
+}
+
+#[test]
+fn the_only_relay_that_was_restarted_carries_again_within_two_seconds() {
+    // It is away for a shorter and a longer time than a Confirm waits.
+    for away in [100, 300, 500, 900].map(Duration::from_millis) {
+        for_each_seed(10, |seed| {
+            let symmetric = Some(NatKind::SYMMETRIC);
+            let mut pair = pair(seed, symmetric, symmetric);
+            pair.world.set_relay_down(pair.relays[1], true);
+            pair.talk(5 * SECOND, &mut Expected::default());
+            pair.world.set_relay_down(pair.relays[0], true);
+            pair.talk(away, &mut Expected::default());
+            pair.world.set_relay_down(pair.relays[0], false);
+            pair.talk(2 * SECOND, &mut Expected::default());
+            let mut after = Expected::default();
+            pair.talk(3 * SECOND, &mut after);
+            assert_eq!(after.missing(&pair.world), Vec::<u64>::new(), "away for {away:?}");
+        });
+    }
+}
+
+#[test]
 fn a_roaming_node_loses_at_most_a_fifth_of_a_second() {
     for_each_seed(20, |seed| {
         let mut pair = pair(seed, Some(NatKind::PORT_RESTRICTED), Some(NatKind::RESTRICTED));

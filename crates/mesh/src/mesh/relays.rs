@@ -268,7 +268,9 @@ impl Relays {
     }
 
     pub(super) fn stream_opened(&mut self, id: RelayId, now: Monotonic) {
-        if let Some(link) = self.links.get_mut(&id) {
+        let opening = self.links.get_mut(&id);
+        // One that is given up meanwhile closes, as it was told to.
+        if let Some(link) = opening.filter(|link| link.stream == Stream::Opening) {
             if link.works_by_udp() {
                 // It answered after all.
                 link.stream = Stream::Closed;
@@ -507,10 +509,12 @@ impl Relays {
         }
     }
 
-    /// UDP works again: the session moves there with one Confirm.
+    /// UDP works again: the session moves there with one Confirm. If it was there all the time and Confirms had no answer, it
+    /// was restarted.
     fn back_to_udp(&mut self, id: RelayId, now: Monotonic) {
         if let Some(link) = self.links.get_mut(&id) {
             link.is_udp_silent = false;
+            let is_forgotten = !link.view.is_stream && link.client.is_in_doubt();
             let before = link.stream;
             link.stream = match before {
                 Stream::Open | Stream::Leaving => Stream::Leaving,
@@ -521,7 +525,11 @@ impl Relays {
             }
             link.view.is_stream = false;
             link.view.observed = None;
-            link.client.network_changed(now);
+            if is_forgotten {
+                link.client.start_anew(now);
+            } else {
+                link.client.udp_answered(now);
+            }
             link.transport_due = Some(now + link.patience());
         }
         self.collect(now);

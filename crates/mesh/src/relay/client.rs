@@ -4,7 +4,8 @@
 //!
 //! - *Inputs*: [`connect`](RelayClient::connect), [`disconnect`](RelayClient::disconnect),
 //!   [`set_ticket`](RelayClient::set_ticket), [`set_key`](RelayClient::set_key), [`network_changed`](RelayClient::network_changed),
-//!   [`check`](RelayClient::check), [`hand_over`](RelayClient::hand_over), [`handle_frame`](RelayClient::handle_frame),
+//!   [`udp_answered`](RelayClient::udp_answered), [`stream_opened`](RelayClient::stream_opened),
+//!   [`start_anew`](RelayClient::start_anew), [`check`](RelayClient::check), [`hand_over`](RelayClient::hand_over), [`handle_frame`](RelayClient::handle_frame),
 //!   [`handle_timeout`](RelayClient::handle_timeout).
 //! - *Outputs*: [`poll_transmit`](RelayClient::poll_transmit), [`poll_event`](RelayClient::poll_event),
 //!   [`poll_timeout`](RelayClient::poll_timeout), which is `None` only while nothing is wanted.
@@ -13,8 +14,9 @@
 //! How frames get to the relay (which address, which family, UDP or a WebSocket) is the caller's business.
 
 mod handover;
+mod numbers;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use rand_core::{Rng as _, SeedableRng as _};
 use types::{Monotonic, NodePrivateKey, NodePublicKey, RelayId, SignedRelayExpulsion, SignedRelayTicket};
 
 use self::handover::Handover;
+use self::numbers::Numbers;
 use super::CONFIRM_INTERVAL;
 use super::frame::{
     self, COOKIE_LEN, ClientNumber, DATA_BY_KEY_HEADER_LEN, DATA_HEADER_LEN, Frame, FrameError, KeyBytes,
@@ -38,17 +41,17 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest wait between two Hellos.
 pub const HELLO_TIMEOUT_MAX: Duration = Duration::from_secs(16);
 
-/// How long a client waits for the answer to a Confirm.
+/// How long a client waits for the answer to a Confirm; half as long again as the last one took, where that is longer.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// The longest that it waits, where a round trip took longer than that: more than by way of two satellites.
+const CONFIRM_TIMEOUT_MAX: Duration = Duration::from_millis(1500);
 
 /// How many Confirms in a row may stay unanswered before the relay counts as lost.
 pub const CONFIRMS_UNANSWERED_MAX: u32 = 3;
 
 /// How often a client believes, without a Confirm of its own being due, that the relay forgot it.
 const UNBOUND_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How many numbers of others a client remembers; when they are more, it starts anew.
-const NUMBERS_MAX: usize = 16_384;
 
 /// What a client waits for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -158,11 +161,21 @@ struct Session {
     channel: SealedChannel,
     /// Whether the relay answered a Confirm, so that it passes things on.
     is_up: bool,
-    /// When the Confirm that waits for an answer was sent, and how many before it had none.
-    waiting: Option<(Monotonic, u32)>,
+    /// The Confirm that waits for an answer.
+    waiting: Option<Waiting>,
+    /// How long the relay took to answer last.
+    rtt: Duration,
     last_confirm: Monotonic,
     last_unbound: Option<Monotonic>,
     handover: Handover,
+}
+
+struct Waiting {
+    sent: Monotonic,
+    /// How many before it had no answer.
+    unanswered: u32,
+    /// How many may follow before the relay counts as lost.
+    left: u32,
 }
 
 impl RelayClient {
@@ -230,13 +243,25 @@ impl RelayClient {
 
     /// Tells the relay at once where we are now, or tries again at once to get in.
     pub fn network_changed(&mut self, now: Monotonic) {
+        self.confirm_anew(CONFIRMS_UNANSWERED_MAX, now);
+    }
+
+    /// The same, where a datagram of another kind was answered just now: a relay that leaves two Confirms unanswered there has
+    /// forgotten us.
+    pub fn udp_answered(&mut self, now: Monotonic) {
+        self.confirm_anew(2, now);
+    }
+
+    /// The same over a WebSocket, where nothing is lost: one Confirm without an answer is enough.
+    pub fn stream_opened(&mut self, now: Monotonic) {
+        self.confirm_anew(1, now);
+    }
+
+    fn confirm_anew(&mut self, tries: u32, now: Monotonic) {
         match &mut self.state {
             State::Idle => {}
             State::Greeting(_) => self.greet(0, now),
-            State::In(session) => {
-                session.waiting = None;
-                self.out.push_back(session.confirm(now));
-            }
+            State::In(session) => self.out.push_back(session.confirm_up_to(tries, now)),
         }
     }
 
@@ -249,11 +274,22 @@ impl RelayClient {
         }
     }
 
+    /// Gets in anew: the relay is there, and does not know us any more.
+    pub fn start_anew(&mut self, now: Monotonic) {
+        if matches!(self.state, State::In(_)) {
+            self.leave();
+            self.greet(0, now);
+        }
+    }
+
     /// Tells whether the relay left the last Confirm unanswered and counts as there still.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        let is_unanswered = |waiting: Option<(Monotonic, u32)>| waiting.is_some_and(|(_, before)| before > 0);
-        matches!(&self.state, State::In(session) if session.is_up && is_unanswered(session.waiting))
+        let State::In(session) = &self.state else {
+            return false;
+        };
+        let unanswered = session.waiting.as_ref().map_or(0, |waiting| waiting.unanswered);
+        session.is_up && unanswered > 0
     }
 
     /// Tells the relay that a node is shut out, until it says that it knows. Without a session there is nobody to tell:
@@ -349,8 +385,8 @@ impl RelayClient {
                 Some((greeting.sent + wait, ClientTimer::HelloTimeout))
             }
             State::In(session) => {
-                let confirm = match session.waiting {
-                    Some((sent, _)) => (sent + CONFIRM_TIMEOUT, ClientTimer::ConfirmTimeout),
+                let confirm = match &session.waiting {
+                    Some(waiting) => (waiting.sent + session.patience(), ClientTimer::ConfirmTimeout),
                     None => (session.last_confirm + CONFIRM_INTERVAL, ClientTimer::ConfirmDue),
                 };
                 let handover = session.handover.due();
@@ -370,11 +406,8 @@ impl RelayClient {
                 let attempt = greeting.attempt.saturating_add(1);
                 self.greet(attempt, now);
             }
-            (ClientTimer::ConfirmTimeout, State::In(session)) => match session.waiting {
-                Some((_, unanswered)) if unanswered + 1 >= CONFIRMS_UNANSWERED_MAX => {
-                    self.leave();
-                    self.greet(0, now);
-                }
+            (ClientTimer::ConfirmTimeout, State::In(session)) => match &session.waiting {
+                Some(Waiting { left: 0, .. }) => self.start_anew(now),
                 _ => self.out.push_back(session.confirm(now)),
             },
             (ClientTimer::HandoverTimeout, State::In(session)) => {
@@ -436,6 +469,7 @@ impl RelayClient {
             channel,
             is_up: false,
             waiting: None,
+            rtt: now.since(greeting.sent),
             last_confirm: now,
             last_unbound: None,
             handover: Handover::default(),
@@ -453,10 +487,11 @@ impl RelayClient {
         }
         match session.channel.open(counter, text) {
             Ok(Message::Confirmed(observed)) => {
-                let Some((sent, _)) = session.waiting.take() else {
+                let Some(waiting) = session.waiting.take() else {
                     return;
                 };
-                let rtt = now.since(sent);
+                let rtt = now.since(waiting.sent);
+                session.rtt = rtt;
                 let is_first = !std::mem::replace(&mut session.is_up, true);
                 self.events.push_back(if is_first {
                     ClientEvent::Up { observed, rtt }
@@ -489,11 +524,33 @@ impl RelayClient {
 }
 
 impl Session {
+    /// Asks, or asks once more.
     fn confirm(&mut self, now: Monotonic) -> Vec<u8> {
-        let unanswered = self.waiting.map_or(0, |(_, unanswered)| unanswered + 1);
-        self.waiting = Some((now, unanswered));
+        let before = self.waiting.as_ref();
+        let (unanswered, left) = before.map_or((0, CONFIRMS_UNANSWERED_MAX), |before| {
+            (before.unanswered + 1, before.left)
+        });
+        self.ask(unanswered, left, now)
+    }
+
+    /// Asks from the beginning, so many times in all.
+    fn confirm_up_to(&mut self, tries: u32, now: Monotonic) -> Vec<u8> {
+        self.ask(0, tries, now)
+    }
+
+    fn ask(&mut self, unanswered: u32, left: u32, now: Monotonic) -> Vec<u8> {
+        self.waiting = Some(Waiting {
+            sent: now,
+            unanswered,
+            left: left.saturating_sub(1),
+        });
         self.last_confirm = now;
         self.channel.seal(self.number, &Message::Confirm)
+    }
+
+    /// How long an answer is waited for.
+    fn patience(&self) -> Duration {
+        self.rtt.mul_f64(1.5).clamp(CONFIRM_TIMEOUT, CONFIRM_TIMEOUT_MAX)
     }
 
     fn seal_all(&mut self, messages: &[Message]) -> Vec<Vec<u8>> {
@@ -514,46 +571,4 @@ impl std::fmt::Debug for RelayClient {
 fn hello_timeout(attempt: u32) -> Duration {
     let doubled = HELLO_TIMEOUT.saturating_mul(1 << attempt.min(8));
     doubled.min(HELLO_TIMEOUT_MAX)
-}
-
-/// The numbers of others at this relay.
-#[derive(Default)]
-struct Numbers {
-    by_key: BTreeMap<NodePublicKey, ClientNumber>,
-    by_number: BTreeMap<ClientNumber, NodePublicKey>,
-}
-
-impl Numbers {
-    fn of(&self, peer: &NodePublicKey) -> Option<ClientNumber> {
-        self.by_key.get(peer).copied()
-    }
-
-    fn whose(&self, number: ClientNumber) -> Option<NodePublicKey> {
-        self.by_number.get(&number).copied()
-    }
-
-    fn learn(&mut self, number: ClientNumber, peer: NodePublicKey) {
-        if self.of(&peer) == Some(number) {
-            return;
-        }
-        if self.by_key.len() >= NUMBERS_MAX {
-            *self = Self::default();
-        }
-        if let Some(before) = self.by_key.insert(peer, number) {
-            self.by_number.remove(&before);
-        }
-        if let Some(before) = self
-            .by_number
-            .insert(number, peer)
-            .filter(|before| *before != peer)
-        {
-            self.by_key.remove(&before);
-        }
-    }
-
-    fn forget(&mut self, number: ClientNumber) -> Option<NodePublicKey> {
-        let peer = self.by_number.remove(&number)?;
-        self.by_key.remove(&peer);
-        Some(peer)
-    }
 }

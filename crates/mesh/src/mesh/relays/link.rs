@@ -78,7 +78,7 @@ impl Link {
         self.stream = Stream::Open;
         self.view.is_stream = true;
         self.transport_due = Some(now + UDP_RETRY);
-        self.client.network_changed(now);
+        self.client.stream_opened(now);
     }
 
     pub(in crate::mesh) fn udp(&self) -> Option<SocketAddr> {
