@@ -14,6 +14,9 @@ use serde_json::Value;
 /// How many programs run at a time; each runs as many tests at a time as there are processors.
 const WORKERS: usize = 2;
 
+/// How much is repeated at the end of what a program said of its failures.
+const FAILURE_LINES_MAX: usize = 100;
+
 /// One program, and where cargo would run it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TestProgram {
@@ -93,27 +96,32 @@ pub(crate) fn run(
                     let output = program.output(&prepare);
                     let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                     let (read, failed) = &mut *done;
-                    if !tell(&program, start, output, read) {
-                        failed.push(program.name);
+                    if let Err(failures) = tell(&program, start, output, read) {
+                        failed.push((program.name, failures));
                     }
                 }
             });
         }
     });
     let (_, failed) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if !failed.is_empty() {
-        bail!("tests of {} failed", failed.join(", "));
+    if failed.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    // Among thousands of lines nobody finds them again.
+    for (name, failures) in &failed {
+        println!("\nwhat failed of {name}:\n{failures}");
+    }
+    let names: Vec<_> = failed.into_iter().map(|(name, _)| name).collect();
+    bail!("tests of {} failed", names.join(", "))
 }
 
-/// Shows what a program said, and tells whether it did well.
+/// Shows what a program said; returns what it said of its failures when there are any.
 fn tell(
     program: &TestProgram,
     start: Instant,
     output: std::io::Result<Output>,
     read: &mut impl FnMut(&str),
-) -> bool {
+) -> Result<(), String> {
     let package = program.package.file_name().unwrap_or_default().to_string_lossy();
     let seconds = start.elapsed().as_secs();
     println!("     Ran {} of {package} in {seconds} s", program.name);
@@ -121,19 +129,38 @@ fn tell(
         Ok(output) => output,
         Err(error) => {
             println!("it could not be started: {error}");
-            return false;
+            return Err(error.to_string());
         }
     };
     // A reader of both must not take the one for the other's.
     let _ = std::io::stderr().write_all(&output.stderr);
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
+    let said = String::from_utf8_lossy(&output.stdout);
+    for line in said.lines() {
         read(line);
         println!("{line}");
     }
-    if !output.status.success() {
-        println!("it ended with {}", output.status);
+    if output.status.success() {
+        return Ok(());
     }
-    output.status.success()
+    println!("it ended with {}", output.status);
+    Err(failures(&said))
+}
+
+/// Returns the part of what a test program said that is about its failures, without the ways there.
+fn failures(said: &str) -> String {
+    let part = said.lines().skip_while(|line| *line != "failures:");
+    let is_of_a_backtrace = |line: &&str| {
+        let line = line.trim_start();
+        line.starts_with("at ")
+            || line
+                .split_once(": ")
+                .is_some_and(|(number, _)| number.parse::<u16>().is_ok())
+    };
+    let part: Vec<_> = part
+        .filter(|line| !is_of_a_backtrace(line))
+        .take(FAILURE_LINES_MAX)
+        .collect();
+    part.join("\n")
 }
 
 #[cfg(test)]
@@ -174,6 +201,18 @@ mod tests {
         assert_eq!(test_program(&artifact(false, r#""/t/lab""#)), None);
         assert_eq!(test_program(&artifact(true, "null")), None);
         assert_eq!(test_program("warning: not JSON"), None);
+    }
+
+    #[test]
+    fn what_failed_is_said_again_without_the_ways_there() {
+        let said = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nleft: 1\n   0: core::panic\n             at lib.rs:16:9\n\nfailures:\n    a";
+        assert_eq!(
+            failures(said),
+            "failures:\n\n---- a stdout ----\nleft: 1\n\nfailures:\n    a"
+        );
+        assert_eq!(failures("test a ... ok"), "");
+        let many = format!("failures:\n{}", "a\n".repeat(1000));
+        assert_eq!(failures(&many).lines().count(), FAILURE_LINES_MAX);
     }
 
     #[test]
