@@ -94,7 +94,8 @@ impl Internet {
     /// Adds a host to the network of a site, beside its host; what lies before both stays with that site.
     pub fn neighbour(&self, site: &Site, number: u16) -> Result<Site> {
         let host = Namespace::new(&self.world, &format!("host{number}"))?;
-        host.set_hosts(&hosts(true, false))?;
+        let is_v6 = site.nat == Nat::Ipv6Only;
+        host.set_hosts(&hosts(!is_v6, is_v6))?;
         let router = site.routers.last().context("nothing lies before the site")?;
         plug_inside(router, &host, Uplink::First.link())?;
         let neighbour = Site {
@@ -124,7 +125,10 @@ impl Internet {
         router.ip("link add lan type bridge\n")?;
         // Where this module is loaded, what goes from one port of a switch to another would pass the router's rules.
         if Path::new("/proc/sys/net/bridge").exists() {
-            router.sysctl(&[("net/bridge/bridge-nf-call-iptables", "0")])?;
+            router.sysctl(&[
+                ("net/bridge/bridge-nf-call-iptables", "0"),
+                ("net/bridge/bridge-nf-call-ip6tables", "0"),
+            ])?;
         }
         plug_inside(&router, &site.host, link)?;
         if site.nat == Nat::Ipv6Only {
@@ -243,7 +247,8 @@ impl Site {
         if self.nat == Nat::Ipv6Only {
             let net = format!("2001:db8:{:x}:", self.outside(uplink));
             return self.host.ip(&format!(
-                "addr add {net}:2/64 dev {link} nodad\nlink set {link} up\nroute add default via {net}:1\n"
+                "addr add {net}:{:x}/64 dev {link} nodad\nlink set {link} up\nroute add default via {net}:1\n",
+                self.inside
             ));
         }
         let inside = self.inside;
