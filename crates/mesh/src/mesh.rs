@@ -5,9 +5,9 @@
 //! - *Configuration*: [`set_keys`](Mesh::set_keys), [`upsert_peer`](Mesh::upsert_peer),
 //!   [`rename_peer`](Mesh::rename_peer), [`remove_peer`](Mesh::remove_peer),
 //!   [`set_relays`](Mesh::set_relays), [`set_ticket`](Mesh::set_ticket), [`expel_from_relays`](Mesh::expel_from_relays),
-//!   [`set_local`](Mesh::set_local), [`set_filter`](Mesh::set_filter).
+//!   [`set_local`](Mesh::set_local), [`set_on_link`](Mesh::set_on_link), [`set_filter`](Mesh::set_filter).
 //! - *Inputs*: [`send_packets`](Mesh::send_packets), [`handle_datagrams`](Mesh::handle_datagrams),
-//!   [`ping`](Mesh::ping), [`handle_stream`](Mesh::handle_stream), [`stream_opened`](Mesh::stream_opened),
+//!   [`handle_call`](Mesh::handle_call), [`ping`](Mesh::ping), [`handle_stream`](Mesh::handle_stream), [`stream_opened`](Mesh::stream_opened),
 //!   [`stream_closed`](Mesh::stream_closed), [`socket_closed`](Mesh::socket_closed), [`network_changed`](Mesh::network_changed),
 //!   [`handle_timeout`](Mesh::handle_timeout). Decrypted packets that the filter lets pass leave through the sink handed in.
 //! - *Outputs*: [`poll_output`](Mesh::poll_output), [`poll_event`](Mesh::poll_event), each until `None`, then
@@ -17,6 +17,7 @@
 //!
 //! What [`Tunnel`] asks of its caller; and for every [`Output::OpenStream`] one `stream_opened` or `stream_closed`.
 
+mod calls;
 mod inbound;
 mod peers;
 mod questions;
@@ -35,6 +36,7 @@ use types::{
     SignedRelayTicket,
 };
 
+use self::calls::Calls;
 use self::inbound::{Inbound, ReceivedProbe};
 use self::peers::Peers;
 use self::relays::Relays;
@@ -58,6 +60,7 @@ pub struct Mesh {
     peers: Peers,
     relays: Relays,
     sockets: Sockets,
+    calls: Calls,
     own: Arc<OwnCandidates>,
     filter: Filter,
     rng: ChaCha20Rng,
@@ -75,6 +78,7 @@ impl Mesh {
             peers: Peers::default(),
             relays: Relays::new(private_key, draw(&mut rng)),
             sockets: Sockets::default(),
+            calls: Calls::default(),
             own: Arc::default(),
             filter: Filter::default(),
             rng,
@@ -295,6 +299,9 @@ impl Mesh {
         if let Some(output) = self.relays.poll_output() {
             return Some(output);
         }
+        if let Some(call) = self.tunnel.poll_call() {
+            return Some(Output::Call(call));
+        }
         while let Some(transmit) = self.tunnel.poll_transmit() {
             let Transmit {
                 destination,
@@ -416,6 +423,9 @@ impl Mesh {
                     self.with_paths(&peer, now, |paths, now| paths.session(false, now));
                     self.event(MeshEvent::SessionDown(peer, reason));
                 }
+                TunnelEvent::Answered { peer, endpoint } => {
+                    self.with_paths(&peer, now, |paths, now| paths.answered(endpoint, now));
+                }
                 TunnelEvent::Confirmed { peer, endpoint, rtt } => {
                     self.with_paths(&peer, now, |paths, now| paths.confirmed(endpoint, rtt, now));
                 }
@@ -522,6 +532,10 @@ impl Mesh {
                     let sockets = self.sockets.begin(*key, count);
                     paths.guess_answered(sockets, now.mono);
                 }
+                PathAction::Call => {
+                    let is_made = self.calls.admit(now.mono) && self.tunnel.call(key, now).is_ok();
+                    paths.called(is_made, now.mono);
+                }
                 PathAction::GuessOver => self.sockets.over(key),
                 PathAction::CloseSockets(gone) => self.sockets.close(&gone),
                 PathAction::Changed => {
@@ -551,6 +565,7 @@ impl Mesh {
             heard: status.heard_from.zip(status.last_received),
             sent: status.last_sent,
             received: status.last_packet,
+            is_handshaking: status.is_handshaking,
         }
     }
 

@@ -119,5 +119,21 @@ pub const GUESS_BEHIND: u16 = 64;
 /// How far apart two such ports may lie at most for a NAT that counts.
 pub const GUESS_STRIDE_MAX: u16 = 16;
 
+/// How long what is asked directly may take to answer before a peer is called on our links.
+pub const CALL_PATIENCE: Duration = Duration::from_millis(250);
+
+/// The least time between two calls of one peer, and the first wait between them; doubled each time.
+pub const CALL_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// The longest wait between two calls of one peer.
+pub const CALL_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long ago the last packet to a peer with a session may be at most when it is called: who wants nothing of it calls
+/// nobody.
+pub const CALL_DEMAND: Duration = Duration::from_secs(30);
+
+/// How many calls a node makes in a second at most, whomever they are for; others wait a second.
+pub const CALLS_PER_SECOND: u32 = 8;
+
 /// How many endpoints met by guessing are tried beyond [`ENDPOINTS_MAX`].
 pub const GUESSED_MAX: usize = 8;

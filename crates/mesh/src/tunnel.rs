@@ -6,6 +6,7 @@
 //! decided elsewhere: a peer has one endpoint at a time, by [`Mobility`] its last datagram's source or the caller's choice.
 
 mod allowed_ips;
+mod calls;
 mod config;
 pub(crate) mod cookie;
 mod counters;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use types::{Monotonic, NodePrivateKey, NodePublicKey, Now};
 
 use self::allowed_ips::AllowedIps;
+pub use self::calls::{CALL_GROUP_V4, CALL_GROUP_V6, CALL_LEN, CALL_PORT};
 pub use self::config::{Mobility, PeerConfig, PeerStatus, PresharedKey};
 pub use self::cookie::COOKIE_LIFETIME;
 pub use self::counters::{Counters, DropReason};
@@ -43,8 +45,8 @@ use self::peer::Peer;
 use self::peers::{PeerId, Peers};
 pub use self::queue::{QUEUE_BYTES_MAX, QUEUE_PACKETS_MAX};
 pub use self::session::PACKET_BYTES_MAX;
-pub use self::shared::EVENTS_MAX;
 use self::shared::Shared;
+pub use self::shared::{CALLS_WAITING_MAX, EVENTS_MAX};
 pub use self::timers::{
     JITTER_MAX, KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES,
     REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, Timer,
@@ -110,6 +112,13 @@ pub enum TunnelEvent {
         /// The other place.
         endpoint: Endpoint,
     },
+    /// A managed peer answered an initiation of ours, and there is a session.
+    Answered {
+        /// The peer.
+        peer: NodePublicKey,
+        /// Where its answer came from.
+        endpoint: Endpoint,
+    },
     /// The peer uses a session that it began and we answered. Whoever forgot the session before began this one.
     Confirmed {
         /// The peer.
@@ -157,9 +166,9 @@ pub const TIMEOUT_PEERS_MAX: usize = 64;
 /// - *Questions*: [`peer_status`](Self::peer_status), [`counters`](Self::counters), [`route`](Self::route). They change
 ///   nothing.
 /// - *Inputs*: [`send_packets`](Self::send_packets), [`renew`](Self::renew), [`handle_received`](Self::handle_received),
-///   [`handle_timeout`](Self::handle_timeout). Each takes the time; decrypted packets leave through the sink given to
+///   [`handle_call`](Self::handle_call), [`call`](Self::call), [`handle_timeout`](Self::handle_timeout). Each takes the time; decrypted packets leave through the sink given to
 ///   `handle_received`, everything else through the outputs.
-/// - *Outputs*: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event),
+/// - *Outputs*: [`poll_transmit`](Self::poll_transmit), [`poll_call`](Self::poll_call), [`poll_event`](Self::poll_event),
 ///   [`poll_timeout`](Self::poll_timeout).
 ///
 /// # What the caller owes

@@ -20,6 +20,7 @@ use crate::alarm::Alarm;
 use crate::engine::command::Command;
 use crate::engine::{Engine, Parts};
 use crate::netstack::StackConfig;
+use crate::networks::Link;
 use crate::random;
 use crate::relay_stream::{RelayPoint, RelayStreams};
 use crate::stream::{Doorbell, MeshStream};
@@ -393,6 +394,12 @@ impl MeshNet {
     /// Takes the outer address of a port that our router opened for our socket, or that there is none.
     pub async fn set_mapped(&self, address: Option<SocketAddr>) {
         self.tell(Command::Mapped { address }).await;
+    }
+
+    /// Takes the links on which peers are called of which nobody knows where they are, and on which we hear others call; none
+    /// at first. A socket bound to loopback calls nobody, and one bound to a single address by IPv4 only, on its link.
+    pub async fn set_links(&self, links: Vec<Link>) {
+        self.tell(Command::Links { links }).await;
     }
 
     /// We may be in another network: every path must prove itself anew.

@@ -1,11 +1,27 @@
 //! Which networks this host is in: the addresses of its interfaces, and word of when they may have changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use if_addrs::Interface;
+
 /// The address of interfaces that lead nowhere (RFC 7600): that of the link by which a system's resolver is told of names.
 pub const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+/// How many links count at most: hosts of many containers have hundreds, and a call goes to each.
+pub const LINKS_MAX: usize = 16;
+
+/// A link that this host shares with others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Link {
+    /// The system's number for its interface.
+    pub index: u32,
+    /// Our address on it by IPv4, the first of several.
+    pub v4: Option<Ipv4Addr>,
+    /// Whether we have a link-local IPv6 address on it.
+    pub has_v6: bool,
+}
 
 /// The networks at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -14,12 +30,16 @@ pub struct Networks {
     pub addresses: BTreeSet<IpAddr>,
     /// From which address packets to the internet leave, for each family; `None` where no route leads there.
     pub outward: [Option<IpAddr>; 2],
+    /// The links that are up, without loopback and those to a single other end, as our own device is; at most [`LINKS_MAX`],
+    /// those with an IPv4 address first.
+    pub links: Vec<Link>,
 }
 
 impl Networks {
     /// Asks the operating system.
     pub fn now() -> io::Result<Self> {
         let interfaces = if_addrs::get_if_addrs()?;
+        let links = links(&interfaces);
         let addresses = interfaces.into_iter().map(|interface| interface.ip());
         // Documentation addresses (RFC 5737, RFC 3849): routed like any other, and nobody's.
         let far: [IpAddr; 2] = [
@@ -29,6 +49,7 @@ impl Networks {
         Ok(Self {
             addresses: addresses.filter(|ip| is_of_a_network(*ip)).collect(),
             outward: far.map(|ip| source_toward(SocketAddr::new(ip, 9))),
+            links,
         })
     }
 
@@ -38,6 +59,36 @@ impl Networks {
     pub fn are_others_than(&self, before: &Self) -> bool {
         self.outward != before.outward || !self.addresses.is_superset(&before.addresses)
     }
+}
+
+/// Gathers the addresses of each interface.
+fn links(interfaces: &[Interface]) -> Vec<Link> {
+    let mut links: BTreeMap<u32, Link> = BTreeMap::new();
+    let shared = interfaces
+        .iter()
+        .filter(|interface| interface.is_oper_up() && !interface.is_p2p() && !interface.is_loopback());
+    for interface in shared {
+        let Some(index) = interface.index else {
+            continue;
+        };
+        let link = links.entry(index).or_insert(Link {
+            index,
+            v4: None,
+            has_v6: false,
+        });
+        match interface.ip() {
+            IpAddr::V4(ip) if ip != DUMMY && !ip.is_unspecified() => {
+                link.v4 = Some(link.v4.map_or(ip, |before| before.min(ip)));
+            }
+            IpAddr::V4(_) => {}
+            IpAddr::V6(ip) => link.has_v6 |= ip.is_unicast_link_local(),
+        }
+    }
+    let mut links: Vec<_> = links.into_values().collect();
+    links.retain(|link| link.v4.is_some() || link.has_v6);
+    links.sort_by_key(|link| link.v4.is_none());
+    links.truncate(LINKS_MAX);
+    links
 }
 
 fn is_of_a_network(ip: IpAddr) -> bool {
@@ -150,6 +201,8 @@ mod imp {
 
 #[cfg(test)]
 mod tests {
+    use if_addrs::{IfAddr, IfOperStatus, Ifv4Addr, Ifv6Addr};
+
     use super::*;
 
     fn networks(addresses: &[&str], outward: Option<&str>) -> Networks {
@@ -157,6 +210,7 @@ mod tests {
         Networks {
             addresses: addresses.iter().map(ip).collect(),
             outward: [outward.as_ref().map(ip), None],
+            links: Vec::new(),
         }
     }
 
@@ -168,6 +222,59 @@ mod tests {
         assert!(networks(&["10.0.0.1"], Some("192.0.2.7")).are_others_than(&before));
         assert!(networks(&["192.0.2.7", "10.0.0.1"], Some("10.0.0.1")).are_others_than(&before));
         assert!(networks(&["192.0.2.7"], None).are_others_than(&before));
+    }
+
+    fn interface(index: u32, address: &str, is_p2p: bool) -> Interface {
+        let addr = match address.parse().expect("an address") {
+            IpAddr::V4(ip) => IfAddr::V4(Ifv4Addr {
+                ip,
+                netmask: Ipv4Addr::new(255, 255, 255, 0),
+                prefixlen: 24,
+                broadcast: None,
+            }),
+            IpAddr::V6(ip) => IfAddr::V6(Ifv6Addr {
+                ip,
+                netmask: Ipv6Addr::UNSPECIFIED,
+                prefixlen: 64,
+                broadcast: None,
+            }),
+        };
+        Interface {
+            name: format!("link{index}"),
+            addr,
+            index: Some(index),
+            oper_status: IfOperStatus::Up,
+            is_p2p,
+        }
+    }
+
+    #[test]
+    fn a_link_is_what_is_shared_with_others_and_up() {
+        let mut interfaces = vec![
+            interface(1, "127.0.0.1", false),
+            interface(2, "fe80::2", false),
+            interface(3, "192.168.1.9", false),
+            interface(3, "192.168.1.7", false),
+            interface(3, "2001:db8::7", false),
+            interface(4, "100.64.0.1", true),
+            interface(5, "192.0.0.8", false),
+            interface(6, "2001:db8::6", false),
+            interface(7, "192.168.2.1", false),
+        ];
+        interfaces[8].oper_status = IfOperStatus::Down;
+        let expected = [(3, Some([192, 168, 1, 7]), false), (2, None, true)];
+        let expected = expected.map(|(index, v4, has_v6)| Link {
+            index,
+            v4: v4.map(Ipv4Addr::from),
+            has_v6,
+        });
+        assert_eq!(links(&interfaces), expected);
+        let many: Vec<_> = (1..100)
+            .map(|index| interface(index, "fe80::1", false))
+            .chain([interface(100, "192.168.1.7", false)])
+            .collect();
+        let links = links(&many);
+        assert_eq!((links.len(), links[0].index), (LINKS_MAX, 100));
     }
 
     #[test]

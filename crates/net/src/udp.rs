@@ -117,6 +117,7 @@ impl UdpSocket {
         let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
         allow_fragments(&socket, listen);
         ask_for_nothing_besides(&socket, listen);
+        keep_on_the_link(&socket, listen);
         let local = socket
             .local_addr()?
             .as_socket()
@@ -146,6 +147,22 @@ impl UdpSocket {
         segment_len: usize,
         offset: &mut usize,
     ) -> SendOutcome {
+        self.send_by((None, to), bytes, segment_len, offset)
+    }
+
+    /// Sends one datagram from one of our addresses, which decides by which interface a multicast leaves; the system chooses
+    /// where there is none. A multicast goes no further than the link.
+    pub fn send_from(&mut self, source: Option<IpAddr>, to: SocketAddr, datagram: &[u8]) -> SendOutcome {
+        self.send_by((source, to), datagram, datagram.len(), &mut 0)
+    }
+
+    fn send_by(
+        &mut self,
+        (source, to): (Option<IpAddr>, SocketAddr),
+        bytes: &[u8],
+        segment_len: usize,
+        offset: &mut usize,
+    ) -> SendOutcome {
         let destination = self.in_our_family(to);
         let segment_len = segment_len.max(1);
         let (mut outcome, mut is_singly) = (SendOutcome::Sent, false);
@@ -158,7 +175,7 @@ impl UdpSocket {
             };
             let left = &bytes[*offset..];
             let chunk = &left[..left.len().min(segment_len.saturating_mul(segments))];
-            match self.send_once(destination, chunk, segment_len) {
+            match self.send_once((source, destination), chunk, segment_len) {
                 Ok(()) => *offset += chunk.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return SendOutcome::Blocked,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -222,13 +239,18 @@ impl UdpSocket {
         }
     }
 
-    fn send_once(&self, destination: SocketAddr, chunk: &[u8], segment_len: usize) -> io::Result<()> {
+    fn send_once(
+        &self,
+        (src_ip, destination): (Option<IpAddr>, SocketAddr),
+        chunk: &[u8],
+        segment_len: usize,
+    ) -> io::Result<()> {
         let transmit = quinn_udp::Transmit {
             destination,
             ecn: None,
             contents: chunk,
             segment_size: (chunk.len() > segment_len).then_some(segment_len),
-            src_ip: None,
+            src_ip,
         };
         self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
     }
@@ -244,6 +266,15 @@ impl UdpSocket {
 impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// A multicast passes no router. That is what systems do unless they are told otherwise, so that one that refuses to be told
+/// does it, too.
+fn keep_on_the_link(socket: &Socket, listen: SocketAddr) {
+    let _ = socket.set_multicast_ttl_v4(1);
+    if listen.is_ipv6() {
+        let _ = socket.set_multicast_hops_v6(1);
     }
 }
 
@@ -299,7 +330,7 @@ fn without_ipv6(listen: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
 
 /// Writes an IPv4 sender seen on a dual-stack socket as IPv4, so that one sender has one name. The scope of a link-local
 /// sender stays: without it no answer reaches it.
-fn plain(address: SocketAddr) -> SocketAddr {
+pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_none() => {
             SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into()

@@ -13,6 +13,9 @@ use types::Monotonic;
 use crate::dice::Dice;
 use crate::nat::{Nat, NatKind};
 
+/// The group to which hosts send what is for everybody in their network.
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 0, 1);
+
 /// A host, by its number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct HostId(pub usize);
@@ -28,7 +31,7 @@ pub struct Arrival {
     pub host: HostId,
     /// From where, as the host sees it.
     pub source: SocketAddr,
-    /// At which of its addresses.
+    /// At which of its addresses, or at the group of its network.
     pub destination: SocketAddr,
     /// The content.
     pub bytes: Vec<u8>,
@@ -194,21 +197,55 @@ impl Internet {
         if self.is_lost() {
             return;
         }
-        let Some((receiver, source, destination)) = self.route(host, port, to, now) else {
-            return;
-        };
+        if let Some(way) = self.route(host, port, to, now) {
+            self.fly(way, &bytes, now);
+        }
+    }
+
+    fn fly(
+        &mut self,
+        (host, source, destination): (HostId, SocketAddr, SocketAddr),
+        bytes: &[u8],
+        now: Monotonic,
+    ) {
         let copies = 1 + usize::from(self.dice.chance(self.weather.doubled_per_mille));
         for _ in 0..copies {
             let delay = self.draw_delay();
             self.sent += 1;
             let arrival = Arrival {
-                host: receiver,
+                host,
                 source,
                 destination,
-                bytes: bytes.clone(),
+                bytes: bytes.to_vec(),
             };
             self.flying.insert((now + delay, self.sent), arrival);
         }
+    }
+
+    /// Sends a datagram from a port of a host to everybody in its network, itself included, as multicast does that may not be
+    /// routed. In the open there is nobody.
+    pub fn send_to_link(&mut self, host: HostId, port: u16, bytes: &[u8], now: Monotonic) {
+        let sender = &self.hosts[host.0];
+        let is_mute = sender.is_udp_blocked || sender.is_offline || sender.nat.is_none();
+        let own = sender.addresses.iter().find(|own| own.is_ipv4());
+        let Some(source) = own.filter(|_| !is_mute).map(|own| SocketAddr::new(*own, port)) else {
+            return;
+        };
+        let nat = sender.nat;
+        for number in 0..self.hosts.len() {
+            let there = &self.hosts[number];
+            if there.nat != nat || there.is_udp_blocked || self.is_lost() {
+                continue;
+            }
+            let destination = SocketAddr::new(GROUP.into(), port);
+            self.fly((HostId(number), source, destination), bytes, now);
+        }
+    }
+
+    /// Tells whether a host is in a network in which others may hear it.
+    #[must_use]
+    pub fn has_link(&self, host: HostId) -> bool {
+        self.hosts[host.0].nat.is_some()
     }
 
     /// Returns when the next datagram arrives.
@@ -222,7 +259,8 @@ impl Internet {
         let key = *self.flying.keys().next().filter(|(at, _)| *at <= now)?;
         let arrival = self.flying.remove(&key)?;
         let host = &self.hosts[arrival.host.0];
-        let is_there = !host.is_offline && host.addresses.contains(&arrival.destination.ip());
+        let to = arrival.destination.ip();
+        let is_there = !host.is_offline && (to == GROUP || host.addresses.contains(&to));
         is_there.then_some(arrival).or_else(|| self.take_arrival(now))
     }
 

@@ -3,6 +3,7 @@
 //! The state machines are the product's; hosts, NATs, the weather and the relays' sockets are simulated. What must be true
 //! is checked by the tests and by [`MeshWorld`] itself: no packet comes out twice, changed, or at the wrong node.
 
+mod link;
 mod relays;
 mod starts;
 
@@ -60,6 +61,10 @@ struct Node {
     sockets_max: usize,
     /// Whether WebSockets to relays can be opened.
     has_tls: bool,
+    /// Whether it calls peers on its link, and is called there.
+    has_lan_discovery: bool,
+    /// How often it called.
+    calls: u64,
     received: BTreeMap<u64, Monotonic>,
     events: Vec<MeshEvent>,
 }
@@ -430,6 +435,9 @@ impl MeshWorld {
     fn at_node(&mut self, number: NodeNumber, arrival: Arrival) {
         let now = self.now;
         let node = &mut self.nodes[number.0];
+        if arrival.destination.ip().is_multicast() {
+            return self.hear_call(number, arrival);
+        }
         let socket = SocketNumber(arrival.destination.port().wrapping_sub(node.port));
         if !node.has_socket(socket) {
             return;
@@ -473,7 +481,7 @@ impl MeshWorld {
         let addresses = self.internet.addresses(node.host).iter();
         let local = addresses.map(|ip| SocketAddr::new(*ip, node.port)).collect();
         node.mesh.set_local(local, now);
-        self.collect(number);
+        self.tell_link(number);
     }
 
     /// Carries out what a node wants done.
@@ -505,6 +513,7 @@ impl MeshWorld {
                     let relay = self.relay_number(id);
                     self.push_stream(to_relay(number, relay, Some(Vec::new())));
                 }
+                Output::Call(call) => self.send_call(number, &call),
                 Output::OpenSocket(socket) => self.nodes[number.0].open(socket),
                 Output::CloseSocket(socket) => {
                     let was_open = self.nodes[number.0].sockets.remove(&socket);

@@ -70,6 +70,8 @@ pub fn judge(world: &MeshWorld, a: NodeNumber, b: NodeNumber) -> Verdict {
         Some(true)
     } else if direct == Direct::Never {
         Some(false)
+    } else if are_on_one_link(world, a, b) {
+        Some(true)
     } else {
         // They may know from before where the other is.
         None
@@ -89,6 +91,15 @@ pub fn allows(verdict: &Verdict, kind: Option<PathKind>, reason: PathReason) -> 
         Some(_) => verdict.direct != Direct::Must && verdict.reasons.contains(&reason),
         None => verdict.connects != Some(true),
     }
+}
+
+/// Tells whether two nodes hear each other on a link.
+fn are_on_one_link(world: &MeshWorld, a: NodeNumber, b: NodeNumber) -> bool {
+    let [a, b] = [a, b].map(|node| {
+        let chain = world.internet.chain(world.host(node));
+        chain.first().map(|(nat, _)| *nat)
+    });
+    a.is_some() && a == b
 }
 
 fn between(world: &MeshWorld, a: NodeNumber, b: NodeNumber) -> Direct {
@@ -219,6 +230,9 @@ mod tests {
         assert_eq!(judge(&world, deeper, deep).connects, Some(false));
         world.set_relay_down(relay, true);
         assert_eq!(judge(&world, near, strict).connects, None);
+        let host = world.internet.add_host(Some(outer));
+        let neighbour = world.add_node(host);
+        assert_eq!(judge(&world, near, neighbour).connects, Some(true));
         world.set_asleep(near, true);
         assert_eq!(judge(&world, near, strict).connects, Some(false));
     }

@@ -9,7 +9,7 @@ use super::relays::RelayView;
 use crate::endpoint::{Endpoint, SocketNumber};
 use crate::paths::{PathTimer, PathView, Pong};
 use crate::relay::client::ClientTimer;
-use crate::tunnel::{DownReason, Mobility, PresharedKey, Timer};
+use crate::tunnel::{CALL_LEN, DownReason, Mobility, PresharedKey, Timer};
 
 /// What a peer should be.
 #[derive(Clone, Debug)]
@@ -70,6 +70,8 @@ pub enum Output {
     OpenSocket(SocketNumber),
     /// Close it, and drop what it has still to send.
     CloseSocket(SocketNumber),
+    /// Send this datagram from our main socket to everybody on every link that we are on, once each and best effort.
+    Call([u8; CALL_LEN]),
 }
 
 /// Something that happened.

@@ -11,7 +11,7 @@
 //! # Kinds of methods
 //!
 //! - *Inputs*: [`set_relays`](PeerPaths::set_relays), [`set_named`](PeerPaths::set_named), [`session`](PeerPaths::session),
-//!   [`confirmed`](PeerPaths::confirmed), [`renamed`](PeerPaths::renamed), [`wanted`](PeerPaths::wanted), [`ask`](PeerPaths::ask), [`heard`](PeerPaths::heard), [`own_changed`](PeerPaths::own_changed),
+//!   [`confirmed`](PeerPaths::confirmed), [`answered`](PeerPaths::answered), [`called`](PeerPaths::called), [`link_changed`](PeerPaths::link_changed), [`renamed`](PeerPaths::renamed), [`wanted`](PeerPaths::wanted), [`ask`](PeerPaths::ask), [`heard`](PeerPaths::heard), [`own_changed`](PeerPaths::own_changed),
 //!   [`network_changed`](PeerPaths::network_changed), [`not_here`](PeerPaths::not_here),
 //!   [`relay_leaves`](PeerPaths::relay_leaves),
 //!   [`handle_probe`](PeerPaths::handle_probe), [`guess_answered`](PeerPaths::guess_answered),
@@ -20,6 +20,7 @@
 //! - *Questions*: [`view`](PeerPaths::view).
 
 mod asking;
+mod calling;
 mod guessing;
 mod liveness;
 mod reason;
@@ -37,6 +38,7 @@ use rand_core::{Rng as _, SeedableRng as _};
 use types::{Monotonic, NodePublicKey, PathKind, PathReason, RelayId};
 
 use self::asking::Asked;
+use self::calling::Calling;
 use super::RETRY_MIN;
 use super::guess::{Guess, Memory};
 use super::own::OwnCandidates;
@@ -72,6 +74,8 @@ pub enum PathAction {
     GuessOver,
     /// These sockets are not needed any more.
     CloseSockets(Vec<SocketNumber>),
+    /// Call the peer on our links; [`PeerPaths::called`] is the answer.
+    Call,
     /// The view changed.
     Changed,
 }
@@ -89,6 +93,8 @@ pub enum PathTimer {
     Retry,
     /// The next few ports are guessed, or an attempt at it is over.
     Guess,
+    /// Nobody knows where the peer is: it is called on our links.
+    Call,
 }
 
 /// What the tunnel knows of a peer's traffic.
@@ -100,6 +106,8 @@ pub struct Liveness {
     pub sent: Option<Monotonic>,
     /// When the last packet came from it; probes and keepalives are none.
     pub received: Option<Monotonic>,
+    /// Whether a handshake waits for its answer, since somebody wants something of it.
+    pub is_handshaking: bool,
 }
 
 /// How a peer is reached.
@@ -150,6 +158,7 @@ pub struct PeerPaths {
     /// Through which relay the peer answered last, and when.
     relay_heard: Option<(RelayId, Monotonic)>,
     asked: Asked,
+    calling: Calling,
     actions: VecDeque<PathAction>,
     told: Option<PathView>,
 }
@@ -184,6 +193,7 @@ impl PeerPaths {
             relay_rtt: None,
             relay_heard: None,
             asked: Asked::default(),
+            calling: Calling::default(),
             actions: VecDeque::new(),
             told: None,
         }
@@ -217,6 +227,7 @@ impl PeerPaths {
         }
         self.relays = relays;
         self.absent.clear();
+        self.calling.begin_anew();
         let is_lost =
             matches!(self.current, Some(Endpoint::Relayed { relay, .. }) if !self.relays.contains(&relay));
         // Without a session a direct endpoint is a guess, and the first packets must not be spent on it.
@@ -300,16 +311,23 @@ impl PeerPaths {
         self.update_reason(now);
     }
 
-    /// Tells whether the path in use is not watched, since nothing is sent: then [`wanted`](PeerPaths::wanted) comes before
-    /// the next packet.
+    /// Tells whether the path in use is not watched, since nothing is sent, or nobody looks for a peer without a session:
+    /// then [`wanted`](PeerPaths::wanted) comes before the next packet.
     #[must_use]
     pub fn is_resting(&self) -> bool {
-        self.has_session && self.speaks_probes && !self.is_watched
+        if self.has_session {
+            self.speaks_probes && !self.is_watched
+        } else {
+            self.is_unsought()
+        }
     }
 
     /// Somebody wants to send to a peer whose paths [rest](PeerPaths::is_resting). After a long rest NATs may have
     /// forgotten, so that the relay carries until a path answers.
     pub fn wanted(&mut self, now: Monotonic) {
+        if !self.has_session {
+            return self.seek_wanted(now);
+        }
         let waits = [self.liveness_due, self.retry_due, self.round_end];
         if waits.iter().all(Option::is_none) {
             self.table.doubt_all();
@@ -334,6 +352,7 @@ impl PeerPaths {
         self.own = own.clone();
         self.has_searched = false;
         self.table.doubt_all();
+        self.calling.begin_anew();
         self.fall_back(now);
         self.close_sockets();
         self.guesses.forget();
@@ -352,6 +371,8 @@ impl PeerPaths {
         if matches!(self.current, Some(Endpoint::Relayed { relay: current, .. }) if current == relay) {
             self.fall_back(now);
         }
+        self.calling.begin_anew();
+        self.seek(now);
         self.update_handshake();
         self.update_reason(now);
     }
@@ -421,6 +442,7 @@ impl PeerPaths {
             (self.liveness_due, PathTimer::Liveness),
             (self.retry_due, PathTimer::Retry),
             (self.guess.due(), PathTimer::Guess),
+            (self.calling.due(), PathTimer::Call),
         ]
         .into_iter()
         .filter_map(|(due, timer)| due.map(|due| (due, timer)))
@@ -441,6 +463,9 @@ impl PeerPaths {
         }
         if is_due(self.guess.due()) {
             self.guess_on(liveness, now);
+        }
+        if is_due(self.calling.due()) {
+            self.call(liveness, now);
         }
         if is_due(self.liveness_due) {
             self.liveness_due = None;
@@ -490,6 +515,7 @@ impl PeerPaths {
         self.unanswered = 0;
         self.retry_due = None;
         self.retry_wait = RETRY_MIN;
+        self.calling.begin_anew();
         self.watch(now);
         self.actions.push_back(PathAction::Use(Some(endpoint)));
         self.guess_met(now);
@@ -513,6 +539,7 @@ impl PeerPaths {
         if self.has_session {
             self.watch(now);
         }
+        self.seek(now);
     }
 
     fn update_handshake(&mut self) {

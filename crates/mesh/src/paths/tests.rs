@@ -1,5 +1,6 @@
 //! The paths of one peer, told by hand what happens.
 
+mod calling;
 mod guessing;
 mod silence;
 mod starting_anew;

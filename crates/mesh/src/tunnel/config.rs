@@ -83,6 +83,8 @@ pub struct PeerStatus {
     pub bytes_sent: u64,
     /// Bytes of packets received.
     pub bytes_received: u64,
+    /// Whether a handshake of ours waits for its answer.
+    pub is_handshaking: bool,
     /// Packets that wait for a session.
     pub packets_queued: usize,
 }

@@ -42,6 +42,10 @@ drop_reasons! {
     OldTimestamp = "old_timestamp",
     /// Received: an initiation less than 20 ms after the peer's last one.
     InitiationFlood = "initiation_flood",
+    /// Received from our links: no handshake initiation, which is all that is taken from there.
+    NoCall = "no_call",
+    /// Received from our links: an initiation for somebody else, as most there are; our own come back, too.
+    CallForOthers = "call_for_others",
     /// Received: a receiver index that names no session or handshake of ours.
     UnknownIndex = "unknown_index",
     /// Received: a cookie reply that does not open, or that nobody waits for.

@@ -168,6 +168,7 @@ impl Peer {
             last_sent: self.last_sent,
             bytes_sent: self.bytes_sent,
             bytes_received: self.bytes_received,
+            is_handshaking: self.handshakes.is_under_way(),
             packets_queued: self.queue.len(),
         }
     }

@@ -10,6 +10,7 @@ use types::{NodePrivateKey, NodePublicKey};
 use super::TunnelEvent;
 use super::counters::{Counters, DropReason};
 use super::handshake::Identity;
+use super::message::INITIATION_LEN;
 use super::outbox::Outbox;
 use super::peers::PeerId;
 use super::timers::JITTER_MAX;
@@ -17,6 +18,9 @@ use crate::endpoint::Endpoint;
 
 /// How many events wait at most for a caller that does not collect them.
 pub const EVENTS_MAX: usize = 16_384;
+
+/// How many calls wait at most for a caller that does not collect them.
+pub const CALLS_WAITING_MAX: usize = 64;
 
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
@@ -26,6 +30,8 @@ pub(crate) struct Shared {
     /// Who is meant by the receiver index of a datagram.
     indices: BTreeMap<u32, PeerId>,
     pub(crate) outbox: Outbox,
+    /// Initiations for everybody on our links.
+    calls: VecDeque<[u8; INITIATION_LEN]>,
     pub(crate) events: VecDeque<TunnelEvent>,
     pub(crate) counters: Counters,
     pub(crate) mtu: usize,
@@ -39,6 +45,7 @@ impl Shared {
             rng: ChaCha20Rng::from_seed(seed),
             indices: BTreeMap::new(),
             outbox: Outbox::default(),
+            calls: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
             mtu: types::MESH_MTU,
@@ -70,6 +77,11 @@ impl Shared {
         let other = self.other.as_ref();
         let is_meant = |other: &&Identity| other.mac_keys.accepts(message);
         other.filter(is_meant).unwrap_or(&self.identity)
+    }
+
+    /// Tells whether a handshake message is meant for one of our keys, by its first MAC.
+    pub(crate) fn is_addressed(&self, message: &[u8]) -> bool {
+        self.addressed(message).mac_keys.accepts(message)
     }
 
     /// Draws the seed of one handshake.
@@ -111,6 +123,19 @@ impl Shared {
             Some(out) => out.extend_from_slice(bytes),
             None => self.counters.drop_for(DropReason::OutboxFull),
         }
+    }
+
+    /// Makes an initiation ready to be sent to everybody on our links.
+    pub(crate) fn call(&mut self, initiation: [u8; INITIATION_LEN]) {
+        if self.calls.len() < CALLS_WAITING_MAX {
+            self.calls.push_back(initiation);
+        } else {
+            self.counters.drop_for(DropReason::OutboxFull);
+        }
+    }
+
+    pub(crate) fn take_call(&mut self) -> Option<[u8; INITIATION_LEN]> {
+        self.calls.pop_front()
     }
 
     pub(crate) fn event(&mut self, event: TunnelEvent) {

@@ -1,5 +1,6 @@
 //! Two tunnels side by side, datagrams carried by hand. Long and lossy runs are in the crate `sim`.
 
+mod calls;
 mod hostile;
 mod keys;
 mod managed;

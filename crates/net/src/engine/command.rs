@@ -15,6 +15,7 @@ use types::{
 use super::peer::Flow;
 use super::{Engine, Stopping};
 use crate::mesh_net::{ConnectError, ListenError, MeshCounters, Responder, Surroundings};
+use crate::networks::Link;
 use crate::relay_stream::{RelayPoint, StreamEvent};
 use crate::stream::MeshStream;
 
@@ -83,6 +84,9 @@ pub(crate) enum Command {
     },
     Mapped {
         address: Option<SocketAddr>,
+    },
+    Links {
+        links: Vec<Link>,
     },
     NetworkChanged,
     Ping {
@@ -164,6 +168,7 @@ impl Engine {
             }
             Command::Local { addresses } => self.mesh.set_local(addresses, now),
             Command::Mapped { address } => self.mesh.set_mapped(address, now),
+            Command::Links { links } => self.set_links(&links, now),
             Command::NetworkChanged => self.mesh.network_changed(now),
             Command::Ping { peer, reply } => {
                 let _ = reply.send(self.mesh.ping(&peer, now));

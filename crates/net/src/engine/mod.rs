@@ -5,6 +5,7 @@
 
 pub(crate) mod command;
 mod host;
+mod links;
 mod peer;
 mod peers;
 mod sockets;
@@ -25,6 +26,7 @@ use types::{Monotonic, NodePublicKey, Now, RelayId};
 
 use self::command::Command;
 use self::host::HostSide;
+use self::links::Links;
 use self::peer::Peer;
 use self::peers::{Ingress, Peers};
 use self::sockets::ExtraSockets;
@@ -73,6 +75,7 @@ pub(crate) struct Engine {
     alarm: Alarm,
     socket: UdpSocket,
     extra: ExtraSockets,
+    links: Links,
     received: ReceiveBuffer,
     mesh: Mesh,
     relay_streams: RelayStreams,
@@ -109,6 +112,7 @@ impl Engine {
             alarm: parts.alarm,
             extra: ExtraSockets::new(parts.socket.local_addr()),
             socket: parts.socket,
+            links: Links::default(),
             received: ReceiveBuffer::default(),
             mesh: parts.mesh,
             relay_streams: parts.relay_streams,
@@ -138,6 +142,7 @@ impl Engine {
             self.transmit();
             self.receive(now);
             self.receive_extra(now);
+            self.hear_calls(now);
             self.take_from_host(now);
             self.take_commands(now);
             self.visit_streams();
@@ -173,7 +178,7 @@ impl Engine {
         let has_work = std::mem::take(&mut self.has_more)
             || self.doorbell.bell.is_rung()
             || (!is_held_up && self.peers.has_dirty());
-        if !self.extra.is_empty() {
+        if !self.extra.is_empty() || self.links.can_hear() && !has_work {
             self.wait_for_all(has_work);
         } else if !has_work {
             let until = self.next_deadline();
@@ -196,7 +201,7 @@ impl Engine {
         self.doorbell.bell.silence();
     }
 
-    /// Waits for the extra sockets, too; while there is work, only looks at them.
+    /// Waits for the extra sockets and those of the links, too; while there is work, only looks at them.
     fn wait_for_all(&mut self, has_work: bool) {
         let until = if has_work {
             Some(Monotonic::ZERO)
@@ -204,7 +209,9 @@ impl Engine {
             self.next_deadline()
         };
         let held_up = self.blocked.as_ref().map(|(datagrams, _)| datagrams.socket);
-        let mut fds: Vec<_> = self.extra.interests(held_up).collect();
+        let mut fds: Vec<_> = self.links.interests().collect();
+        let ears = fds.len();
+        fds.extend(self.extra.interests(held_up));
         fds.push(PollFd::new(&self.doorbell.bell, PollFlags::IN));
         if let Some(host) = self.host.as_ref().filter(|_| self.blocked.is_none()) {
             fds.push(PollFd::new(host, PollFlags::IN));
@@ -217,7 +224,8 @@ impl Engine {
             fds.push(PollFd::new(&self.socket, PollFlags::IN | room));
         }
         let ready = self.alarm.wait_for_many(fds, until);
-        self.extra.note_ready(&ready);
+        self.links.note_ready(&ready[..ears]);
+        self.extra.note_ready(&ready[ears..]);
     }
 
     fn next_deadline(&self) -> Option<Monotonic> {
@@ -229,7 +237,8 @@ impl Engine {
             None
         };
         let stopping = self.stopping.as_ref().map(|stopping| stopping.by);
-        [mesh, peers, stopping, self.resting].into_iter().flatten().min()
+        let waits = [mesh, peers, stopping, self.resting, self.links.rested_at()];
+        waits.into_iter().flatten().min()
     }
 
     /// Takes what the socket received, and hands the host what of it is for the host.
@@ -486,6 +495,7 @@ impl Engine {
                 }
             }
             Output::CloseSocket(number) => self.extra.close(number),
+            Output::Call(call) => self.call(&call),
         }
         None
     }

@@ -33,6 +33,8 @@ impl MeshWorld {
             sockets: BTreeSet::new(),
             sockets_max: 0,
             has_tls: true,
+            has_lan_discovery: true,
+            calls: 0,
             received: BTreeMap::new(),
             events: Vec::new(),
         });

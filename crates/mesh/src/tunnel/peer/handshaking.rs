@@ -117,6 +117,22 @@ impl Peer {
         }
     }
 
+    /// Has everybody on our links hear of the handshake under way, or of one that begins now.
+    pub(crate) fn call(&mut self, shared: &mut Shared, now: Now) {
+        let sent = self.handshakes.last_sent;
+        let is_fresh = sent.is_some_and(|sent| now.mono.since(sent) <= SAME_INITIATION_FOR);
+        if !self.handshakes.is_under_way() || !is_fresh {
+            self.send_initiation(shared, now);
+        }
+        if let Some(attempt) = &mut self.handshakes.attempt {
+            // There may be a cookie by now.
+            self.handshakes
+                .jar
+                .stamp(&self.mac_keys, &mut attempt.message, now.mono);
+            shared.call(attempt.message);
+        }
+    }
+
     /// Has the handshake under way tried at further places.
     pub(super) fn spread_initiation(&mut self, places: &[Endpoint], shared: &mut Shared, now: Now) {
         let sent = self.handshakes.last_sent;
@@ -203,6 +219,12 @@ impl Peer {
             self.send_keepalive(shared, now);
         }
         self.endpoint = in_use;
+        if self.is_managed() {
+            shared.event(TunnelEvent::Answered {
+                peer: self.key,
+                endpoint: source,
+            });
+        }
         Ok(())
     }
 
