@@ -33,6 +33,8 @@ pub struct NodeConfig {
     pub tun: Option<TunName>,
     /// Whether the router is asked for a port that leads to the mesh socket (PCP, NAT-PMP, UPnP); never for a socket of loopback.
     pub port_mapping: bool,
+    /// Whether peers are looked for on the links of this device where no relay leads to them, and it is found there by others.
+    pub lan_discovery: bool,
     /// Where programs on this device reach the mesh by SOCKS5 and HTTP CONNECT; `None`: nowhere.
     pub proxy: Option<ProxyConfig>,
     /// Where programs on this device are told of the mesh's names by DNS; `None`: nowhere.
@@ -59,6 +61,7 @@ impl NodeConfig {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
             tun: None,
             port_mapping: true,
+            lan_discovery: true,
             proxy: None,
             dns: None,
             app_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -78,6 +81,7 @@ impl std::fmt::Debug for NodeConfig {
             .field("listen", &self.listen)
             .field("tun", &self.tun)
             .field("port_mapping", &self.port_mapping)
+            .field("lan_discovery", &self.lan_discovery)
             .field("proxy", &self.proxy)
             .field("dns", &self.dns)
             .field("policy_seed", &self.policy_seed)

@@ -305,7 +305,9 @@ impl Daemon {
         membership.restore().await;
         let (sidecar, outbox) = self.make_sidecar(&membership, journal);
         sidecar.recover(&interrupted);
-        let mut whereabouts = Whereabouts::new(membership.clone(), self.server_url.clone());
+        let has_lan_discovery = self.config.lan_discovery;
+        let mut whereabouts =
+            Whereabouts::new(membership.clone(), self.server_url.clone(), has_lan_discovery);
         // Before the first hello, which says where we are.
         whereabouts.look().await;
         let mapping = self.map_port(&mesh, whereabouts.changes());

@@ -18,15 +18,17 @@ pub(crate) struct Whereabouts {
     membership: Arc<Membership>,
     server_url: Url,
     networks: Networks,
+    has_lan_discovery: bool,
     changes: watch::Sender<u64>,
 }
 
 impl Whereabouts {
-    pub(crate) fn new(membership: Arc<Membership>, server_url: Url) -> Self {
+    pub(crate) fn new(membership: Arc<Membership>, server_url: Url, has_lan_discovery: bool) -> Self {
         Self {
             membership,
             server_url,
             networks: Networks::default(),
+            has_lan_discovery,
             changes: watch::Sender::new(0),
         }
     }
@@ -51,6 +53,10 @@ impl Whereabouts {
         }
         let mesh = self.membership.mesh();
         mesh.set_local(self.endpoints().await).await;
+        // Even the same links are other ones with another address: what is joined there is joined anew.
+        if self.has_lan_discovery {
+            mesh.set_links(self.networks.links.clone()).await;
+        }
         let is_first = before == Networks::default();
         if !is_first && self.networks.are_others_than(&before) {
             tracing::debug!(networks = ?self.networks, "the networks around this device");

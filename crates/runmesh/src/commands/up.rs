@@ -47,6 +47,9 @@ pub(crate) struct UpArgs {
     /// Do not ask the router to open a port for the mesh socket (PCP, NAT-PMP, UPnP)
     #[arg(long, env = "RUNMESH_NO_PORT_MAPPING", value_parser = FalseyValueParser::new())]
     no_port_mapping: bool,
+    /// Do not look for peers on the networks around this device when no relay leads to them, nor be found there (multicast)
+    #[arg(long, env = "RUNMESH_NO_LAN_DISCOVERY", value_parser = FalseyValueParser::new())]
+    no_lan_discovery: bool,
     /// Where programs on this device reach the mesh by SOCKS5 or HTTP CONNECT, such as 127.0.0.1:1080; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     proxy: Option<SocketAddr>,
@@ -87,6 +90,7 @@ pub(crate) async fn up(args: UpArgs, log: LogTail, output: Output) -> Result<()>
     }
     config.tun = args.tun.then_some(args.tun_name);
     config.port_mapping = !args.no_port_mapping;
+    config.lan_discovery = !args.no_lan_discovery;
     config.proxy = proxy(args.proxy, args.proxy_password_file.as_deref())?;
     config.dns = (args.dns || args.dns_listen.is_some()).then(|| DnsConfig {
         listen: args.dns_listen.unwrap_or(DnsConfig::ANY_PORT),
