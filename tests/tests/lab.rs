@@ -87,4 +87,7 @@ cells! {
     one_nat_symmetric
     lan_alone_first_stream
     lan_alone_renumbered
+    lan_alone_both_renumbered
+    lan_alone_both_renumbered_ipv6
+    lan_alone_both_renumbered_first_stream
 }

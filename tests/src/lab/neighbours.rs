@@ -9,9 +9,10 @@ use super::device::{Ticking, exchange};
 use super::nat::Nat;
 use super::pair::Pair;
 use super::trouble::{AFTERMATH, open, report, wait_for};
+use super::world::Uplink;
 
-/// What every address inside a site begins with.
-const INSIDE: &str = "192.168.1.";
+/// What addresses inside a site begin with: IPv4, and IPv6 of the first site or of the link itself.
+const INSIDE: [&str; 3] = ["192.168.1.", "[2001:db8:a:", "[fe80:"];
 
 /// Two devices behind one NAT.
 pub(super) fn one_nat(place: Place<'_>, nat: Nat) -> Result<Report> {
@@ -30,7 +31,7 @@ fn is_inside(pair: &Pair) -> Result<()> {
     for (device, peer) in [(&pair.one, &pair.other), (&pair.other, &pair.one)] {
         let path = device.path_to(&peer.name)?;
         ensure!(
-            path.kind == "direct" && path.endpoint.starts_with(INSIDE),
+            path.kind == "direct" && INSIDE.iter().any(|inside| path.endpoint.starts_with(inside)),
             "{} should reach {} inside and does so by {path:?}",
             device.name,
             peer.name
@@ -67,4 +68,40 @@ pub(super) fn alone_renumbered(place: Place<'_>) -> Result<Report> {
     let lost = ticking.finish().context("the stream did not survive")?;
     is_inside(&pair)?;
     report(&pair, place, (opened.first_byte, opened.direct), Some(lost))
+}
+
+/// A stream stays open while both devices get other addresses, so that neither knows where the other is.
+pub(super) fn alone_both_renumbered(place: Place<'_>, nat: Nat) -> Result<Report> {
+    let mut pair = Pair::start_behind_one(place.dir, nat)?;
+    let opened = open(&pair, "direct")?;
+    let ticking = Ticking::start(opened.stream)?;
+    pair.one.site.cut()?;
+    std::thread::sleep(Duration::from_secs(1));
+    renumber_both(&mut pair)?;
+    std::thread::sleep(2 * AFTERMATH);
+    wait_for(&pair, "direct")?;
+    let lost = ticking.finish().context("the stream did not survive")?;
+    is_inside(&pair)?;
+    report(&pair, place, (opened.first_byte, opened.direct), Some(lost))
+}
+
+/// They talk for the first time when neither is any more where the other was told that it is.
+pub(super) fn alone_both_renumbered_before(place: Place<'_>) -> Result<Report> {
+    let mut pair = Pair::start_behind_one(place.dir, Nat::PortRestricted)?;
+    pair.one.site.cut()?;
+    renumber_both(&mut pair)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let opened = open(&pair, "direct")?;
+    exchange(opened.stream, 300_000)?;
+    let (back, _) = pair.other.first_byte()?;
+    exchange(back, 300_000)?;
+    is_inside(&pair)?;
+    report(&pair, place, (opened.first_byte, opened.direct), None)
+}
+
+/// Takes both addresses before either gets another one: neither can tell the other in between.
+fn renumber_both(pair: &mut Pair) -> Result<()> {
+    pair.one.site.leave(Uplink::First)?;
+    pair.other.site.renumber(78)?;
+    pair.one.site.renumber(77)
 }

@@ -61,11 +61,15 @@ pub(super) enum Trouble {
     LanAlone,
     /// It is cut off while a stream is open, and one device gets another address.
     LanAloneRenumbered,
+    /// It is cut off while a stream is open, and both devices get other addresses at once.
+    LanAloneBothRenumbered(Nat),
+    /// The same before they have ever talked.
+    LanAloneBothRenumberedBefore,
 }
 
 impl Trouble {
     /// All of them.
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Roaming,
         Self::RoamingRelayed,
         Self::RelayKilled,
@@ -84,6 +88,9 @@ impl Trouble {
         Self::OneNat(Nat::Symmetric),
         Self::LanAlone,
         Self::LanAloneRenumbered,
+        Self::LanAloneBothRenumbered(Nat::PortRestricted),
+        Self::LanAloneBothRenumbered(Nat::Ipv6Only),
+        Self::LanAloneBothRenumberedBefore,
     ];
 
     /// Returns the name of the cell.
@@ -107,6 +114,9 @@ impl Trouble {
             Self::OneNat(_) => "one_nat",
             Self::LanAlone => "lan_alone_first_stream",
             Self::LanAloneRenumbered => "lan_alone_renumbered",
+            Self::LanAloneBothRenumbered(Nat::Ipv6Only) => "lan_alone_both_renumbered_ipv6",
+            Self::LanAloneBothRenumbered(_) => "lan_alone_both_renumbered",
+            Self::LanAloneBothRenumberedBefore => "lan_alone_both_renumbered_first_stream",
         }
     }
 }
@@ -129,6 +139,8 @@ pub(super) fn run(place: Place<'_>, trouble: Trouble) -> Result<Report> {
         Trouble::OneNat(nat) => neighbours::one_nat(place, nat),
         Trouble::LanAlone => neighbours::alone(place),
         Trouble::LanAloneRenumbered => neighbours::alone_renumbered(place),
+        Trouble::LanAloneBothRenumbered(nat) => neighbours::alone_both_renumbered(place, nat),
+        Trouble::LanAloneBothRenumberedBefore => neighbours::alone_both_renumbered_before(place),
     }
 }
 
