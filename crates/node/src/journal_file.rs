@@ -1,9 +1,9 @@
 //! The journal as a file: opened, cut to its intact part, appended to with fdatasync, written anew when mostly dead,
 //! read from where an event stands. What stands in it is decided by [`runs::journal`].
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use runs::journal::{
 };
 use types::EventDraft;
 
+use crate::append_file::{AppendFile, open_for_writing};
 use crate::state_dir::sync_parent;
 
 /// What is read from the file at once when it is opened, in bytes.
@@ -54,11 +55,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct JournalFile {
     path: PathBuf,
-    /// Shared with those who read events from it; nobody else writes.
-    file: Arc<File>,
-    len: u64,
-    /// A failed write may have left bytes behind that could not be cut off; they must go before the next write.
-    dirty: bool,
+    file: AppendFile,
     /// The file was moved to its name, and that may not be on disk yet; it must be before the next write is answered.
     moved: bool,
 }
@@ -80,14 +77,12 @@ impl JournalFile {
         }
         let mut opened = Self {
             path: path.to_owned(),
-            file: Arc::new(file),
-            len: tail.intact_len,
-            dirty: true,
+            file: AppendFile::new(file, tail.intact_len),
             moved: false,
         };
-        opened.make_clean().map_err(at)?;
-        if opened.len == 0 {
-            opened.add(HEADER, true).map_err(at)?;
+        opened.file.make_clean().map_err(at)?;
+        if opened.is_empty() {
+            opened.file.add(HEADER, true).map_err(at)?;
             sync_parent(path).map_err(at)?;
         }
         Ok((opened, journal))
@@ -95,10 +90,13 @@ impl JournalFile {
 
     /// Adds the records of one write and returns where each stands; after an error the file is as before.
     pub fn write(&mut self, records: &[Record], sync: bool) -> io::Result<Vec<Place>> {
-        let encoded = encode(records, self.len).map_err(io::Error::other)?;
+        let encoded = encode(records, self.len()).map_err(io::Error::other)?;
         if !encoded.bytes.is_empty() {
-            self.make_clean()?;
-            self.add(&encoded.bytes, sync)?;
+            if self.moved {
+                sync_parent(&self.path)?;
+                self.moved = false;
+            }
+            self.file.add(&encoded.bytes, sync)?;
         }
         Ok(encoded.places)
     }
@@ -106,19 +104,19 @@ impl JournalFile {
     /// Returns the file, to read events from. What was written into it stays where it is, whatever becomes of this.
     #[must_use]
     pub fn reader(&self) -> Arc<File> {
-        self.file.clone()
+        self.file.reader().clone()
     }
 
     /// Returns the length of the file, in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.len
+        self.file.len()
     }
 
     /// Tells whether the file has not even its header.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.file.len() == 0
     }
 
     /// Writes a new file with `content`, moves it over the old one, and returns the journal that stands in it.
@@ -130,9 +128,11 @@ impl JournalFile {
         for write in content {
             let records = match write {
                 Rewrite::Records(records) => records,
-                Rewrite::Events(run_id, batch) => {
-                    numbered(run_id, batch.first, read_events(&self.file, batch.events)?)
-                }
+                Rewrite::Events(run_id, batch) => numbered(
+                    run_id,
+                    batch.first,
+                    read_events(self.file.reader(), batch.events)?,
+                ),
             };
             let bytes = encode(&records, len).map_err(io::Error::other)?.bytes;
             file.write_all(&bytes)?;
@@ -141,51 +141,15 @@ impl JournalFile {
         file.sync_all()?;
         let (journal, _) = replay(&temporary, &file).map_err(io::Error::other)?;
         std::fs::rename(&temporary, &self.path)?;
-        self.file = Arc::new(file);
-        self.len = len;
-        self.dirty = false;
+        self.file = AppendFile::new(file, len);
         self.moved = true;
         Ok(journal)
-    }
-
-    fn add(&mut self, bytes: &[u8], sync: bool) -> io::Result<()> {
-        self.dirty = true;
-        let written = self.file.write_all_at(bytes, self.len).and_then(|()| match sync {
-            true => self.file.sync_data(),
-            false => Ok(()),
-        });
-        match written {
-            Ok(()) => {
-                self.dirty = false;
-                self.len += bytes.len() as u64;
-                Ok(())
-            }
-            Err(error) => {
-                // Tried now so that a full disk gets its bytes back, and again before the next write.
-                let _ = self.make_clean();
-                Err(error)
-            }
-        }
     }
 
     /// Makes every write fail as on a full disk, which here is the device that is always full.
     #[cfg(test)]
     pub(crate) fn fail_writes(&mut self, fail: bool) {
-        let path = if fail { Path::new("/dev/full") } else { &self.path };
-        let file = OpenOptions::new().read(true).write(true).open(path);
-        self.file = Arc::new(file.expect("opens"));
-    }
-
-    fn make_clean(&mut self) -> io::Result<()> {
-        if self.moved {
-            sync_parent(&self.path)?;
-            self.moved = false;
-        }
-        if self.dirty {
-            self.file.set_len(self.len)?;
-            self.dirty = false;
-        }
-        Ok(())
+        self.file.fail_writes(&self.path, fail);
     }
 }
 
@@ -229,14 +193,4 @@ fn replay(path: &Path, file: &File) -> Result<(Journal, Tail), OpenError> {
             })?;
         }
     }
-}
-
-fn open_for_writing(path: &Path, empty: bool) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(empty)
-        .mode(0o600)
-        .open(path)
 }

@@ -7,6 +7,7 @@
 //! out of the mesh ([`reach`]), the host's own place in it (`host`), what its names mean ([`names`]), and the local socket
 //! ([`local_api`], [`local_client`]). [`daemon`] puts them together.
 
+mod append_file;
 pub mod backoff;
 pub mod config;
 pub mod control_client;

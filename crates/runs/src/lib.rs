@@ -5,6 +5,7 @@
 
 pub mod append;
 pub mod dispatch;
+pub mod frames;
 pub mod journal;
 pub mod protocol;
 pub mod thread;

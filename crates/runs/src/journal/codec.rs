@@ -3,29 +3,19 @@
 //! ```text
 //! file   = header *frame
 //! header = "runmesh journal v1" LF
-//! frame  = length SP checksum SP json LF
 //! ```
 //!
-//! `length` is the number of bytes of `json`, `checksum` its CRC-32C (Castagnoli, RFC 3720 appendix B.4), both as eight
-//! lower-case hexadecimal digits. `json` is a JSON array of [`Record`]s without line breaks: the records of one write,
-//! which therefore all count or none do.
-//!
-//! One frame is one write and one fsync, and the next frame is written only after it. A crash can so damage the last
-//! frame only: a bad last frame is a *torn tail* and is cut off, since nobody was answered for it. A bad frame with a
-//! good one behind it is corruption, and the journal refuses to open rather than forget runs that it answered for.
+//! Frames are those of [`crate::frames`]; the JSON of one is an array of [`Record`]s: the records of one write, which therefore
+//! all count or none do. A torn tail is cut off. With any other damage the journal refuses to open rather than forget runs
+//! that it answered for.
 
 use types::EventDraft;
 
 use super::record::Record;
+use crate::frames::{self, FrameTooLarge, PREFIX_LEN, crc32c, seal};
 
 /// The first bytes of every journal file.
 pub const HEADER: &[u8] = b"runmesh journal v1\n";
-
-/// The largest `json` of one frame, in bytes: one full append and its order.
-pub const FRAME_JSON_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// Two numbers of eight digits, each with the space behind it.
-const PREFIX_LEN: usize = 18;
 
 /// Why a journal file cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -95,11 +85,6 @@ pub struct Encoded {
     pub places: Vec<Place>,
 }
 
-/// A write that is larger than a frame may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("one write to the journal may have {FRAME_JSON_BYTES_MAX} bytes; this one has {0}")]
-pub struct FrameTooLarge(pub usize);
-
 /// Encodes the records of one write as one frame that begins at `offset` in the file. No records make no bytes.
 pub fn encode(records: &[Record], offset: u64) -> Result<Encoded, FrameTooLarge> {
     if records.is_empty() {
@@ -114,13 +99,7 @@ pub fn encode(records: &[Record], offset: u64) -> Result<Encoded, FrameTooLarge>
         places.push(Place::of(&bytes[start..], offset + start as u64));
     }
     bytes.push(b']');
-    let json = &bytes[PREFIX_LEN..];
-    if json.len() > FRAME_JSON_BYTES_MAX {
-        return Err(FrameTooLarge(json.len()));
-    }
-    let prefix = format!("{:08x} {:08x} ", json.len(), crc32c(json));
-    bytes[..PREFIX_LEN].copy_from_slice(prefix.as_bytes());
-    bytes.push(b'\n');
+    let bytes = seal(bytes)?;
     Ok(Encoded { bytes, places })
 }
 
@@ -229,25 +208,13 @@ enum FrameAt {
 }
 
 fn frame_at(bytes: &[u8], offset: u64) -> FrameAt {
-    let Some(prefix) = bytes.get(..PREFIX_LEN) else {
-        return FrameAt::Short;
+    let json = match frames::frame_at(bytes) {
+        frames::FrameAt::Whole(json) => json,
+        frames::FrameAt::Short => return FrameAt::Short,
+        frames::FrameAt::Bad => return FrameAt::Bad,
     };
-    let (Some(len), Some(checksum)) = (hex8(&prefix[..9]), hex8(&prefix[9..])) else {
-        return FrameAt::Bad;
-    };
-    let len = len as usize;
-    if len > FRAME_JSON_BYTES_MAX {
-        return FrameAt::Bad;
-    }
-    let Some(rest) = bytes.get(PREFIX_LEN..PREFIX_LEN + len + 1) else {
-        return FrameAt::Short;
-    };
-    let (json, end) = rest.split_at(len);
-    if end != b"\n" || crc32c(json) != checksum {
-        return FrameAt::Bad;
-    }
     match records(json, offset + PREFIX_LEN as u64) {
-        Some(frame) => FrameAt::Whole(frame, PREFIX_LEN + len + 1),
+        Some(frame) => FrameAt::Whole(frame, frames::frame_len(json)),
         None => FrameAt::Bad,
     }
 }
@@ -273,42 +240,6 @@ fn records(json: &[u8], offset: u64) -> Option<Frame> {
         at += len;
     }
     (&json[at..] == b"]").then_some(frame)
-}
-
-fn hex8(text: &[u8]) -> Option<u32> {
-    let (digits, space) = text.split_at(8);
-    let is_digit = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
-    if space != b" " || !digits.iter().all(is_digit) {
-        return None;
-    }
-    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-}
-
-const CRC32C_TABLE: [u32; 256] = crc32c_table();
-
-const fn crc32c_table() -> [u32; 256] {
-    let mut table = [0; 256];
-    let mut index = 0;
-    while index < 256 {
-        let mut value = index as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            value = if value & 1 == 1 {
-                (value >> 1) ^ 0x82f6_3b78
-            } else {
-                value >> 1
-            };
-            bit += 1;
-        }
-        table[index] = value;
-        index += 1;
-    }
-    table
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, byte: &u8| (crc >> 8) ^ CRC32C_TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize];
-    !bytes.iter().fold(u32::MAX, step)
 }
 
 #[cfg(test)]
@@ -391,14 +322,6 @@ mod tests {
         decoder.next_frame().expect("in order").expect("the first");
         let frame = decoder.next_frame().expect("in order").expect("the second");
         assert_eq!(frame.places, encoded.places);
-    }
-
-    #[test]
-    fn the_checksum_is_crc32c() {
-        // RFC 3720 appendix B.4 and the usual check value.
-        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
-        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
-        assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
     }
 
     #[test]

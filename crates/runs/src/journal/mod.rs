@@ -38,10 +38,7 @@ use crate::protocol::{OpenRun, OpenRunState};
 use decisions::contradiction;
 use held::{Held, Weight};
 
-pub use codec::{
-    DecodeError, Decoder, Encoded, FRAME_JSON_BYTES_MAX, Frame, FrameTooLarge, HEADER, Misplaced, Place,
-    Tail, encode,
-};
+pub use codec::{DecodeError, Decoder, Encoded, Frame, HEADER, Misplaced, Place, Tail, encode};
 pub use decisions::{JournalError, OfferDecision, Write};
 pub use held::json_len;
 pub use record::Record;
