@@ -1,19 +1,22 @@
 //! Measures what one change costs for each node that sees it, in an org where everybody sees everybody: what the control
 //! plane does to tell it, how long the message is, and what the node does to check and apply it; in time on a processor.
 //!
-//! It works on the very types of both ends (`types::Evaluation`, `types::netmap`), without database, stream and disk.
+//! It works on the very types of both ends (`types::Evaluation`, `types::netmap`), without database, stream and disk; and on
+//! a whole node (`node::membership`) with its mesh, its status and its disk.
 //! Usage: `cargo run --release -p bench --bin netmap [-- NODES]`, 10,000 by default.
 
-use std::hint::black_box;
+mod node;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::node::footprint;
 use anyhow::{Context as _, Result, bail, ensure};
 use net::random;
 use rustix::time::{ClockId, clock_gettime};
 use types::address::{host_ip4, node_ip6};
 use types::control::ToNode;
-use types::netmap::{Difference, NetmapDelta, Pins, SelfRecord};
+use types::netmap::{Difference, InForce, NetmapDelta, Pins, SelfRecord};
 use types::policy::Changes;
 use types::{
     AllowedIp, Evaluation, Generation, MeshAddresses, Netmap, NodeId, NodeKind, NodePrivateKey, OrgId,
@@ -24,6 +27,9 @@ const NODES: usize = 10_000;
 
 /// How many nodes are told of each change.
 const TOLD: usize = 50;
+
+/// How many times the whole node is told of each kind of change.
+const ROUNDS: usize = 30;
 
 fn main() -> Result<()> {
     let argument = std::env::args().nth(1);
@@ -39,27 +45,17 @@ fn main() -> Result<()> {
 
     let mut moved = records.clone();
     Arc::make_mut(&mut moved[count / 2]).endpoints = vec!["198.51.100.7:41641".to_owned()];
-    let after = Org {
-        generation: Generation(2),
+    let moved = Org {
         records: moved,
         ..before.clone()
     };
-    measure("a node moves", &before, &after)?;
-
-    records.remove(count / 2);
-    let after = Org::new(org_id, &key, records, Generation(2));
-    measure("a node is revoked", &before, &after)?;
-    measure(
-        "a node joins",
-        &Org {
-            generation: Generation(1),
-            ..after
-        },
-        &Org {
-            generation: Generation(2),
-            ..before
-        },
-    )
+    let mut fewer = records.clone();
+    fewer.remove(count / 2);
+    let fewer = Org::new(org_id, &key, fewer, Generation(1));
+    measure("a node moves", &before, &moved.at(2))?;
+    measure("a node is revoked", &before, &fewer.at(2))?;
+    measure("a node joins", &fewer, &before.at(2))?;
+    footprint::runtime()?.block_on(measure_node(&before, &moved, &fewer))
 }
 
 /// An org at one moment.
@@ -98,6 +94,14 @@ impl Org {
         }
     }
 
+    /// The same at another generation.
+    fn at(&self, generation: u64) -> Self {
+        Self {
+            generation: Generation(generation),
+            ..self.clone()
+        }
+    }
+
     fn netmap(&self, own: &PeerRecord, filter: PacketFilter) -> Netmap {
         let peers = self.evaluation.peers(own.id);
         Netmap {
@@ -117,7 +121,7 @@ impl Org {
             },
             peers: peers.map(|place| Arc::clone(&self.records[place])).collect(),
             relays: Vec::new(),
-            filter: Some(filter),
+            filter: Some(Arc::new(filter)),
             orchestrator: None,
         }
     }
@@ -146,30 +150,29 @@ fn measure(what: &str, before: &Org, after: &Org) -> Result<()> {
     // Worked out once for all who are told.
     let changes = after.evaluation.changes_since(&before.evaluation);
     let mut tell = Vec::new();
-    let mut apply = Vec::new();
-    let mut bytes = 0;
+    let mut messages = Vec::new();
     for own in &told {
-        let begun = cpu_time();
+        let begun = thread_time();
         let Difference::Delta(delta) = after.difference(before, own, changes.as_ref()) else {
             bail!("{what}: it is not told by a delta");
         };
-        let json = serde_json::to_vec(&ToNode::NetmapDelta(delta))?;
-        tell.push(cpu_time() - begun);
-        bytes = bytes.max(json.len());
-        let map = before.whole(own);
+        messages.push(serde_json::to_vec(&ToNode::NetmapDelta(delta))?);
+        tell.push(thread_time() - begun);
+    }
+    let bytes = messages.iter().map(Vec::len).max().unwrap_or_default();
+    let mut apply = Vec::new();
+    for (own, message) in told.iter().zip(&messages) {
         let pins = Pins {
             own_key: own.public_key,
             org_id: before.id,
             org_signing_key: before.key.public(),
         };
-        let begun = cpu_time();
-        let delta: NetmapDelta = serde_json::from_slice(&json)?;
-        let amended = map.amended(&delta, &pins).context("the delta is refused")?;
-        apply.push(cpu_time() - begun);
-        ensure!(
-            black_box(amended) == after.whole(own),
-            "{what}: it leads elsewhere"
-        );
+        let mut node = InForce::new(before.whole(own), &pins, None).context("the netmap is refused")?;
+        let begun = thread_time();
+        let delta: NetmapDelta = serde_json::from_slice(message)?;
+        node.put(node.amended(&delta, &pins).context("the delta is refused")?);
+        apply.push(thread_time() - begun);
+        ensure!(**node.map() == after.whole(own), "{what}: it leads elsewhere");
     }
     let whole = serde_json::to_vec(&before.whole(&told[0]))?.len();
     println!(
@@ -180,15 +183,61 @@ fn measure(what: &str, before: &Org, after: &Org) -> Result<()> {
     Ok(())
 }
 
-/// How long this thread has been on a processor: others may be using the machine.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).expect("it is not negative")
+/// Has one whole node follow a node that moves, is revoked and joins again, over and over.
+async fn measure_node(before: &Org, moved: &Org, fewer: &Org) -> Result<()> {
+    let own_key = NodePrivateKey::from_random(random::bytes());
+    let own = PeerRecord {
+        public_key: own_key.public(),
+        ..PeerRecord::clone(&before.records[0])
+    };
+    let node = node::Node::start(own_key, before.whole(&own)).await?;
+    let steps = [
+        ("a node moves", before, moved),
+        ("moves back", moved, before),
+        ("a node is revoked", before, fewer),
+        ("a node joins", fewer, before),
+    ];
+    let mut taken = steps.map(|_| Vec::new());
+    let mut generation = before.generation.0;
+    for _ in 0..ROUNDS {
+        for ((what, from, to), taken) in steps.iter().zip(&mut taken) {
+            let (from, to) = (from.at(generation), to.at(generation + 1));
+            generation += 1;
+            let changes = to.evaluation.changes_since(&from.evaluation);
+            let Difference::Delta(delta) = to.difference(&from, &own, changes.as_ref()) else {
+                bail!("{what}: it is not told by a delta");
+            };
+            let message = serde_json::to_vec(&ToNode::NetmapDelta(delta))?;
+            taken.push(node.take(&message).await?);
+        }
+    }
+    ensure!(
+        node.has(&before.at(generation).whole(&own)),
+        "the node has gone elsewhere"
+    );
+    for ((what, ..), taken) in steps.iter().zip(taken) {
+        println!(
+            "a whole node, {what}: {:.0?} of CPU, {:.0?} until it is in force, {} bytes written (medians of {ROUNDS})",
+            median(taken.iter().map(|taken| taken.cpu).collect()),
+            median(taken.iter().map(|taken| taken.elapsed).collect()),
+            median(taken.iter().map(|taken| taken.written).collect()),
+        );
+    }
+    Ok(())
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
+/// How long this thread has been on a processor: others may be using the machine.
+fn thread_time() -> Duration {
+    cpu_time(ClockId::ThreadCPUTime)
+}
+
+fn cpu_time(clock: ClockId) -> Duration {
+    Duration::try_from(clock_gettime(clock)).expect("it is not negative")
+}
+
+fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {
+    values.sort_unstable();
+    values[values.len() / 2]
 }
 
 fn record(org: OrgId, number: usize, key: &SigningPrivateKey) -> Arc<PeerRecord> {

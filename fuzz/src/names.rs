@@ -1,6 +1,7 @@
 //! The target of names: DNS messages, answered from a small zone.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use mesh::dns::{Asker, QUERY_LEN_MAX, Transport, UDP_LEN_MAX, UDP_LEN_MIN, Zone, answer};
 use types::netmap::SelfRecord;
@@ -112,7 +113,7 @@ fn zone() -> Zone {
             },
             key_life: None,
         },
-        peers: vec![peer(2, "b").into(), peer(3, "c").into()],
+        peers: [peer(2, "b"), peer(3, "c")].map(Arc::new).into_iter().collect(),
         relays: Vec::new(),
         filter: None,
         orchestrator: None,

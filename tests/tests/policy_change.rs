@@ -21,7 +21,8 @@ use node::state_dir::StateDir;
 use node::status::StatusBoard;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use types::{NodePublicKey, PeerRecord};
+use types::NodePublicKey;
+use types::netmap::Peers;
 
 /// A device's place in the mesh, without the sidecar.
 struct Member {
@@ -78,14 +79,14 @@ impl Member {
     }
 
     /// Waits until the netmap in force is as wanted.
-    async fn until(&self, wanted: impl Fn(&[Arc<PeerRecord>]) -> bool) {
+    async fn until(&self, wanted: impl Fn(&Peers) -> bool) {
         let mut netmap = self.membership.follow();
         let there = netmap.wait_for(|map| map.as_ref().is_some_and(|map| wanted(&map.peers)));
         let there = tokio::time::timeout(SOON, there).await;
         there.expect("in time").expect("the member lives");
     }
 
-    fn sees(&self, peers: &[Arc<PeerRecord>]) -> bool {
+    fn sees(&self, peers: &Peers) -> bool {
         peers.iter().any(|peer| peer.public_key == self.key)
     }
 

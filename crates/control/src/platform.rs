@@ -4,6 +4,7 @@
 //! nothing crosses between peers or orgs.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use net::RelayPoint;
 use net::mesh_net::{MeshListener, MeshNet, MeshNetConfig};
@@ -55,7 +56,7 @@ impl Platform {
     pub(crate) async fn guard(&self) {
         let dispatch = PortRange::new(DISPATCH_PORT, DISPATCH_PORT).expect("a port");
         let filter = PacketFilter::everybody(Ports::Tcp(dispatch));
-        self.net.set_filter(Some(filter)).await;
+        self.net.set_filter(Some(Arc::new(filter))).await;
     }
 
     /// Lets a node in: it may speak from `node`, to the platform's address `own` in its org.

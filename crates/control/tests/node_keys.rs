@@ -87,11 +87,8 @@ async fn a_node_with_a_new_key_is_the_same_node_and_others_are_told() {
     assert_eq!(after["status"].take(), "online");
     let seen = loop {
         let map = watching.netmap().await;
-        let peer = map
-            .peers
-            .into_iter()
-            .find(|peer| peer.id.to_string() == device.id);
-        let peer = peer.expect("the sibling");
+        let peer = map.peers.iter().find(|peer| peer.id.to_string() == device.id);
+        let peer = peer.expect("the sibling").clone();
         if peer.public_key != private_key(1).public() {
             break peer;
         }

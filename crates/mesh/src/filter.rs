@@ -29,9 +29,10 @@ mod packet;
 mod pieces;
 mod rules;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use types::{Monotonic, NodePublicKey, PacketFilter};
+use types::{AllowedIp, Monotonic, NodePublicKey, PacketFilter};
 
 pub use self::flows::{FLOWS_MAX, FlowTimer};
 use self::flows::{Flows, Key};
@@ -116,6 +117,15 @@ impl Filter {
     /// Takes new rules, at once in force; with `None` everything passes.
     pub fn set(&mut self, filter: Option<&PacketFilter>) {
         self.rules = filter.map(Rules::compile);
+    }
+
+    /// Takes rules in the canonical form that differ from those before in what they say of some blocks, and of no other; at
+    /// once in force. Costs what they say of these blocks, not what they say of all.
+    pub fn change(&mut self, filter: Option<&PacketFilter>, blocks: &BTreeSet<AllowedIp>) {
+        match (&mut self.rules, filter) {
+            (Some(rules), Some(filter)) => rules.change(filter, blocks),
+            _ => self.set(filter),
+        }
     }
 
     /// Returns what it did.

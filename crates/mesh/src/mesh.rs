@@ -25,14 +25,14 @@ mod relays;
 mod seam;
 mod sockets;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use types::{
-    Monotonic, NodePrivateKey, NodePublicKey, Now, PacketFilter, RelayId, SignedRelayExpulsion,
+    AllowedIp, Monotonic, NodePrivateKey, NodePublicKey, Now, PacketFilter, RelayId, SignedRelayExpulsion,
     SignedRelayTicket,
 };
 
@@ -166,6 +166,12 @@ impl Mesh {
     /// Takes what peers may open towards us from now on; with `None`, which is so at first, they may everything.
     pub fn set_filter(&mut self, filter: Option<&PacketFilter>) {
         self.filter.set(filter);
+    }
+
+    /// Takes what peers may open from now on where it differs from before in what it says of some blocks only; see
+    /// [`Filter::change`](crate::filter::Filter::change).
+    pub fn change_filter(&mut self, filter: Option<&PacketFilter>, blocks: &BTreeSet<AllowedIp>) {
+        self.filter.change(filter, blocks);
     }
 
     /// Takes the addresses of our interfaces, each with the port of our main socket.

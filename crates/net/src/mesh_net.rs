@@ -2,6 +2,7 @@
 //!
 //! The work is done by one thread of the operating system (`engine`); everything here asks it and waits for its answer.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use mesh::probe::{Candidate, Mapping};
 use mesh::tunnel::{Counters, PeerStatus};
 use mesh::{Mesh, MeshEvent, MeshPeer, RelayView};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use types::{NodePrivateKey, NodePublicKey, PacketFilter, RelayId, SignedRelayExpulsion, SignedRelayTicket};
+use types::{
+    AllowedIp, NodePrivateKey, NodePublicKey, PacketFilter, RelayId, SignedRelayExpulsion, SignedRelayTicket,
+};
 
 use crate::alarm::Alarm;
 use crate::engine::command::Command;
@@ -380,8 +383,22 @@ impl MeshNet {
     /// Takes what peers may open towards us; with `None`, which is so at first, they may everything.
     ///
     /// When this returns the rules are in force, and streams that peers opened and may open no longer are reset.
-    pub async fn set_filter(&self, filter: Option<PacketFilter>) {
-        let command = |reply| Command::Filter { filter, reply };
+    pub async fn set_filter(&self, filter: Option<Arc<PacketFilter>>) {
+        self.tell_filter(filter, None).await;
+    }
+
+    /// Does the same for a filter in the canonical form that differs from the one before in what it says of `blocks`, and of no
+    /// other: this costs less.
+    pub async fn change_filter(&self, filter: Option<Arc<PacketFilter>>, blocks: BTreeSet<AllowedIp>) {
+        self.tell_filter(filter, Some(blocks)).await;
+    }
+
+    async fn tell_filter(&self, filter: Option<Arc<PacketFilter>>, blocks: Option<BTreeSet<AllowedIp>>) {
+        let command = |reply| Command::Filter {
+            filter,
+            blocks,
+            reply,
+        };
         // After a stop nothing comes in.
         let _ = self.ask(command).await;
     }

@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Node, PORT, guarded, linked, serve_echo, streams};
@@ -11,16 +12,16 @@ use net::ConnectError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use types::{AllowedIp, FilterRule, PacketFilter};
 
-fn open_to(node: &Node, ports: &str) -> Option<PacketFilter> {
+fn open_to(node: &Node, ports: &str) -> Option<Arc<PacketFilter>> {
     let rule = FilterRule {
         from: vec![AllowedIp::host(node.v4), AllowedIp::host(node.v6)],
         to: vec![ports.parse().expect("ports")],
     };
-    Some(PacketFilter { rules: vec![rule] })
+    Some(Arc::new(PacketFilter { rules: vec![rule] }))
 }
 
-fn closed() -> Option<PacketFilter> {
-    Some(PacketFilter::default())
+fn closed() -> Option<Arc<PacketFilter>> {
+    Some(Arc::default())
 }
 
 async fn denied(node: &Node) -> u64 {

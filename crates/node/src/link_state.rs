@@ -79,7 +79,7 @@ pub fn peek(dir: &Path) -> Result<Option<LinkRecord>, StateDirError> {
 
 /// Writes the record.
 pub fn write(state_dir: &StateDir, record: &LinkRecord) -> Result<(), StateDirError> {
-    state_dir.write_json(FILE, record)
+    state_dir.write_json(FILE, record).map(drop)
 }
 
 /// Forgets the record.

@@ -1,11 +1,14 @@
 //! The node's place in the mesh: the netmap in force, the peers it made, and how each is reached.
 //!
 //! Every netmap, whether it comes over the control stream whole, as a delta, or from the last start, is checked by
-//! [`Netmap::verify`], applied, kept on disk, and only then counts.
+//! [`InForce`], kept on disk, applied, and only then counts. A delta costs what it says: nothing here goes through all peers
+//! for the sake of one.
 
 mod paths;
+mod showing;
+mod step;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,16 +18,16 @@ use mesh::{MeshEvent, MeshPeer};
 use net::{MeshNet, RelayPoint, resolve};
 use tokio::sync::{broadcast, mpsc, watch};
 use types::control::FromNode;
-use types::netmap::{ENDPOINTS_MAX, NetmapDelta, NetmapError, Pins};
+use types::netmap::{ENDPOINTS_MAX, InForce, NetmapDelta, NetmapError, Pins};
 use types::{Generation, Netmap, NodeKind, NodePublicKey, PathReason, PeerRecord, RelayId, Timestamp};
 
 use crate::keyring::{KeyView, Keyring};
 use crate::link_state::Pinned;
+use crate::netmap_file::{Kept, NetmapFile};
 use crate::state_dir::StateDir;
-use crate::status::{NodeSummary, StatusBoard};
+use crate::status::StatusBoard;
 use paths::{Path, Paths};
-
-const FILE: &str = "netmap.json";
+use step::Step;
 
 /// How often an idle path to the platform is kept open through NATs and firewalls.
 const KEEPALIVE: Duration = Duration::from_secs(25);
@@ -37,13 +40,14 @@ pub struct Membership {
     mesh: MeshNet,
     keyring: Arc<Keyring>,
     pinned: Pinned,
-    state_dir: Arc<StateDir>,
     board: StatusBoard,
     current: watch::Sender<Option<Arc<Netmap>>>,
+    /// What `current` shows.
+    in_force: Mutex<Option<Arc<InForce>>>,
     control_opened: watch::Sender<u64>,
     paths: Mutex<Paths>,
     /// Two netmaps are never applied at once.
-    applying: tokio::sync::Mutex<()>,
+    applying: tokio::sync::Mutex<NetmapFile>,
     reports: mpsc::Sender<FromNode>,
 }
 
@@ -62,12 +66,12 @@ impl Membership {
             mesh,
             keyring,
             pinned,
-            state_dir,
             board,
             current: watch::Sender::new(None),
+            in_force: Mutex::default(),
             control_opened: watch::Sender::new(0),
             paths: Mutex::default(),
-            applying: tokio::sync::Mutex::new(()),
+            applying: tokio::sync::Mutex::new(NetmapFile::new(state_dir)),
             reports,
         };
         (Arc::new(membership), receiver)
@@ -100,14 +104,18 @@ impl Membership {
     /// of the other end, which would otherwise be noticed only after 15 seconds without an answer.
     pub async fn renew_session(&self, peer: &NodePublicKey) {
         let _turn = self.applying.lock().await;
-        let Some(netmap) = self.current.borrow().clone() else {
-            return;
-        };
-        let Some(record) = netmap.peers.iter().find(|record| record.public_key == *peer) else {
+        let Some((netmap, record)) = self.named(peer) else {
             return;
         };
         self.mesh.remove_peer(*peer).await;
-        self.put_peer(&netmap, record).await;
+        self.put_peer(&netmap, &record).await;
+    }
+
+    /// Returns the netmap in force and what it says of a peer.
+    fn named(&self, peer: &NodePublicKey) -> Option<(Arc<Netmap>, Arc<PeerRecord>)> {
+        let in_force = self.in_force();
+        let in_force = in_force.as_ref()?;
+        Some((in_force.map().clone(), in_force.of_key(peer)?.clone()))
     }
 
     /// Returns which netmap is in force.
@@ -118,33 +126,61 @@ impl Membership {
 
     /// Puts the netmap of the last start into force; one that does not pass is forgotten.
     pub async fn restore(&self) {
-        match self.state_dir.read_json::<Netmap>(FILE) {
-            Ok(None) => {}
-            Ok(Some(netmap)) => {
-                if let Err(reason) = self.offer(netmap).await {
-                    tracing::warn!(reason, "the kept netmap is of no use");
-                    let _ = self.state_dir.remove(FILE);
+        let mut file = self.applying.lock().await;
+        let restored = match file.read() {
+            Ok(None) => return,
+            Ok(Some(kept)) => match self.checked(&kept) {
+                Ok((in_force, is_all)) => {
+                    if is_all {
+                        file.go_on(&kept);
+                    }
+                    Ok(in_force)
                 }
+                Err(error) => Err(self.refuse(&error)),
+            },
+            Err(error) => Err(error.to_string()),
+        };
+        match restored {
+            Ok(in_force) => {
+                self.put_whole_into_force(in_force).await;
+                self.board.change(|status| status.netmaps.whole += 1);
             }
-            Err(error) => {
-                tracing::warn!(%error, "the kept netmap cannot be read");
-                let _ = self.state_dir.remove(FILE);
+            Err(reason) => {
+                tracing::warn!(reason, "the kept netmap is of no use");
+                let _ = file.remove();
             }
         }
     }
 
+    /// Checks what was kept, and tells whether it is all of it: deltas that do not pass are not believed, none of them.
+    fn checked(&self, kept: &Kept) -> Result<(InForce, bool), NetmapError> {
+        let whole = InForce::new(kept.whole.clone(), &self.pins(kept.whole.node.public_key), None)?;
+        let mut latest = whole.clone();
+        for delta in &kept.deltas {
+            match latest.amended(delta, &self.pins_for(delta, latest.map())) {
+                Ok(amended) => latest.put(amended),
+                Err(error) => {
+                    tracing::warn!(%error, "the log of netmaps is of no use; the last whole netmap is used");
+                    return Ok((whole, false));
+                }
+            }
+        }
+        Ok((latest, true))
+    }
+
     /// Checks a netmap and puts it into force; after a refusal everything is as before.
     pub async fn offer(&self, netmap: Netmap) -> Result<Generation, String> {
-        let _turn = self.applying.lock().await;
-        let before = self.current.borrow().clone();
+        let mut file = self.applying.lock().await;
         let generation = netmap.generation;
-        if before.as_deref() == Some(&netmap) {
+        if self.current.borrow().as_deref() == Some(&netmap) {
             return Ok(generation);
         }
-        netmap
-            .verify(&self.pins(netmap.node.public_key), before.as_deref())
-            .map_err(|error| self.refuse(&error))?;
-        self.put_into_force(netmap, before.as_deref()).await?;
+        let pins = self.pins(netmap.node.public_key);
+        let before = self.in_force().clone();
+        let in_force = InForce::new(netmap, &pins, before.as_deref());
+        let in_force = in_force.map_err(|error| self.refuse(&error))?;
+        file.write(in_force.map()).map_err(|error| error.to_string())?;
+        self.put_whole_into_force(in_force).await;
         self.board.change(|status| status.netmaps.whole += 1);
         Ok(generation)
     }
@@ -152,20 +188,29 @@ impl Membership {
     /// Checks what a delta makes of the netmap in force, and puts that into force; after a refusal everything is as before,
     /// and the whole netmap is needed.
     pub async fn offer_delta(&self, delta: &NetmapDelta) -> Result<Generation, String> {
-        let _turn = self.applying.lock().await;
-        let before = self.current.borrow().clone();
-        let amended = match before.as_deref() {
-            Some(before) => {
-                let node = delta.node.as_ref().unwrap_or(&before.node);
-                before.amended(delta, &self.pins(node.public_key))
-            }
+        let mut file = self.applying.lock().await;
+        let before = self.in_force().clone();
+        let amended = match &before {
+            Some(before) => before.amended(delta, &self.pins_for(delta, before.map())),
             None => Err(NetmapError::Gap {
                 current: Generation::default(),
                 from: delta.from,
             }),
         };
-        let netmap = amended.map_err(|error| self.refuse(&error))?;
-        self.put_into_force(netmap, before.as_deref()).await?;
+        let amended = amended.map_err(|error| self.refuse(&error))?;
+        file.add(delta, amended.map())
+            .map_err(|error| error.to_string())?;
+        let step = Step {
+            before: before.map(|before| before.map().clone()),
+            netmap: amended.map().clone(),
+            changes: amended.changes().to_vec(),
+            blocks: Some(amended.filter_blocks().clone()),
+        };
+        self.apply(&step).await;
+        if let Some(in_force) = self.in_force().as_mut() {
+            Arc::make_mut(in_force).put(amended);
+        }
+        self.count(&step);
         self.board.change(|status| status.netmaps.deltas += 1);
         Ok(delta.generation)
     }
@@ -179,27 +224,36 @@ impl Membership {
         reason
     }
 
-    /// Keeps a netmap that has been checked, and does what follows from it.
-    async fn put_into_force(&self, netmap: Netmap, before: Option<&Netmap>) -> Result<(), String> {
-        self.state_dir
-            .write_json(FILE, &netmap)
-            .map_err(|error| error.to_string())?;
-        self.apply(&netmap, before).await;
-        let generation = netmap.generation;
-        self.current.send_replace(Some(Arc::new(netmap)));
-        self.show();
-        self.report_new(before);
-        tracing::info!(generation = generation.0, "netmap in force");
-        Ok(())
+    /// Does what follows from a whole netmap that has been checked and kept.
+    async fn put_whole_into_force(&self, in_force: InForce) {
+        let before = self.in_force().clone();
+        let step = Step {
+            netmap: in_force.map().clone(),
+            changes: in_force.changes_since(before.as_deref()),
+            before: before.map(|before| before.map().clone()),
+            blocks: None,
+        };
+        self.apply(&step).await;
+        *self.in_force() = Some(Arc::new(in_force));
+        self.count(&step);
+    }
+
+    /// From here on a netmap counts that has been applied.
+    fn count(&self, step: &Step) {
+        self.current.send_replace(Some(step.netmap.clone()));
+        self.show_step(step);
+        self.report_new(step);
+        tracing::info!(generation = step.netmap.generation.0, "netmap in force");
     }
 
     /// Reports the paths of peers that the netmap before did not name: some were reached before this one counted, when nobody
     /// could tell yet who they are.
-    fn report_new(&self, before: Option<&Netmap>) {
-        let known = by_key(before);
-        let current = self.current.borrow();
-        let peers = current.iter().flat_map(|map| &map.peers);
-        for record in peers.filter(|record| !known.contains_key(&record.public_key)) {
+    fn report_new(&self, step: &Step) {
+        let known: BTreeSet<_> = step.keys_before().collect();
+        let records = step
+            .records()
+            .filter(|record| !known.contains(&record.public_key));
+        for record in records {
             if self.paths().reason(&record.public_key) != PathReason::Idle {
                 self.report_path(record);
             }
@@ -215,13 +269,14 @@ impl Membership {
 
     /// Forgets the netmap and cuts every session: the node was shut out.
     pub async fn forget(&self) {
-        let _turn = self.applying.lock().await;
+        let mut file = self.applying.lock().await;
         let before = self.current.send_replace(None);
+        *self.in_force() = None;
         for peer in before.iter().flat_map(|netmap| &netmap.peers) {
             self.mesh.remove_peer(peer.public_key).await;
         }
         self.paths().clear();
-        if let Err(error) = self.state_dir.remove(FILE) {
+        if let Err(error) = file.remove() {
             tracing::error!(%error, "the netmap cannot be removed");
         }
         self.show();
@@ -251,43 +306,56 @@ impl Membership {
         }
     }
 
-    async fn apply(&self, netmap: &Netmap, before: Option<&Netmap>) {
+    /// What a netmap is held against that a delta makes.
+    fn pins_for(&self, delta: &NetmapDelta, before: &Netmap) -> Pins {
+        let node = delta.node.as_ref().unwrap_or(&before.node);
+        self.pins(node.public_key)
+    }
+
+    async fn apply(&self, step: &Step) {
+        let (netmap, before) = (&step.netmap, step.before.as_deref());
         // Before any peer comes: none is ever heard by the rules of another netmap.
-        if before.is_none_or(|map| map.filter != netmap.filter) {
-            self.mesh.set_filter(netmap.filter.clone()).await;
+        match &step.blocks {
+            Some(blocks) if blocks.is_empty() => {}
+            Some(blocks) => {
+                let filter = netmap.filter.clone();
+                self.mesh.change_filter(filter, blocks.clone()).await;
+            }
+            None if before.is_some_and(|map| map.filter == netmap.filter) => {}
+            None => self.mesh.set_filter(netmap.filter.clone()).await,
         }
-        self.rename_peers(netmap, before).await;
-        let mut known = by_key(before);
-        let now = by_key(Some(netmap));
-        for gone in known.keys().filter(|key| !now.contains_key(*key)) {
-            self.mesh.remove_peer(**gone).await;
-            self.paths().forget(gone);
+        self.rename_peers(step).await;
+        let now: BTreeSet<_> = step.records().map(|record| record.public_key).collect();
+        for gone in step.keys_before().filter(|key| !now.contains(key)) {
+            self.mesh.remove_peer(gone).await;
+            self.paths().forget(&gone);
         }
         if before.is_none_or(|map| map.relays != netmap.relays) {
             self.put_relays(netmap).await;
         }
         if before.is_some_and(|map| map.node.addresses != netmap.node.addresses) {
             // What is told of a peer names this node's own addresses.
-            known.clear();
-        }
-        for peer in &netmap.peers {
-            let before = known.get(&peer.public_key);
-            if !before.is_some_and(|before| Arc::ptr_eq(before, peer) || *before == peer) {
+            for peer in &netmap.peers {
                 self.put_peer(netmap, peer).await;
             }
+            return;
+        }
+        for peer in step.records() {
+            self.put_peer(netmap, peer).await;
         }
     }
 
     /// A peer that has another key than before is the same peer: its session and its streams stay.
-    async fn rename_peers(&self, netmap: &Netmap, before: Option<&Netmap>) {
-        let known = before.iter().flat_map(|map| &map.peers);
-        let keys: BTreeMap<_, _> = known.map(|peer| (peer.id, peer.public_key)).collect();
-        for peer in &netmap.peers {
-            let old = keys.get(&peer.id).filter(|old| **old != peer.public_key);
-            if let Some(old) = old {
+    async fn rename_peers(&self, step: &Step) {
+        for change in &step.changes {
+            let (Some(before), Some(after)) = (&change.before, &change.after) else {
+                continue;
+            };
+            let (old, new) = (before.public_key, after.public_key);
+            if old != new {
                 // What the mesh says of the new key at once is of a peer that is known.
-                self.paths().rename(old, peer.public_key);
-                self.mesh.rename_peer(*old, peer.public_key).await;
+                self.paths().rename(&old, new);
+                self.mesh.rename_peer(old, new).await;
             }
         }
     }
@@ -324,7 +392,7 @@ impl Membership {
             MeshEvent::HandshakeFailed(peer) => self.set_path(peer, Path::unreached(PathReason::PeerAsleep)),
             MeshEvent::HomeRelay(home) => {
                 self.paths().set_home(home);
-                self.show();
+                self.show_home();
                 // A full queue means that the control stream is away; its hello says it when it is back.
                 let _ = self.reports.try_send(FromNode::HomeRelay { relay: home });
             }
@@ -353,14 +421,9 @@ impl Membership {
         if !self.paths().set(&peer, path) {
             return;
         }
-        self.show();
-        let current = self.current.borrow();
-        let record = current
-            .iter()
-            .flat_map(|map| &map.peers)
-            .find(|record| record.public_key == peer);
-        if let Some(record) = record {
-            self.report_path(record);
+        if let Some((netmap, record)) = self.named(&peer) {
+            self.show_peer(&netmap, &record);
+            self.report_path(&record);
         }
     }
 
@@ -402,29 +465,8 @@ impl Membership {
         name.unwrap_or_else(|| relay.to_string())
     }
 
-    fn show(&self) {
-        let paths = self.paths();
-        let current = self.current.borrow().clone();
-        self.board.change(|status| {
-            status.generation = current.as_ref().map(|netmap| netmap.generation);
-            let Some(netmap) = current else {
-                status.peers.clear();
-                status.home_relay = None;
-                return;
-            };
-            status.netmap_refused = None;
-            status.key_life = netmap.node.key_life;
-            let own = netmap.node.addresses;
-            status.node = Some(NodeSummary {
-                id: netmap.node.id,
-                name: netmap.node.name.clone(),
-                org_name: netmap.org_name.clone(),
-                addresses: vec![own.mesh_ip4.to_string(), own.mesh_ip6.to_string()],
-            });
-            status.home_relay = paths.home(&netmap);
-            let peers = netmap.peers.iter();
-            status.peers = peers.map(|peer| paths.shown(peer, &netmap)).collect();
-        });
+    fn in_force(&self) -> MutexGuard<'_, Option<Arc<InForce>>> {
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn paths(&self) -> MutexGuard<'_, Paths> {
@@ -467,11 +509,6 @@ impl Membership {
         self.mesh.set_keys(current, other).await;
         self.board.change(|status| status.public_key = public);
     }
-}
-
-fn by_key(netmap: Option<&Netmap>) -> BTreeMap<&NodePublicKey, &Arc<PeerRecord>> {
-    let peers = netmap.into_iter().flat_map(|map| &map.peers);
-    peers.map(|peer| (&peer.public_key, peer)).collect()
 }
 
 #[cfg(test)]

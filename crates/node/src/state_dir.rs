@@ -6,7 +6,7 @@
 //! | `next.key`, `previous.key` | the key to be and the key that was, while it is being changed ([`crate::keyring`]) |
 //! | `signing.key` | the Ed25519 private key, base64, mode 0600 |
 //! | `link.json` | how far the link is, and what was pinned at approval ([`crate::link_state`]) |
-//! | `netmap.json` | the last netmap in force |
+//! | `netmap.json`, `netmap.log` | the last netmap that was written whole, and what came upon it since (`crate::netmap_file`) |
 //! | `sessions.json` | which agent session belongs to which thread |
 //! | `policy.toml` | what the owner allows ([`crate::policy`]) |
 //! | `journal` | runs and events the control plane has not acknowledged ([`crate::journal_file`]) |
@@ -25,13 +25,14 @@ use types::{NodePrivateKey, SigningPrivateKey};
 use zeroize::Zeroizing;
 
 /// What the node keeps there, and believes when it reads it.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "node.key",
     "next.key",
     "previous.key",
     "signing.key",
     "link.json",
     "netmap.json",
+    "netmap.log",
     "sessions.json",
     "policy.toml",
     "journal",
@@ -172,14 +173,21 @@ impl StateDir {
         peek_json(&self.path, name)
     }
 
-    /// Writes a JSON file so that after a crash either the old or the new one is there, whole.
-    pub fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateDirError> {
+    /// Reads a file of the node's; `None` if there is none.
+    pub(crate) fn read_bytes(&self, name: &str) -> Result<Option<Vec<u8>>, StateDirError> {
+        let path = self.file(name);
+        read_if_there(&path).map_err(|source| StateDirError::Io { path, source })
+    }
+
+    /// Writes a JSON file so that after a crash either the old or the new one is there, whole, and returns its length in bytes.
+    pub fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<u64, StateDirError> {
         let path = self.file(name);
         let bytes = serde_json::to_vec(value).map_err(|source| StateDirError::BadJson {
             path: path.clone(),
             source,
         })?;
-        write_atomically(&path, &bytes).map_err(|source| StateDirError::Io { path, source })
+        write_atomically(&path, &bytes).map_err(|source| StateDirError::Io { path, source })?;
+        Ok(bytes.len() as u64)
     }
 
     /// Removes a file; one that is not there is removed already.

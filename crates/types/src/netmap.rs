@@ -2,6 +2,8 @@
 
 mod delta;
 mod gate;
+mod in_force;
+mod peers;
 mod signed;
 
 use std::collections::BTreeSet;
@@ -19,7 +21,11 @@ use crate::policy::KeyLife;
 use crate::relay::{RELAYS_MAX, RelayId, RelayRecord};
 
 pub use crate::filter::FilterChange;
+use gate::Taken;
+
 pub use delta::{Difference, NetmapDelta};
+pub use in_force::{Amended, InForce, PeerChange};
+pub use peers::Peers;
 pub use signed::{RecordSignature, SIGNATURES_MAX};
 
 /// The most peers one netmap may name.
@@ -57,14 +63,13 @@ pub struct Netmap {
     /// The node itself.
     pub node: SelfRecord,
     /// Every node it may talk to; shared, since the netmaps of an org name the same nodes over and over.
-    #[serde(with = "shared")]
-    pub peers: Vec<Arc<PeerRecord>>,
+    pub peers: Peers,
     /// The relays that carry what cannot go directly.
     #[serde(default)]
     pub relays: Vec<RelayRecord>,
     /// What peers may open towards the node; absent from a control plane that knows no policy, and then they may everything.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filter: Option<PacketFilter>,
+    #[serde(default, with = "shared_filter", skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Arc<PacketFilter>>,
     /// Where the orchestrator listens inside the mesh; absent while the org has none.
     pub orchestrator: Option<OrchestratorRecord>,
 }
@@ -190,10 +195,16 @@ impl Netmap {
     /// Checks the whole map for a node that has `current`: the one gate to a node's state. A record that is in `current`
     /// exactly as it is here has passed with these pins, and who signed it is not asked again.
     pub fn verify(&self, pins: &Pins, current: Option<&Self>) -> Result<(), NetmapError> {
+        self.admit(pins, current).map(drop)
+    }
+
+    /// Checks the whole map, and says what its peers have.
+    fn admit(&self, pins: &Pins, current: Option<&Self>) -> Result<Taken, NetmapError> {
         self.verify_frame(pins, current)?;
-        self.verify_peers(pins, current)?;
+        let taken = self.verify_peers(pins, current)?;
         self.verify_relays().map_err(NetmapError::BadRelay)?;
-        self.verify_orchestrator()
+        self.verify_orchestrator()?;
+        Ok(taken)
     }
 
     /// Checks what can be told without looking at a peer.
@@ -223,8 +234,8 @@ impl Netmap {
 
     /// Tells whether a record is in the map exactly as it is; one that is out of order may be overlooked.
     fn has(&self, peer: &Arc<PeerRecord>) -> bool {
-        let place = delta::place_of(&self.peers, peer.id);
-        place.is_ok_and(|place| Arc::ptr_eq(&self.peers[place], peer) || self.peers[place] == *peer)
+        let known = self.peers.of_id(peer.id);
+        known.is_some_and(|known| Arc::ptr_eq(known, peer) || known == peer)
     }
 
     fn verify_relays(&self) -> Result<(), &'static str> {
@@ -255,8 +266,7 @@ impl Netmap {
         };
         let is_platform = |p: &Arc<PeerRecord>| p.id == orchestrator.node_id && p.kind == NodeKind::Platform;
         // One that is out of order is overlooked at first.
-        let place = delta::place_of(&self.peers, orchestrator.node_id);
-        let is_found = place.is_ok_and(|place| is_platform(&self.peers[place]));
+        let is_found = self.peers.of_id(orchestrator.node_id).is_some_and(is_platform);
         if (is_found || self.peers.iter().any(is_platform)) && orchestrator.port != 0 {
             Ok(())
         } else {
@@ -297,6 +307,25 @@ mod shared {
     ) -> Result<Vec<Arc<PeerRecord>>, D::Error> {
         let records = Vec::<PeerRecord>::deserialize(deserializer)?;
         Ok(records.into_iter().map(Arc::new).collect())
+    }
+}
+
+/// A shared filter as JSON: the filter.
+mod shared_filter {
+    use super::{Arc, PacketFilter};
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        filter: &Option<Arc<PacketFilter>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        filter.as_deref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Arc<PacketFilter>>, D::Error> {
+        Ok(Option::<PacketFilter>::deserialize(deserializer)?.map(Arc::new))
     }
 }
 

@@ -44,9 +44,10 @@ fn zone() -> Zone {
             key_life: None,
         },
         peers: vec![
-            peer(2, "theirs", THEIR_IP.into()).into(),
-            peer(3, "secret", IpAddr::from([100, 64, 0, 3])).into(),
-        ],
+            Arc::new(peer(2, "theirs", THEIR_IP.into())),
+            Arc::new(peer(3, "secret", IpAddr::from([100, 64, 0, 3]))),
+        ]
+        .into(),
         relays: Vec::new(),
         filter: None,
         orchestrator: None,

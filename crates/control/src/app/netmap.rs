@@ -51,12 +51,13 @@ pub(crate) async fn config(
     row: &NodeRow,
 ) -> Result<Option<NodeConfig>, StoreError> {
     let roster = app.rosters.current(&app.reaches, conn, row.node.org_id).await?;
-    let Some(mut map) = whole(app, &roster, row.node.id) else {
+    let Some(map) = whole(app, &roster, row.node.id) else {
         return Ok(None);
     };
     let in_order = |peer: &Arc<PeerRecord>| (peer.kind != NodeKind::Platform, peer.name.clone());
-    map.peers.sort_by_cached_key(in_order);
-    let peers = map.peers.iter().map(|peer| PeerConfig {
+    let mut peers: Vec<_> = map.peers.iter().collect();
+    peers.sort_by_cached_key(|peer| in_order(peer));
+    let peers = peers.into_iter().map(|peer| PeerConfig {
         id: peer.id,
         name: peer.name.to_string(),
         kind: peer.kind,

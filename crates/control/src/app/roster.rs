@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use runs::protocol::ORCHESTRATOR_PORT;
-use types::netmap::{Difference, OrchestratorRecord, SelfRecord};
+use types::netmap::{Difference, OrchestratorRecord, Peers, SelfRecord};
 use types::policy::{KeyLife, NodeKeyRules};
 use types::{
     Generation, MeshAddresses, Netmap, NodeId, NodeKind, OrgId, OrgName, PacketFilter, PeerRecord,
@@ -120,7 +120,7 @@ impl Roster {
     fn netmap_with(&self, id: NodeId, relays: &[RelayRecord], filter: PacketFilter) -> Option<Netmap> {
         let own = self.seat(id)?;
         let peers = self.reach.evaluation.peers(id);
-        let peers: Vec<_> = peers.map(|place| Arc::clone(&self.seats[place].record)).collect();
+        let peers: Peers = peers.map(|place| Arc::clone(&self.seats[place].record)).collect();
         let platform = peers.iter().find(|peer| peer.kind == NodeKind::Platform);
         let orchestrator = platform.map(|peer| OrchestratorRecord {
             node_id: peer.id,
@@ -140,7 +140,7 @@ impl Roster {
             },
             peers,
             relays: relays.to_vec(),
-            filter: Some(filter),
+            filter: Some(Arc::new(filter)),
             orchestrator,
         })
     }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use types::control::{CAPABILITY_VERSION, FromNode, Hello, ToNode};
-use types::netmap::Pins;
+use types::netmap::{InForce, Pins};
 use types::{
     Generation, Netmap, NodePrivateKey, NodePublicKey, SignedRelayExpulsion, SignedRelayTicket,
     SigningPrivateKey,
@@ -201,8 +201,10 @@ impl Stream {
             }
             Some(ToNode::NetmapDelta(delta)) => {
                 self.deltas += 1;
-                let before = self.map.as_ref().expect("a delta comes upon a netmap");
-                before.amended(&delta, &self.pins).expect("it fits")
+                let before = self.map.take().expect("a delta comes upon a netmap");
+                let before = InForce::new(before, &self.pins, None).expect("it was accepted");
+                let amended = before.amended(&delta, &self.pins).expect("it fits");
+                Netmap::clone(amended.map())
             }
             other => panic!("expected a netmap, got {other:?}"),
         };

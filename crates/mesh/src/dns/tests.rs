@@ -58,14 +58,14 @@ fn zone() -> Zone {
             },
             key_life: None,
         },
-        peers: Vec::from(
-            [
-                peer(2, "laptop", &[ip4(2), in_org(2).into()]),
-                peer(3, "six", &[in_org(3).into()]),
-                peer(4, &long, &wide),
-            ]
-            .map(Arc::new),
-        ),
+        peers: [
+            peer(2, "laptop", &[ip4(2), in_org(2).into()]),
+            peer(3, "six", &[in_org(3).into()]),
+            peer(4, &long, &wide),
+        ]
+        .map(Arc::new)
+        .into_iter()
+        .collect(),
         relays: Vec::new(),
         filter: None,
         orchestrator: None,

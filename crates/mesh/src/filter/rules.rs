@@ -1,23 +1,32 @@
 //! A netmap's packet filter, made ready to be asked for every packet: the longest block of the source, then its ports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use prefix_trie::PrefixMap;
-use types::{AllowedIp, PacketFilter, PortRange, Ports};
+use types::{AllowedIp, FilterRule, PacketFilter, PortRange, Ports};
 
 use super::packet::{Content, Packet};
 
+/// How many sets of ports may come up by changes before all rules are compiled anew: sets that are used no longer stay until
+/// then.
+pub(super) const NEW_SETS_MAX: usize = 256;
+
 /// Which ports are open to whom.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rules {
     ip4: PrefixMap<(u32, u8), usize>,
     ip6: PrefixMap<(u128, u8), usize>,
     sets: Vec<PortSet>,
+    /// The number of each set, by its ports.
+    known: BTreeMap<Vec<Ports>, usize>,
+    sets_compiled: usize,
 }
 
 #[derive(Debug, Default)]
 struct PortSet {
+    /// What it was made of.
+    ports: Vec<Ports>,
     all: bool,
     icmp: bool,
     tcp: Vec<PortRange>,
@@ -33,43 +42,93 @@ impl Rules {
                 of_block.entry(*block).or_default().push(number);
             }
         }
-        let mut ip4: PrefixMap<(u32, u8), usize> = PrefixMap::new();
-        let mut ip6: PrefixMap<(u128, u8), usize> = PrefixMap::new();
-        let mut numbers: Vec<Vec<usize>> = Vec::new();
-        let mut known: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
+        let mut compiled = Self::default();
+        // By the numbers of rules and the set of a wider block: most blocks share them, and ports are then merged once.
+        let mut merged: BTreeMap<(Vec<usize>, Option<usize>), usize> = BTreeMap::new();
         let mut blocks: Vec<(AllowedIp, Vec<usize>)> = of_block.into_iter().collect();
         // Wider blocks first: the longest of those already there holds what all of them allow.
         blocks.sort_by_key(|(block, _)| block.prefix_len());
-        for (block, mut rules) in blocks {
-            let wider = match block.address() {
-                IpAddr::V4(ip) => ip4
-                    .get_lpm(&(ip.to_bits(), block.prefix_len()))
-                    .map(|(_, set)| *set),
-                IpAddr::V6(ip) => ip6
-                    .get_lpm(&(ip.to_bits(), block.prefix_len()))
-                    .map(|(_, set)| *set),
+        for (block, numbers) in blocks {
+            let wider = compiled.wider(&block);
+            let set = match merged.get(&(numbers.clone(), wider)) {
+                Some(set) => *set,
+                None => {
+                    let rules = numbers.iter().map(|number| &filter.rules[*number]);
+                    let set = compiled.set_of(rules, wider);
+                    merged.insert((numbers, wider), set);
+                    set
+                }
             };
-            rules.extend(wider.into_iter().flat_map(|set| &numbers[set]));
-            rules.sort_unstable();
-            rules.dedup();
-            let set = *known.entry(rules).or_insert_with_key(|rules| {
-                numbers.push(rules.clone());
-                numbers.len() - 1
-            });
-            match block.address() {
-                IpAddr::V4(ip) => ip4.insert((ip.to_bits(), block.prefix_len()), set),
-                IpAddr::V6(ip) => ip6.insert((ip.to_bits(), block.prefix_len()), set),
-            };
+            compiled.put(&block, set);
         }
-        let sets = numbers.iter().map(|rules| {
-            let ports = rules.iter().flat_map(|number| &filter.rules[*number].to);
-            PortSet::of(ports.copied().collect())
-        });
-        Self {
-            ip4,
-            ip6,
-            sets: sets.collect(),
+        compiled.sets_compiled = compiled.sets.len();
+        compiled
+    }
+
+    /// Becomes what a filter in the canonical form says, which says something else than before of these blocks and of no other.
+    pub(super) fn change(&mut self, filter: &PacketFilter, blocks: &BTreeSet<AllowedIp>) {
+        let is_small = blocks.iter().all(AllowedIp::is_host)
+            && self.sets.len() < self.sets_compiled + NEW_SETS_MAX
+            && blocks.len().saturating_mul(filter.rules.len()) <= self.ip4.len() + self.ip6.len();
+        if !is_small {
+            *self = Self::compile(filter);
+            return;
         }
+        for block in blocks {
+            let rules: Vec<_> = filter.rules.iter().filter(|rule| rule.names(block)).collect();
+            if rules.is_empty() {
+                self.remove(block);
+                continue;
+            }
+            let wider = self.wider(block);
+            let set = self.set_of(rules.into_iter(), wider);
+            self.put(block, set);
+        }
+    }
+
+    /// Returns the set of the longest block that is wider than this one.
+    fn wider(&self, block: &AllowedIp) -> Option<usize> {
+        let len = block.prefix_len().checked_sub(1)?;
+        match block.address() {
+            IpAddr::V4(ip) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
+                self.ip4.get_lpm(&(ip.to_bits() & mask, len)).map(|(_, set)| *set)
+            }
+            IpAddr::V6(ip) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
+                self.ip6.get_lpm(&(ip.to_bits() & mask, len)).map(|(_, set)| *set)
+            }
+        }
+    }
+
+    /// Returns the number of the set of what some rules allow, and a wider block's set.
+    fn set_of<'a>(&mut self, rules: impl Iterator<Item = &'a FilterRule>, wider: Option<usize>) -> usize {
+        let mut ports: Vec<Ports> = rules.flat_map(|rule| &rule.to).copied().collect();
+        ports.extend(wider.iter().flat_map(|set| &self.sets[*set].ports));
+        let ports = Ports::merged(ports);
+        *self.known.entry(ports).or_insert_with_key(|ports| {
+            self.sets.push(PortSet::of(ports.clone()));
+            self.sets.len() - 1
+        })
+    }
+
+    fn put(&mut self, block: &AllowedIp, set: usize) {
+        match block.address() {
+            IpAddr::V4(ip) => self.ip4.insert((ip.to_bits(), block.prefix_len()), set),
+            IpAddr::V6(ip) => self.ip6.insert((ip.to_bits(), block.prefix_len()), set),
+        };
+    }
+
+    fn remove(&mut self, block: &AllowedIp) {
+        match block.address() {
+            IpAddr::V4(ip) => self.ip4.remove(&(ip.to_bits(), block.prefix_len())),
+            IpAddr::V6(ip) => self.ip6.remove(&(ip.to_bits(), block.prefix_len())),
+        };
+    }
+
+    #[cfg(test)]
+    pub(super) fn sets_len(&self) -> usize {
+        self.sets.len()
     }
 
     /// Tells whether a rule lets a packet in.
@@ -83,17 +142,18 @@ impl Rules {
 }
 
 impl PortSet {
+    /// Makes the set of merged ports.
     fn of(ports: Vec<Ports>) -> Self {
         let mut set = Self::default();
-        for ports in Ports::merged(ports) {
+        for ports in &ports {
             match ports {
                 Ports::All => set.all = true,
                 Ports::Icmp => set.icmp = true,
-                Ports::Tcp(range) => set.tcp.push(range),
-                Ports::Udp(range) => set.udp.push(range),
+                Ports::Tcp(range) => set.tcp.push(*range),
+                Ports::Udp(range) => set.udp.push(*range),
             }
         }
-        set
+        Self { ports, ..set }
     }
 
     fn allows(&self, content: &Content) -> bool {

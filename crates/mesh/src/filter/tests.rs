@@ -1,10 +1,12 @@
 //! Tests of the packet filter, packet by packet.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use types::FilterRule;
 
+use super::rules::NEW_SETS_MAX;
 use super::*;
 use crate::ip::EXTENSIONS_MAX;
 
@@ -482,7 +484,7 @@ proptest! {
             let mask = u32::MAX.checked_shl(32 - u32::from(*len)).unwrap_or(0);
             let address = std::net::Ipv4Addr::from(u32::from_be_bytes([100, 64, 0, *host]) & mask);
             FilterRule {
-                from: vec![types::AllowedIp::new(address.into(), *len).expect("masked")],
+                from: vec![AllowedIp::new(address.into(), *len).expect("masked")],
                 to: vec![format!("tcp:{first}-{}", first + more).parse().expect("ports")],
             }
         }).collect();
@@ -494,5 +496,69 @@ proptest! {
         filter.set(Some(&PacketFilter { rules }));
         let packet = ip4(&from.to_string(), US, 6, &tcp(9, port, SYN));
         prop_assert_eq!(filter.incoming(&packet, at(0)).is_ok(), expected);
+    }
+
+    #[test]
+    fn rules_that_are_changed_allow_what_rules_that_are_set_allow(
+        // For each step and host: which of the ports it gets, if any.
+        steps in prop::collection::vec(prop::collection::vec(0_u8..8, 24), 2..6),
+        open in any::<bool>(),
+    ) {
+        let host = |number: usize| -> AllowedIp {
+            format!("100.64.0.{}/32", number + 1).parse().expect("a block")
+        };
+        let filter_of = |step: &[u8]| {
+            let rule = |bits: u8| FilterRule {
+                from: (0..step.len()).filter(|number| step[*number] == bits).map(host).collect(),
+                to: (0..3).filter(|bit| bits >> bit & 1 == 1).map(|bit| {
+                    format!("tcp:{}", 20 + bit).parse().expect("ports")
+                }).collect(),
+            };
+            let everybody = open.then(|| PacketFilter::everybody("tcp:9".parse().expect("ports")).rules.remove(0));
+            PacketFilter { rules: (1..8).map(rule).chain(everybody).collect() }.canonical()
+        };
+        let mut changed = Filter::default();
+        changed.set(Some(&filter_of(&steps[0])));
+        for step in steps.windows(2) {
+            // Few at a time, so that not all are compiled anew.
+            let mut before = step[0].clone();
+            for number in 0..before.len() {
+                if before[number] == step[1][number] {
+                    continue;
+                }
+                before[number] = step[1][number];
+                changed.change(Some(&filter_of(&before)), &BTreeSet::from([host(number)]));
+            }
+            let mut set = Filter::default();
+            set.set(Some(&filter_of(&step[1])));
+            for (number, port) in (0..24).flat_map(|number| [9, 20, 21, 22].map(|port| (number, port))) {
+                let packet = ip4(&host(number).address().to_string(), US, 6, &tcp(9, port, SYN));
+                let verdicts = [&mut changed, &mut set].map(|filter| filter.incoming(&packet, at(0)));
+                prop_assert_eq!(verdicts[0], verdicts[1], "{} {}", number, port);
+            }
+        }
+    }
+
+    #[test]
+    fn many_sets_of_ports_one_after_the_other_leave_no_more_than_the_limit(count in 300_u16..700) {
+        let hosts: Vec<AllowedIp> =
+            (1..200).map(|number| format!("100.64.1.{number}/32").parse().expect("a block")).collect();
+        let filter_of = |port: u16| {
+            let of_port = |port: u16, from: &[AllowedIp]| FilterRule {
+                from: from.to_vec(),
+                to: vec![format!("tcp:{port}").parse().expect("ports")],
+            };
+            PacketFilter { rules: vec![of_port(1, &hosts[1..]), of_port(port, &hosts[..1])] }.canonical()
+        };
+        let mut filter = Filter::default();
+        filter.set(Some(&filter_of(2)));
+        for port in 3..count {
+            filter.change(Some(&filter_of(port)), &hosts[..1].iter().copied().collect());
+            let rules = filter.rules.as_ref().expect("rules");
+            prop_assert!(rules.sets_len() <= 2 + NEW_SETS_MAX);
+        }
+        let packet = |port| ip4("100.64.1.1", US, 6, &tcp(9, port, SYN));
+        prop_assert!(filter.incoming(&packet(count - 1), at(0)).is_ok());
+        prop_assert!(filter.incoming(&packet(count - 2), at(0)).is_err());
     }
 }

@@ -1,6 +1,8 @@
 //! What the handles ask of the engine, and how it answers.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh::MeshPeer;
@@ -9,7 +11,8 @@ use mesh::probe::Transaction;
 use mesh::tunnel::PeerStatus;
 use tokio::sync::{mpsc, oneshot};
 use types::{
-    NodePrivateKey, NodePublicKey, Now, PacketFilter, RelayId, SignedRelayExpulsion, SignedRelayTicket,
+    AllowedIp, NodePrivateKey, NodePublicKey, Now, PacketFilter, RelayId, SignedRelayExpulsion,
+    SignedRelayTicket,
 };
 
 use super::peer::Flow;
@@ -76,7 +79,9 @@ pub(crate) enum Command {
         expulsion: SignedRelayExpulsion,
     },
     Filter {
-        filter: Option<PacketFilter>,
+        filter: Option<Arc<PacketFilter>>,
+        /// Of which blocks it says something else than before; `None` when that is not known.
+        blocks: Option<BTreeSet<AllowedIp>>,
         reply: oneshot::Sender<()>,
     },
     Local {
@@ -162,8 +167,12 @@ impl Engine {
             Command::Relays { relays } => self.set_relays(relays, now),
             Command::Ticket { ticket } => self.mesh.set_ticket(ticket, now),
             Command::ExpelFromRelays { expulsion } => self.mesh.expel_from_relays(expulsion, now),
-            Command::Filter { filter, reply } => {
-                self.set_filter(filter.as_ref(), now);
+            Command::Filter {
+                filter,
+                blocks,
+                reply,
+            } => {
+                self.set_filter(filter.as_deref(), blocks.as_ref(), now);
                 let _ = reply.send(());
             }
             Command::Local { addresses } => self.mesh.set_local(addresses, now),
@@ -218,9 +227,20 @@ impl Engine {
     }
 
     /// Streams that the new rules do not let go on are cut at both ends, rather than left to fall silent.
-    fn set_filter(&mut self, filter: Option<&PacketFilter>, now: Now) {
-        self.mesh.set_filter(filter);
-        for key in self.peers.keys() {
+    fn set_filter(&mut self, filter: Option<&PacketFilter>, blocks: Option<&BTreeSet<AllowedIp>>, now: Now) {
+        match blocks {
+            Some(blocks) => self.mesh.change_filter(filter, blocks),
+            None => self.mesh.set_filter(filter),
+        }
+        let hosts = blocks.filter(|blocks| blocks.iter().all(AllowedIp::is_host));
+        let keys = match hosts {
+            Some(hosts) => hosts
+                .iter()
+                .filter_map(|host| self.mesh.route(host.address()))
+                .collect(),
+            None => self.peers.keys(),
+        };
+        for key in keys {
             let mesh = &self.mesh;
             let cut = self.peers.map.get_mut(&key).map_or(0, |peer| {
                 peer.cut_unless(|local, remote| mesh.admits_tcp(local, remote, now))

@@ -108,7 +108,7 @@ fn netmap(generation: u64, peers: &[u8]) -> Netmap {
         },
         peers: peers.iter().map(|seed| peer(*seed)).collect(),
         relays: Vec::new(),
-        filter: Some(types::PacketFilter::default()),
+        filter: Some(Arc::default()),
         orchestrator: None,
     }
 }
@@ -169,16 +169,88 @@ async fn a_delta_that_does_not_fit_changes_nothing_and_says_so() {
 #[tokio::test]
 async fn a_kept_netmap_that_nobody_signed_is_forgotten() {
     let bench = Bench::start(TempDir::new().expect("temporary directory"));
-    let mut map = netmap(4, &[2]);
-    Arc::make_mut(&mut map.peers[0]).signatures.clear();
-    bench
-        .membership
-        .state_dir
-        .write_json(FILE, &map)
-        .expect("written");
+    let mut map = netmap(4, &[]);
+    let mut unsigned = peer(2);
+    Arc::make_mut(&mut unsigned).signatures.clear();
+    map.peers = vec![unsigned].into();
+    let mut file = bench.membership.applying.try_lock().expect("nobody else");
+    file.write(&map).expect("written");
+    drop(file);
     bench.membership.restore().await;
     assert_eq!(bench.membership.generation(), None);
     assert!(!bench.has_peer(2).await);
-    let kept = bench.membership.state_dir.read_json::<Netmap>(FILE);
+    let kept = bench.membership.applying.lock().await.read();
     assert_eq!(kept.expect("readable"), None);
+}
+
+#[tokio::test]
+async fn deltas_that_were_kept_and_that_nobody_signed_are_not_believed_and_the_whole_netmap_is() {
+    let bench = Bench::start(TempDir::new().expect("temporary directory"));
+    let (first, second, third) = (
+        netmap(4, &[2, 3]),
+        netmap(5, &[2, 3, 4]),
+        netmap(6, &[2, 3, 4, 5]),
+    );
+    bench.membership.offer(first.clone()).await.expect("good");
+    let good = delta(&first, &second);
+    bench.membership.offer_delta(&good).await.expect("good");
+    let mut forged = delta(&second, &third);
+    Arc::make_mut(&mut forged.upserted[0]).signatures.clear();
+    let mut file = bench.membership.applying.try_lock().expect("nobody else");
+    file.add(&forged, &third).expect("written");
+    drop(file);
+
+    let bench = bench.restarted();
+    bench.membership.restore().await;
+    assert_eq!(bench.membership.current.borrow().as_deref(), Some(&first));
+    assert!(!bench.has_peer(4).await && !bench.has_peer(5).await);
+    bench.membership.offer_delta(&good).await.expect("good");
+
+    let bench = bench.restarted();
+    bench.membership.restore().await;
+    assert_eq!(bench.membership.current.borrow().as_deref(), Some(&second));
+}
+
+#[tokio::test]
+async fn the_status_shows_after_deltas_what_it_shows_after_the_whole_netmap() {
+    let bench = Bench::start(TempDir::new().expect("temporary directory"));
+    let steps: [&[u8]; 5] = [&[3, 5], &[2, 3, 4, 5], &[4, 5], &[2, 4, 6], &[2, 6, 7]];
+    let mut before = netmap(1, steps[0]);
+    bench.membership.offer(before.clone()).await.expect("good");
+    for (generation, peers) in (2..).zip(&steps[1..]) {
+        let mut next = netmap(generation, peers);
+        // One that stays moves.
+        let mut moved: Vec<_> = next.peers.iter().cloned().collect();
+        Arc::make_mut(&mut moved[0]).endpoints = vec![format!("127.0.0.1:{}", 10 + generation)];
+        next.peers = moved.into();
+        bench
+            .membership
+            .offer_delta(&any_delta(&before, &next))
+            .await
+            .expect("good");
+        let by_delta = bench.membership.board.read();
+        bench.membership.show();
+        assert_eq!(bench.membership.board.read().peers, by_delta.peers);
+        assert_eq!(bench.membership.board.read().generation, Some(next.generation));
+        assert_eq!(by_delta.peers.len(), next.peers.len());
+        before = next;
+    }
+}
+
+/// A delta, also where the whole netmap is shorter.
+fn any_delta(old: &Netmap, new: &Netmap) -> NetmapDelta {
+    let is_gone = |peer: &&Arc<PeerRecord>| new.peers.of_id(peer.id).is_none();
+    let is_new = |peer: &&Arc<PeerRecord>| old.peers.of_id(peer.id) != Some(*peer);
+    NetmapDelta {
+        generation: new.generation,
+        from: old.generation,
+        org_id: new.org_id,
+        node_id: new.node.id,
+        peer_count: new.peers.len(),
+        upserted: new.peers.iter().filter(is_new).cloned().collect(),
+        removed: old.peers.iter().filter(is_gone).map(|peer| peer.id).collect(),
+        node: None,
+        relays: None,
+        filter: types::netmap::FilterChange::default(),
+    }
 }

@@ -160,7 +160,8 @@ mod tests {
                 peer(2, "laptop", &["100.64.0.2/32", &ip6]),
                 peer(3, "old", &["10.0.0.0/8", "100.64.0.3/32"]),
                 peer(4, "router", &["192.168.7.0/24"]),
-            ],
+            ]
+            .into(),
             relays: Vec::new(),
             filter: None,
             orchestrator: None,

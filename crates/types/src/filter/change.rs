@@ -1,11 +1,15 @@
 //! What is different between two packet filters of one node, as far as a netmap delta must say it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{FilterRule, PacketFilter, Ports};
 use crate::address::AllowedIp;
+
+/// So few blocks are put in or taken out one by one; with more, all are looked at once.
+const FEW: usize = 16;
 
 /// What becomes different in a packet filter. As JSON it is `{"closed": [rules], "opened": [rules]}`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -38,6 +42,16 @@ impl PacketFilter {
         self
     }
 
+    /// Tells whether it is written as [`PacketFilter::canonical`] writes it.
+    pub(crate) fn is_canonical(&self) -> bool {
+        is_in_order(&self.rules) && self.rules.iter().all(|rule| !rule.from.is_empty())
+    }
+
+    /// Finds the rule of a canonical filter for these ports, or where it would be.
+    fn place_of(&self, to: &[Ports]) -> Result<usize, usize> {
+        self.rules.binary_search_by(|rule| rule.to.as_slice().cmp(to))
+    }
+
     /// Returns the filter without some blocks, canonical.
     pub(crate) fn without(&self, gone: &BTreeSet<AllowedIp>) -> Self {
         let mut filter = self.clone().canonical();
@@ -61,29 +75,43 @@ impl FilterChange {
         }
     }
 
-    /// Makes the new filter out of the old one, which is canonical. The change must be in order.
-    pub(crate) fn applied(&self, mut filter: PacketFilter) -> PacketFilter {
-        if self.is_empty() {
-            return filter;
+    /// Makes the new filter out of the old one, which is canonical: without the blocks that are gone, and then changed. Returns
+    /// the blocks of which it says something else than before, too. The change must be in order.
+    pub(crate) fn applied(
+        &self,
+        old: &Arc<PacketFilter>,
+        gone: &BTreeSet<AllowedIp>,
+    ) -> (Arc<PacketFilter>, BTreeSet<AllowedIp>) {
+        let is_named = |block: &&AllowedIp| old.rules.iter().any(|rule| rule.names(block));
+        let mut blocks: BTreeSet<AllowedIp> = gone.iter().filter(is_named).copied().collect();
+        let gone: Vec<AllowedIp> = blocks.iter().copied().collect();
+        blocks.extend(self.closed.iter().chain(&self.opened).flat_map(|rule| &rule.from));
+        if blocks.is_empty() {
+            return (Arc::clone(old), blocks);
+        }
+        let mut filter = PacketFilter::clone(old);
+        for rule in &mut filter.rules {
+            take_out(&mut rule.from, &gone);
         }
         for closed in &self.closed {
-            if let Ok(place) = filter.rules.binary_search_by(|rule| rule.to.cmp(&closed.to)) {
-                let gone = |block: &AllowedIp| closed.from.binary_search(block).is_ok();
-                filter.rules[place].from.retain(|block| !gone(block));
+            if let Ok(place) = filter.place_of(&closed.to) {
+                take_out(&mut filter.rules[place].from, &closed.from);
             }
         }
-        filter.rules.extend(self.opened.iter().cloned());
-        filter.canonical()
+        for opened in &self.opened {
+            match filter.place_of(&opened.to) {
+                Ok(place) => put_in(&mut filter.rules[place].from, &opened.from),
+                Err(place) => filter.rules.insert(place, opened.clone()),
+            }
+        }
+        filter.rules.retain(|rule| !rule.from.is_empty());
+        (Arc::new(filter), blocks)
     }
 
     /// Tells whether it is written as [`PacketFilter::canonical`] writes a filter, so that applying it costs no more than
     /// reading it.
     pub(crate) fn is_in_order(&self) -> bool {
-        let in_order = |rules: &Vec<FilterRule>| {
-            rules.is_sorted_by(|a, b| a.to < b.to)
-                && rules.iter().all(|rule| rule.from.is_sorted_by(|a, b| a < b))
-        };
-        in_order(&self.closed) && in_order(&self.opened)
+        is_in_order(&self.closed) && is_in_order(&self.opened)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -97,11 +125,52 @@ impl FilterChange {
     }
 }
 
+impl FilterRule {
+    /// Tells whether a rule of a canonical filter names a block, without a look at every one.
+    #[must_use]
+    pub fn names(&self, block: &AllowedIp) -> bool {
+        self.from.binary_search(block).is_ok()
+    }
+}
+
+fn is_in_order(rules: &[FilterRule]) -> bool {
+    rules.is_sorted_by(|a, b| a.to < b.to) && rules.iter().all(|rule| rule.from.is_sorted_by(|a, b| a < b))
+}
+
+/// Takes blocks out of others, both in order.
+fn take_out(blocks: &mut Vec<AllowedIp>, gone: &[AllowedIp]) {
+    if gone.len() > FEW {
+        blocks.retain(|block| gone.binary_search(block).is_err());
+        return;
+    }
+    for block in gone {
+        if let Ok(place) = blocks.binary_search(block) {
+            blocks.remove(place);
+        }
+    }
+}
+
+/// Puts blocks among others, both in order.
+fn put_in(blocks: &mut Vec<AllowedIp>, new: &[AllowedIp]) {
+    if new.len() > FEW {
+        blocks.extend(new);
+        blocks.sort_unstable();
+        blocks.dedup();
+        return;
+    }
+    for block in new {
+        if let Err(place) = blocks.binary_search(block) {
+            blocks.insert(place, *block);
+        }
+    }
+}
+
 /// Returns what of a canonical filter is not in another.
 fn missing(filter: &PacketFilter, other: &PacketFilter) -> Vec<FilterRule> {
     let blocks_of = |to: &[Ports]| {
-        let place = other.rules.binary_search_by(|rule| rule.to.as_slice().cmp(to));
-        place.map_or(&[][..], |place| &other.rules[place].from)
+        other
+            .place_of(to)
+            .map_or(&[][..], |place| &other.rules[place].from)
     };
     let rules = filter.rules.iter().map(|rule| {
         let known = blocks_of(&rule.to);
@@ -129,6 +198,42 @@ mod tests {
     fn filter(rules: &[FilterRule]) -> PacketFilter {
         PacketFilter {
             rules: rules.to_vec(),
+        }
+    }
+
+    fn applied(change: &FilterChange, old: &PacketFilter) -> PacketFilter {
+        let (new, _) = change.applied(&Arc::new(old.clone()), &BTreeSet::new());
+        PacketFilter::clone(&new)
+    }
+
+    #[test]
+    fn few_blocks_and_many_are_put_in_and_taken_out_alike() {
+        let block = |number: usize| {
+            AllowedIp::host(
+                crate::address::host_ip4(number as u32 + 1)
+                    .expect("in range")
+                    .into(),
+            )
+        };
+        let to = vec!["tcp:22".parse().expect("ports")];
+        let rule = |from: Vec<AllowedIp>| vec![FilterRule { from, to: to.clone() }];
+        let old = PacketFilter {
+            rules: rule((0..200).step_by(2).map(block).collect()),
+        };
+        for count in [1, FEW, FEW + 1, 60] {
+            let change = FilterChange {
+                closed: rule((0..count).map(block).collect()),
+                opened: rule((100 - count..100).map(block).collect()),
+            };
+            let new = applied(&change, &old);
+            assert!(new.is_canonical());
+            let stay = (0..200).filter(|number| number % 2 == 0 && *number >= count);
+            let expected: BTreeSet<_> = stay.chain(100 - count..100).map(block).collect();
+            assert_eq!(
+                new.rules[0].from,
+                expected.into_iter().collect::<Vec<_>>(),
+                "{count}"
+            );
         }
     }
 
@@ -163,7 +268,7 @@ mod tests {
             opened: vec![rule(&["100.64.0.3/32"], &["tcp:22"])],
         };
         assert_eq!(change, expected);
-        assert_eq!(change.applied(old), new);
+        assert_eq!(applied(&change, &old), new);
         let text = r#"{"opened":[{"from":["100.64.0.3/32"],"to":["tcp:22"]}]}"#;
         let opened = FilterChange {
             closed: Vec::new(),

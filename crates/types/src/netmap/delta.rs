@@ -1,7 +1,7 @@
 //! Netmap deltas: what is different between two netmaps of one node, and how it becomes the second again.
 //!
 //! A delta names the generation that it starts from, and is applied to that one or to none. What comes out passes the same
-//! gate as a whole netmap. Peers are told apart by their ids and stand in the order of them.
+//! gate as a whole netmap ([`super::InForce`]). Peers are told apart by their ids and stand in the order of them.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Generation, Netmap, NetmapError, PEERS_MAX, PeerRecord, Pins, SelfRecord, shared};
+use super::{Generation, Netmap, NetmapError, PEERS_MAX, PeerChange, PeerRecord, Peers, SelfRecord, shared};
 use crate::address::AllowedIp;
 use crate::filter::{FilterChange, PacketFilter};
 use crate::ids::{NodeId, OrgId};
@@ -70,13 +70,12 @@ impl Difference {
         let frame = |map: &Netmap| (map.org_id, map.org_signing_key, map.node.id);
         let is_told = frame(old) == frame(new)
             && (&old.org_name, &old.orchestrator) == (&new.org_name, &new.orchestrator)
-            && old.filter.is_some() == new.filter.is_some()
-            && is_ascending(&old.peers)
-            && is_ascending(&new.peers);
-        if !is_told {
+            && old.filter.is_some() == new.filter.is_some();
+        let (before, after) = (old.peers.in_one_piece(), new.peers.in_one_piece());
+        if !is_told || !is_ascending(&before) || !is_ascending(&after) {
             return Self::Whole;
         }
-        let changes = PeerChanges::between(&old.peers, &new.peers);
+        let changes = PeerChanges::between(&before, &after);
         let filter = match (&old.filter, &new.filter) {
             (Some(old), Some(new)) => FilterChange::between(old.without(&changes.gone), new),
             _ => FilterChange::default(),
@@ -95,7 +94,7 @@ impl Difference {
         };
         if delta.says_nothing() {
             Self::None
-        } else if delta.weight() >= weight(&new.peers, new.filter.as_ref()) {
+        } else if delta.weight() >= weight(&new.peers, new.filter.as_deref()) {
             Self::Whole
         } else {
             Self::Delta(Box::new(delta))
@@ -114,6 +113,13 @@ impl NetmapDelta {
         self.upserted.len() * RECORD_BYTES + words * WORD_BYTES
     }
 
+    /// Tells whether it says something of a peer. It must be in order.
+    pub(super) fn names(&self, id: NodeId) -> bool {
+        let is_upserted = self.upserted.binary_search_by_key(&id, |peer| peer.id).is_ok();
+        is_upserted || self.removed.binary_search(&id).is_ok()
+    }
+
+    /// Checks what can be told without looking at a peer, but for whether those of `current` are in order.
     fn fits(&self, current: &Netmap) -> Result<(), NetmapError> {
         if (self.org_id, self.node_id) != (current.org_id, current.node.id) {
             return Err(NetmapError::NotOurs);
@@ -133,53 +139,55 @@ impl NetmapDelta {
         if !self.filter.is_in_order() {
             return Err(NetmapError::BadDelta("its filter is out of order"));
         }
-        if !is_ascending(&current.peers) {
-            return Err(NetmapError::BadDelta(
-                "it came upon a netmap that is out of order",
-            ));
-        }
         Ok(())
     }
 }
 
-impl Netmap {
-    /// Makes the netmap that a delta leads to, out of this one, which is in force and has passed with these pins, and checks it
-    /// as every other is. After a refusal the whole netmap must be asked for.
-    pub fn amended(&self, delta: &NetmapDelta, pins: &Pins) -> Result<Self, NetmapError> {
-        let amended = self.unchecked(delta)?;
-        amended.verify_amended(self, delta, pins)?;
-        Ok(amended)
-    }
+/// What a delta made of a netmap, not checked yet.
+pub(super) struct Made {
+    pub(super) map: Netmap,
+    pub(super) changes: Vec<PeerChange>,
+    pub(super) blocks: BTreeSet<AllowedIp>,
+}
 
-    fn unchecked(&self, delta: &NetmapDelta) -> Result<Self, NetmapError> {
+impl Netmap {
+    /// Makes what a delta leads to. The peers must be in the order of ids, and the filter canonical.
+    pub(super) fn unchecked(&self, delta: &NetmapDelta) -> Result<Made, NetmapError> {
         delta.fits(self)?;
         let mut gone = Gone::default();
         let mut peers = self.peers.clone();
+        let mut changes = Vec::with_capacity(delta.removed.len() + delta.upserted.len());
         for id in &delta.removed {
-            let place = place_of(&peers, *id)
-                .map_err(|_| NetmapError::BadDelta("it removes a peer that is not there"))?;
-            gone.lost(&peers.remove(place), None);
+            let removed = peers.remove(*id);
+            let removed = removed.ok_or(NetmapError::BadDelta("it removes a peer that is not there"))?;
+            gone.lost(&removed, None);
+            changes.push(PeerChange {
+                before: Some(removed),
+                after: None,
+            });
         }
         for record in &delta.upserted {
-            match place_of(&peers, record.id) {
-                Ok(place) => {
-                    gone.lost(&peers[place], Some(record));
-                    peers[place] = Arc::clone(record);
-                }
-                Err(place) => peers.insert(place, Arc::clone(record)),
-            }
+            let before = peers.put(Arc::clone(record));
+            before.iter().for_each(|before| gone.lost(before, Some(record)));
+            changes.push(PeerChange {
+                before,
+                after: Some(Arc::clone(record)),
+            });
         }
         if peers.len() != delta.peer_count {
             return Err(NetmapError::BadDelta(
                 "it came upon other peers than it was made for",
             ));
         }
-        let filter = match &self.filter {
-            None if delta.filter.is_empty() => None,
+        let (filter, blocks) = match &self.filter {
+            None if delta.filter.is_empty() => (None, BTreeSet::new()),
             None => return Err(NetmapError::BadDelta("it changes a filter that is not there")),
-            Some(filter) => Some(delta.filter.applied(filter.without(&gone.blocks))),
+            Some(filter) => {
+                let (filter, blocks) = delta.filter.applied(filter, &gone.blocks);
+                (Some(filter), blocks)
+            }
         };
-        Ok(Self {
+        let map = Self {
             generation: delta.generation,
             node: delta.node.as_ref().unwrap_or(&self.node).clone(),
             peers,
@@ -189,20 +197,16 @@ impl Netmap {
             org_name: self.org_name.clone(),
             org_signing_key: self.org_signing_key,
             orchestrator: self.orchestrator.clone(),
-        })
+        };
+        Ok(Made { map, changes, blocks })
     }
 }
 
-/// Finds a peer's place in the order of ids, or where it would be.
-pub(super) fn place_of(peers: &[Arc<PeerRecord>], id: NodeId) -> Result<usize, usize> {
-    peers.binary_search_by_key(&id, |peer| peer.id)
-}
-
-fn is_ascending(peers: &[Arc<PeerRecord>]) -> bool {
+pub(super) fn is_ascending(peers: &[Arc<PeerRecord>]) -> bool {
     peers.is_sorted_by(|a, b| a.id < b.id)
 }
 
-fn weight(peers: &[Arc<PeerRecord>], filter: Option<&PacketFilter>) -> usize {
+fn weight(peers: &Peers, filter: Option<&PacketFilter>) -> usize {
     let blocks: usize = filter.map_or(0, |filter| filter.rules.iter().map(|rule| rule.from.len()).sum());
     peers.len() * RECORD_BYTES + blocks * WORD_BYTES
 }

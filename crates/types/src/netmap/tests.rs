@@ -66,14 +66,14 @@ fn netmap() -> Netmap {
             },
             key_life: None,
         },
-        peers: vec![Arc::new(peer(2)), Arc::new(peer(3))],
+        peers: vec![Arc::new(peer(2)), Arc::new(peer(3))].into(),
         relays: vec![relay()],
-        filter: Some(PacketFilter {
+        filter: Some(Arc::new(PacketFilter {
             rules: vec![FilterRule {
                 from: peer(2).allowed_ips,
                 to: vec!["tcp:7420".parse().expect("ports")],
             }],
-        }),
+        })),
         orchestrator: Some(OrchestratorRecord {
             node_id: peer(2).id,
             port: 7420,
@@ -81,9 +81,15 @@ fn netmap() -> Netmap {
     }
 }
 
+fn spoil_peer(map: &mut Netmap, place: usize, spoil: impl Fn(&mut PeerRecord)) {
+    let mut peers: Vec<_> = map.peers.iter().cloned().collect();
+    spoil(Arc::make_mut(&mut peers[place]));
+    map.peers = peers.into();
+}
+
 fn check_bad_peer(spoil: impl Fn(&mut PeerRecord), expected: &str) {
     let mut map = netmap();
-    spoil(Arc::make_mut(&mut map.peers[1]));
+    spoil_peer(&mut map, 1, spoil);
     match map.verify(&pins(), None) {
         Err(NetmapError::BadPeer { reason, .. }) => assert_eq!(reason, expected),
         other => panic!("{expected}: {other:?}"),
@@ -159,7 +165,7 @@ fn a_peer_that_the_org_has_not_signed_is_refused() {
     let mut more = peer(3);
     more.sign(pins().org_id, &other);
     let mut map = netmap();
-    map.peers[1] = Arc::new(more);
+    spoil_peer(&mut map, 1, |peer| *peer = more.clone());
     assert_eq!(map.verify(&pins(), None), Ok(()), "others may sign as well");
     let one = peer(3).signatures[0].clone();
     check_bad_peer(
@@ -173,12 +179,12 @@ fn a_record_that_is_in_force_is_not_verified_again_and_a_changed_one_is() {
     let mut before = netmap();
     before.generation = Generation(4);
     // As if it had passed: a signature that is no good shows whether it is looked at.
-    Arc::make_mut(&mut before.peers[1]).signatures.clear();
+    spoil_peer(&mut before, 1, |peer| peer.signatures.clear());
     let mut map = before.clone();
     map.generation = Generation(5);
     assert_eq!(map.verify(&pins(), Some(&before)), Ok(()));
     assert!(map.verify(&pins(), None).is_err());
-    Arc::make_mut(&mut map.peers[1]).endpoints.clear();
+    spoil_peer(&mut map, 1, |peer| peer.endpoints.clear());
     assert!(map.verify(&pins(), Some(&before)).is_err());
 }
 
@@ -240,7 +246,8 @@ fn relays_that_cannot_be_are_refused() {
 #[test]
 fn a_filter_speaks_of_peers_and_may_be_missing() {
     let mut map = netmap();
-    map.filter.as_mut().expect("a filter").rules[0].from = peer(4).allowed_ips;
+    let filter = map.filter.as_mut().expect("a filter");
+    Arc::make_mut(filter).rules[0].from = peer(4).allowed_ips;
     let refused = NetmapError::BadFilter("a rule names an address of no peer");
     assert_eq!(map.verify(&pins(), None), Err(refused));
     map.filter = None;
@@ -253,8 +260,9 @@ fn a_filter_speaks_of_peers_and_may_be_missing() {
 #[test]
 fn the_orchestrator_must_be_a_platform_peer() {
     let mut map = netmap();
-    let peer = Arc::make_mut(&mut map.peers[0]);
-    peer.kind = NodeKind::Device;
-    peer.sign(pins().org_id, &org_key());
+    spoil_peer(&mut map, 0, |peer| {
+        peer.kind = NodeKind::Device;
+        peer.sign(pins().org_id, &org_key());
+    });
     assert_eq!(map.verify(&pins(), None), Err(NetmapError::OrchestratorMissing));
 }

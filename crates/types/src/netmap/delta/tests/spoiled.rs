@@ -96,24 +96,33 @@ proptest! {
     #[test]
     fn a_delta_is_taken_or_refused_as_the_whole_netmap_would_be(
         history in any_history(),
-        spoils in proptest::collection::vec(any_spoil(), 0..3),
+        spoils in proptest::collection::vec(proptest::collection::vec(any_spoil(), 0..3), 8),
     ) {
-        let (old, new) = (netmap(1, &history[0]), netmap(2, &history[1]));
-        let Difference::Delta(mut delta) = Difference::between(&old, &new) else {
-            return Ok(());
-        };
-        for spoil in &spoils {
-            spoil.act(&mut delta, (&old, &new));
-        }
-        let amended = old.amended(&delta, &pins());
-        let whole = old.unchecked(&delta).and_then(|map| map.verify(&pins(), Some(&old)).map(|()| map));
-        match (amended, whole) {
-            (Ok(amended), Ok(whole)) => prop_assert_eq!(amended, whole),
-            (Err(amended), Err(whole)) => {
-                let kind = std::mem::discriminant::<NetmapError>;
-                prop_assert_eq!(kind(&amended), kind(&whole), "{} and {}", amended, whole);
+        let mut node = in_force(&netmap(1, &history[0]));
+        for (generation, (moment, spoils)) in (2..).zip(history[1..].iter().zip(&spoils)) {
+            let (old, new) = (Netmap::clone(node.map()), netmap(generation, moment));
+            let Difference::Delta(mut delta) = Difference::between(&old, &new) else {
+                continue;
+            };
+            let good = delta.clone();
+            for spoil in spoils {
+                spoil.act(&mut delta, (&old, &new));
             }
-            (amended, whole) => prop_assert!(false, "{amended:?}, but {whole:?}"),
+            let amended = node.amended(&delta, &pins());
+            let whole = old.unchecked(&delta).map(|made| made.map);
+            let whole = whole.and_then(|map| map.verify(&pins(), Some(&old)).map(|()| map));
+            match (amended, whole) {
+                (Ok(amended), Ok(whole)) => {
+                    prop_assert_eq!(&**amended.map(), &whole);
+                    node.put(amended);
+                }
+                (Err(amended), Err(whole)) => {
+                    let kind = std::mem::discriminant::<NetmapError>;
+                    prop_assert_eq!(kind(&amended), kind(&whole), "{} and {}", amended, whole);
+                    put(&mut node, &good);
+                }
+                (amended, whole) => prop_assert!(false, "{amended:?}, but {whole:?}"),
+            }
         }
     }
 }
