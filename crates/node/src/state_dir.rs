@@ -248,6 +248,27 @@ fn check_owner(path: &Path) -> Result<(), StateDirError> {
     }
 }
 
+/// Who beside this user could have written a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum OpenTo {
+    /// The user of this id, whose it is.
+    #[error("it belongs to another user (id {0})")]
+    Owner(u32),
+    /// Whom its mode lets.
+    #[error("others may write it (mode {0:04o})")]
+    Others(u32),
+}
+
+/// Tells who beside this user could have written a file; root can in any case.
+pub(crate) fn open_to(meta: &fs::Metadata) -> Option<OpenTo> {
+    let own = rustix::process::geteuid().as_raw();
+    if meta.uid() != own && meta.uid() != 0 {
+        return Some(OpenTo::Owner(meta.uid()));
+    }
+    let mode = meta.mode() & 0o777;
+    (mode & 0o022 != 0).then_some(OpenTo::Others(mode))
+}
+
 /// Makes the directory entry of `path` itself durable.
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {

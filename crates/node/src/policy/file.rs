@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use super::folder;
 use super::template;
 use super::{AcceptFrom, Permissions, Policy, RunnerPolicy, RunnerType};
 use crate::config::PolicySeed;
-use crate::state_dir::write_atomically;
+use crate::state_dir::{OpenTo, open_to, write_atomically};
 
 /// The largest policy file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -148,31 +147,19 @@ pub fn load(path: &Path) -> Result<Policy, PolicyError> {
         source,
     };
     let meta = fs::metadata(path).map_err(at)?;
-    if let Some(message) = open_to(&meta) {
-        return Err(invalid(path, message));
+    // It decides what others may do here, so their word in it is worth nothing.
+    if let Some(open) = open_to(&meta) {
+        let remedy = match open {
+            OpenTo::Owner(_) => "give it to the user of the daemon",
+            OpenTo::Others(_) => "look whether it says what you mean, then `chmod go-w` it",
+        };
+        return Err(invalid(path, format!("{open}; {remedy}")));
     }
     if meta.len() > FILE_BYTES_MAX {
         return Err(invalid(path, "it is larger than 1 MiB"));
     }
     let text = fs::read_to_string(path).map_err(at)?;
     parse(path, &text)
-}
-
-/// Says who else could have written the file: it decides what others may do here, so their word in it is worth nothing.
-fn open_to(meta: &fs::Metadata) -> Option<String> {
-    let own = rustix::process::geteuid().as_raw();
-    if meta.uid() != own && meta.uid() != 0 {
-        return Some(format!(
-            "it belongs to another user (id {}); give it to the user of the daemon",
-            meta.uid()
-        ));
-    }
-    let mode = meta.mode() & 0o777;
-    (mode & 0o022 != 0).then(|| {
-        format!(
-            "others may write it (mode {mode:04o}); look whether it says what you mean, then `chmod go-w` it"
-        )
-    })
 }
 
 fn parse(path: &Path, text: &str) -> Result<Policy, PolicyError> {
