@@ -35,6 +35,7 @@ use crate::names::system::{SystemError, SystemResolver};
 use crate::policy::store::PolicyStore;
 use crate::policy::{Environment, PolicyError, load_or_create};
 use crate::port_mapping::PortMapper;
+use crate::ports::Ports;
 use crate::reach::Reach;
 use crate::reach::proxy::{Proxy, ProxyError};
 use crate::runner::executor::Stop;
@@ -124,6 +125,7 @@ struct Daemon {
     record: Option<LinkRecord>,
     server_url: Url,
     sidecar: Arc<OnceLock<Arc<Sidecar>>>,
+    ports: Arc<OnceLock<Arc<Ports>>>,
     proxy: Option<Proxy>,
     tun: Option<Tun>,
     resolver: Option<HostResolver>,
@@ -189,6 +191,7 @@ impl Daemon {
             record,
             server_url,
             sidecar: Arc::default(),
+            ports: Arc::default(),
             shutdown,
         })
     }
@@ -199,6 +202,7 @@ impl Daemon {
         let state = LocalState {
             board: self.board.clone(),
             sidecar: self.sidecar.clone(),
+            ports: self.ports.clone(),
             keyring: self.keyring.clone(),
             log: self.config.log.clone(),
             shutdown: self.shutdown.clone(),
@@ -303,6 +307,7 @@ impl Daemon {
             self.board.clone(),
         );
         membership.restore().await;
+        let ports = self.open_ports(&membership).await;
         let (sidecar, outbox) = self.make_sidecar(&membership, journal);
         sidecar.recover(&interrupted);
         let has_lan_discovery = self.config.lan_discovery;
@@ -333,6 +338,7 @@ impl Daemon {
         let ended = self
             .until_the_end(&membership, &sidecar, outbox, control, beside)
             .await;
+        ports.stop().await;
         system.take_back().await;
         mapping.stop().await;
         drop(following);
@@ -341,6 +347,14 @@ impl Daemon {
             Some(why) => self.shut_out(why),
             None => Ok(Exit::Shutdown),
         }
+    }
+
+    async fn open_ports(&self, membership: &Arc<Membership>) -> Arc<Ports> {
+        let reach = Reach::new(membership.clone());
+        let ports = Ports::open(reach, self.state_dir.clone(), membership.pinned());
+        let ports = Arc::new(ports.await);
+        let _ = self.ports.set(ports.clone());
+        ports
     }
 
     /// Starts the mesh, in TUN mode with the host in it.

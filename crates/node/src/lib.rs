@@ -4,8 +4,8 @@
 //! becoming a node ([`link`]), the control stream ([`control_client`]), the netmap in force ([`membership`]) and its files
 //! (`netmap_file`), the dispatch session and its journal ([`sidecar`]), the programs that execute runs ([`runner`]), what the owner allows
 //! ([`policy`]), where the device is (`whereabouts`), the router's port that leads to it ([`port_mapping`]), what goes in and
-//! out of the mesh ([`reach`]), the host's own place in it (`host`), what its names mean ([`names`]), and the local socket
-//! ([`local_api`], [`local_client`]). [`daemon`] puts them together.
+//! out of the mesh ([`reach`]), by which ports ([`ports`]), the host's own place in it (`host`), what its names mean
+//! ([`names`]), and the local socket ([`local_api`], [`local_client`]). [`daemon`] puts them together.
 
 mod append_file;
 pub mod backoff;
@@ -27,6 +27,7 @@ pub mod names;
 mod netmap_file;
 pub mod policy;
 pub mod port_mapping;
+pub mod ports;
 pub mod reach;
 pub mod runner;
 pub mod sidecar;

@@ -10,8 +10,11 @@
 //! | POST | `/runs` | [`RunStarted`], for a [`StartRun`] (contract §5, `origin: "device"`) |
 //! | POST | `/key` | [`KeyRotated`]: the node has made itself another key, and it is in force ([`keys`]) |
 //! | POST | `/shutdown` | nothing; the daemon stops in good order |
-//! | POST | `/forwards` | [`PortEvent`] lines as long as the connection lasts, for a [`ForwardRequest`] ([`ports`]) |
-//! | POST | `/exposed` | [`PortEvent`] lines as long as the connection lasts, for an [`ExposeRequest`] ([`ports`]) |
+//! | GET | `/ports` | [`PortList`] |
+//! | POST | `/forwards` | [`PortEvent`] lines as long as the connection lasts, for a [`ForwardRequest`] ([`ports`]); one line for one in the background |
+//! | POST | `/exposed` | the same for an [`ExposeRequest`] |
+//! | DELETE | `/forwards` | [`PortsEnded`] for an [`EndForward`] |
+//! | DELETE | `/exposed` | [`PortsEnded`] for an [`EndExposure`] |
 //!
 //! A no is a [`LocalError`] in the contract's envelope, whatever the reason: `{"error":{"code":…,"message":…}}`.
 
@@ -49,8 +52,11 @@ use crate::keyring::Keyring;
 pub use crate::local_api::keys::KeyRotated;
 pub use crate::local_api::netcheck::Netcheck;
 pub use crate::local_api::pings::{PingEvent, PingRequest};
-pub use crate::local_api::ports::{ExposeRequest, ForwardRequest, PortEvent};
+pub use crate::local_api::ports::{
+    EndExposure, EndForward, ExposeRequest, ForwardRequest, PortEvent, PortList, PortsEnded,
+};
 use crate::log_tail::LogTail;
+use crate::ports::Ports;
 use crate::reach::{Reach, ReachError};
 use crate::sidecar::{RegisterError, Registration, Sidecar};
 use crate::status::{Status, StatusBoard, Traffic};
@@ -121,6 +127,8 @@ pub struct LocalState {
     pub board: StatusBoard,
     /// The sidecar, once the device is a node.
     pub sidecar: Arc<OnceLock<Arc<Sidecar>>>,
+    /// Its ports, from then on, too.
+    pub ports: Arc<OnceLock<Arc<Ports>>>,
     /// The node's keys.
     pub keyring: Arc<Keyring>,
     /// The end of the log.
@@ -150,8 +158,9 @@ pub async fn serve(listener: UnixListener, state: LocalState, until: Cancellatio
         .route("/runs", post(start_run))
         .route("/key", post(keys::rotate))
         .route("/shutdown", post(shut_down))
-        .route("/forwards", post(ports::forward))
-        .route("/exposed", post(ports::expose))
+        .route("/ports", get(ports::list))
+        .route("/forwards", post(ports::forward).delete(ports::end_forward))
+        .route("/exposed", post(ports::expose).delete(ports::end_exposure))
         .fallback(nothing_there)
         .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::local_api::{
-    ExposeRequest, ForwardRequest, KeyRotated, LocalError, LocalErrorEnvelope, Log, Netcheck, PingEvent,
-    PingRequest, PortEvent, RunStarted, SOCKET, StartRun,
+    EndExposure, EndForward, ExposeRequest, ForwardRequest, KeyRotated, LocalError, LocalErrorEnvelope, Log,
+    Netcheck, PingEvent, PingRequest, PortEvent, PortList, PortsEnded, RunStarted, SOCKET, StartRun,
 };
 use crate::status::Status;
 
@@ -101,16 +101,33 @@ impl LocalClient {
         self.ask(Method::POST, "/shutdown", Vec::new()).await.map(drop)
     }
 
-    /// Forwards a local port for as long as the events are held.
+    /// Asks which ports are exposed and forwarded.
+    pub async fn ports(&self) -> Result<PortList, LocalClientError> {
+        self.call(Method::GET, "/ports", Vec::new()).await
+    }
+
+    /// Forwards a local port for as long as the events are held; one in the background from the first event on.
     pub async fn forward(&self, request: &ForwardRequest) -> Result<PortEvents, LocalClientError> {
         let body = serde_json::to_vec(request).map_err(|error| broken(&error))?;
         self.open("/forwards", body).await
     }
 
-    /// Exposes a port of this device for as long as the events are held.
+    /// Exposes a port of this device for as long as the events are held; one in the background from the first event on.
     pub async fn expose(&self, request: &ExposeRequest) -> Result<PortEvents, LocalClientError> {
         let body = serde_json::to_vec(request).map_err(|error| broken(&error))?;
         self.open("/exposed", body).await
+    }
+
+    /// Takes a forwarded port back that is kept in the background.
+    pub async fn end_forward(&self, request: &EndForward) -> Result<PortsEnded, LocalClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| broken(&error))?;
+        self.call(Method::DELETE, "/forwards", body).await
+    }
+
+    /// Takes an exposed port back that is kept in the background.
+    pub async fn end_exposure(&self, request: &EndExposure) -> Result<PortsEnded, LocalClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| broken(&error))?;
+        self.call(Method::DELETE, "/exposed", body).await
     }
 
     async fn open<T>(&self, path: &str, body: Vec<u8>) -> Result<Events<T>, LocalClientError> {
@@ -267,6 +284,7 @@ mod tests {
         let state = LocalState {
             board: StatusBoard::new("1".to_owned(), key, Clock::new().now().wall),
             sidecar: std::sync::Arc::default(),
+            ports: std::sync::Arc::default(),
             keyring: std::sync::Arc::new(keyring),
             log: crate::log_tail::LogTail::default(),
             shutdown: CancellationToken::new(),

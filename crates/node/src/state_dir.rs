@@ -8,6 +8,7 @@
 //! | `link.json` | how far the link is, and what was pinned at approval ([`crate::link_state`]) |
 //! | `netmap.json`, `netmap.log` | the last netmap that was written whole, and what came upon it since (`crate::netmap_file`) |
 //! | `sessions.json` | which agent session belongs to which thread |
+//! | `ports.json` | which ports are kept in the background ([`crate::ports`]) |
 //! | `policy.toml` | what the owner allows ([`crate::policy`]) |
 //! | `journal` | runs and events the control plane has not acknowledged ([`crate::journal_file`]) |
 //! | `runmesh.sock` | the local API |
@@ -24,7 +25,8 @@ use types::keys::KeyError;
 use types::{NodePrivateKey, SigningPrivateKey};
 use zeroize::Zeroizing;
 
-/// What the node keeps there, and believes when it reads it.
+/// What the node keeps there, and does not start without believing. `ports.json` is missing: when it cannot be believed the
+/// node goes on without.
 const FILES: [&str; 11] = [
     "node.key",
     "next.key",

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     agents, audit, auth_keys, bugreport, expose, forward, invitations, keys, links, members, netcheck, nodes,
-    overview, ping, policy, relay, rotate_key, run, runs, serve, sessions, status, threads, up,
+    overview, ping, policy, ports, relay, rotate_key, run, runs, serve, sessions, status, threads, up,
 };
 use crate::failure;
 
@@ -67,10 +67,12 @@ pub(crate) enum Command {
     Relay(relay::RelayArgs),
     /// Run this device's node; links it first when it is not linked yet
     Up(up::UpArgs),
-    /// Reach a port of another node at a local port, as long as this runs
+    /// Reach a port of another node at a local port, as long as this runs or in the background
     Forward(forward::ForwardArgs),
-    /// Offer a local port to the mesh, as long as this runs
+    /// Offer a local port to the mesh, as long as this runs or in the background
     Expose(expose::ExposeArgs),
+    /// List what of this device is exposed and forwarded
+    Ports(ports::PortsArgs),
     /// Ask another node whether it is there: how far it is, by which path, and why by that one
     Ping(ping::PingArgs),
     /// Show what the networks around this device let through

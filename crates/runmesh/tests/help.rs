@@ -12,6 +12,7 @@ const COMMANDS: &[&[&str]] = &[
     &["up"],
     &["forward"],
     &["expose"],
+    &["ports"],
     &["ping"],
     &["netcheck"],
     &["bugreport"],

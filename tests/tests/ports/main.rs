@@ -1,5 +1,6 @@
 //! Ports of other nodes: forward, expose and the proxy, between two devices of one owner, with real programs at both ends.
 
+mod kept;
 mod proxy;
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
@@ -271,26 +272,47 @@ fn set_zero_linger(stream: &TcpStream) {
     stream.set_zero_linger().expect("set");
 }
 
-#[test]
-fn a_port_is_open_as_long_as_whoever_asked_for_it_runs() {
-    let pair = Pair::start(&[]);
-    let echo = server(|stream| {
+/// Says what it hears, to as many as come, until they cut.
+fn echo() -> SocketAddr {
+    server(|stream| {
         std::thread::spawn(move || {
             let mut writer = stream.try_clone().expect("a handle");
             // A cut is how this ends.
             let _ = std::io::copy(&mut &stream, &mut writer);
         });
-    });
+    })
+}
+
+/// A connection by which [`echo`] was heard.
+fn talks(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let mut stream = connect(address);
+    stream.write_all(b"there?")?;
+    let mut answer = [0; 6];
+    stream.read_exact(&mut answer).map(|()| stream)
+}
+
+#[test]
+fn a_port_is_open_as_long_as_whoever_asked_for_it_runs() {
+    let pair = Pair::start(&[]);
+    let echo = echo();
     let exposed = pair.expose(echo);
     let said = pair.fails("node", &["expose", "1", "--as", OFFERED]);
-    assert!(said.contains("port 8080 is already listened on"), "{said}");
-    let (forward, address) = pair.forward("laptop:8080");
-    let taken = address.port().to_string();
-    let said = pair.fails(DESK, &["forward", &taken, "laptop:8080"]);
     assert!(
-        said.contains("cannot be listened on") && said.contains("choose another port"),
+        said.contains("is port 8080 in the mesh already, as long as a command runs"),
         "{said}"
     );
+    let (forward, address) = pair.forward("laptop:8080");
+    for (taken, message) in [
+        (address, "leads to laptop:8080 already, as long as a command runs"),
+        (echo, "cannot be listened on"),
+    ] {
+        let taken = taken.port().to_string();
+        let said = pair.fails(DESK, &["forward", &taken, "laptop:8080"]);
+        assert!(
+            said.contains(message) && said.contains("choose another port"),
+            "{said}"
+        );
+    }
     for (target, message) in [
         ("nobody:80", "no node nobody is known here"),
         ("desk:80", "desk is this device itself"),
@@ -305,12 +327,6 @@ fn a_port_is_open_as_long_as_whoever_asked_for_it_runs() {
         );
     }
 
-    let talks = |address| {
-        let mut stream = connect(address);
-        stream.write_all(b"there?").expect("sent");
-        let mut answer = [0; 6];
-        stream.read_exact(&mut answer).map(|()| stream)
-    };
     let mut open = talks(address).expect("it answers");
     exposed.kill().expect("killed");
     let error = open.read(&mut [0; 1]).expect_err("what it carried is cut");

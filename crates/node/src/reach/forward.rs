@@ -4,31 +4,26 @@ use std::io;
 use std::net::SocketAddr;
 
 use mesh::proxy::Target;
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::accept::accept_each;
 use super::carry::carry;
-use super::{Place, Reach, ReachError};
+use super::{Reach, ReachError};
 
-/// Why a port cannot be forwarded.
+/// A local port cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-pub enum ForwardError {
-    /// The target is nowhere.
-    #[error(transparent)]
-    Target(#[from] ReachError),
-    /// The local port cannot be listened on.
-    #[error("{address} cannot be listened on: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
+#[error("{address} cannot be listened on: {source}")]
+pub struct NotListening {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the system says.
+    pub source: io::Error,
 }
 
 /// A connection that led nowhere.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Failed {
     /// Who asked for it: a program on this device, or the node of that name.
     pub from: String,
@@ -40,16 +35,14 @@ pub struct Failed {
 pub struct Forward {
     listener: TcpListener,
     address: SocketAddr,
-    place: Place,
     reach: Reach,
     target: Target,
 }
 
 impl Forward {
-    /// Starts to listen, once the target is known to name a node.
-    pub async fn open(reach: Reach, local: SocketAddr, target: Target) -> Result<Self, ForwardError> {
-        let place = reach.place(&target)?;
-        let at = |source| ForwardError::Listen {
+    /// Starts to listen. Each connection finds out what the target means by then: the netmap need not name it yet.
+    pub async fn open(reach: Reach, local: SocketAddr, target: Target) -> Result<Self, NotListening> {
+        let at = |source| NotListening {
             address: local,
             source,
         };
@@ -58,7 +51,6 @@ impl Forward {
         Ok(Self {
             listener,
             address,
-            place,
             reach,
             target,
         })
@@ -68,12 +60,6 @@ impl Forward {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Returns what the target meant when it was opened; each connection asks anew.
-    #[must_use]
-    pub fn place(&self) -> &Place {
-        &self.place
     }
 
     /// Carries connections, for ever; dropping this cuts them. What led nowhere is told, as long as there is room.

@@ -10,8 +10,9 @@ use anyhow::Result;
 use clap::Args;
 use node::LocalClient;
 use node::link_state::{self, LinkState};
-use node::local_api::{Netcheck, PathKind, PathReason};
+use node::local_api::{Netcheck, PathKind, PathReason, PortList};
 use node::local_client::LocalClientError;
+use node::ports::{PortState, PortStatus};
 use node::status::{Connection, LinkStatus, NetmapCounts, PeerStatus, Status, Traffic};
 use serde::Serialize;
 
@@ -41,6 +42,8 @@ struct Report {
     link_on_disk: Option<&'static str>,
     daemon: Option<Daemon>,
     netcheck: Option<Netcheck>,
+    /// Absent before the device is a node.
+    ports: Option<PortCounts>,
     /// The last lines, cleaned; absent where no daemon runs, or where they may name somebody and must not.
     log: Option<Vec<String>>,
 }
@@ -82,6 +85,16 @@ struct Daemon {
     journal_bytes: u64,
 }
 
+/// How many ports are exposed and forwarded.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PortCounts {
+    all: usize,
+    in_background: usize,
+    waiting: usize,
+    file_was_set_aside: bool,
+}
+
 #[derive(Serialize)]
 struct Link {
     connected: bool,
@@ -110,6 +123,7 @@ pub(crate) async fn bugreport(args: BugreportArgs) -> Result<()> {
     };
     // Before the device is a node there is nothing to check.
     let netcheck = client.netcheck().await.ok();
+    let ports = client.ports().await.ok().map(PortCounts::from);
     let log = if args.hide_names {
         None
     } else {
@@ -128,6 +142,7 @@ pub(crate) async fn bugreport(args: BugreportArgs) -> Result<()> {
         link_on_disk,
         daemon: status.map(|status| Daemon::new(status, args.hide_names)),
         netcheck,
+        ports,
         log,
     };
     Output::new(true).record(&report, &[])
@@ -209,6 +224,18 @@ impl Daemon {
             runs_under_way: status.runs.len(),
             journal_runs: status.journal_runs,
             journal_bytes: status.journal_bytes,
+        }
+    }
+}
+
+impl From<PortList> for PortCounts {
+    fn from(list: PortList) -> Self {
+        let count = |counts: fn(&PortStatus) -> bool| list.ports.iter().filter(|port| counts(port)).count();
+        Self {
+            all: list.ports.len(),
+            in_background: count(|port| port.background),
+            waiting: count(|port| port.state == PortState::Waiting),
+            file_was_set_aside: list.set_aside.is_some(),
         }
     }
 }
@@ -306,6 +333,25 @@ mod tests {
             assert!(!report.contains(name), "{name}: {report}");
         }
         assert!(report.contains("\"node-1\""), "{report}");
+    }
+
+    #[test]
+    fn ports_are_counted_and_not_named() {
+        let list: PortList = serde_json::from_value(json!({
+            "ports": [
+                { "kind": "exposed", "port": 3000, "as": 80, "background": true, "state": "open" },
+                {
+                    "kind": "forwarded", "local": "127.0.0.1:3000", "target": "adas-laptop:80", "background": true,
+                    "state": "waiting", "reason": "no node adas-laptop is known here",
+                },
+                { "kind": "exposed", "port": 22, "as": 22, "background": false, "state": "open" },
+            ],
+            "setAside": "ports.json was moved",
+        }))
+        .expect("a list");
+        let counts = serde_json::to_value(PortCounts::from(list)).expect("JSON");
+        let wanted = json!({ "all": 3, "inBackground": 2, "waiting": 1, "fileWasSetAside": true });
+        assert_eq!(counts, wanted);
     }
 
     #[test]

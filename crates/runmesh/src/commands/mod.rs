@@ -27,6 +27,7 @@ pub(crate) mod nodes;
 pub(crate) mod overview;
 pub(crate) mod ping;
 pub(crate) mod policy;
+pub(crate) mod ports;
 pub(crate) mod relay;
 pub(crate) mod relays;
 pub(crate) mod rotate_key;
@@ -86,6 +87,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Expose(args) => {
             log::to_stderr("warn");
             to_the_end(client_runtime()?, expose::expose(args, output))
+        }
+        Command::Ports(args) => {
+            log::to_stderr("warn");
+            to_the_end(client_runtime()?, ports::ports(args, output))
         }
         Command::Ping(args) => {
             log::to_stderr("warn");
@@ -154,6 +159,7 @@ async fn ask(command: Command, global: &Global, output: Output) -> Result<()> {
         | Command::Up(_)
         | Command::Forward(_)
         | Command::Expose(_)
+        | Command::Ports(_)
         | Command::Ping(_)
         | Command::Netcheck(_)
         | Command::Bugreport(_)
