@@ -159,7 +159,8 @@ pub(super) fn write(state_dir: &StateDir, owner: Owner, ports: Vec<Port>) -> Res
         owner,
         ports,
     };
-    state_dir.write_json(FILE, &contents)
+    state_dir.write_json(FILE, &contents)?;
+    Ok(())
 }
 
 #[cfg(test)]
