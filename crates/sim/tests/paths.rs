@@ -158,6 +158,32 @@ fn udp_that_is_blocked_costs_at_most_two_seconds_on_every_path_and_no_session() 
 }
 
 #[test]
+fn a_moment_without_udp_costs_no_session_at_a_relay() {
+    // Too short for three Confirms to be lost, at any time after the last packet.
+    for gone in [400, 500, 600, 700].map(Duration::from_millis) {
+        for_each_seed(5, |seed| {
+            let symmetric = Some(NatKind::SYMMETRIC);
+            let mut pair = pair(seed, symmetric, symmetric);
+            pair.talk(5 * SECOND, &mut Expected::default());
+            pair.world.block_udp(pair.a, true);
+            pair.talk(gone, &mut Expected::default());
+            pair.world.block_udp(pair.a, false);
+            for _ in 0..100 {
+                pair.talk(Duration::from_millis(20), &mut Expected::default());
+                let mut relays = pair.world.mesh(pair.a).relays();
+                assert!(relays.all(|relay| relay.is_up), "gone for {gone:?}");
+            }
+            pair.talk(2 * SECOND, &mut Expected::default());
+            let mut after = Expected::default();
+            pair.talk(SECOND, &mut after);
+            assert_eq!(after.missing(&pair.world), Vec::<u64>::new());
+            let mut relays = pair.world.mesh(pair.a).relays();
+            assert!(relays.all(|relay| !relay.is_stream), "UDP is used again");
+        });
+    }
+}
+
+#[test]
 fn the_only_relay_that_was_restarted_carries_again_within_two_seconds() {
     // It is away for a shorter and a longer time than a Confirm waits.
     for away in [100, 300, 500, 900].map(Duration::from_millis) {

@@ -22,8 +22,12 @@ use crate::tunnel::RELAY_HEADROOM;
 /// How long UDP may stay without an answer before the relay is tried over TLS too.
 const UDP_PATIENCE: Duration = Duration::from_millis(1500);
 
-/// How often a relay that is reached over TLS is asked by UDP.
-const UDP_RETRY: Duration = Duration::from_secs(30);
+/// How soon a relay that is reached over TLS is asked by UDP: what stopped it may have been a moment's trouble. Doubled each
+/// time.
+const UDP_RETRY_MIN: Duration = Duration::from_secs(2);
+
+/// How often it is asked at least.
+const UDP_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// How long after its end a WebSocket is opened anew.
 const STREAM_RETRY: Duration = Duration::from_secs(5);
@@ -88,6 +92,7 @@ struct Link {
     stream: Stream,
     /// When the other transport is tried, and which request would answer that UDP works again.
     transport_due: Option<Monotonic>,
+    udp_retry: Duration,
     question: Option<stun::TransactionId>,
     /// Which request would tell how its second port sees us.
     question_besides: Option<stun::TransactionId>,
@@ -273,6 +278,7 @@ impl Relays {
         if let Some(link) = opening.filter(|link| link.stream == Stream::Opening) {
             if link.works_by_udp() {
                 // It answered after all.
+                link.is_udp_silent = false;
                 link.stream = Stream::Closed;
                 self.out.push_back(Output::CloseStream(id));
                 return;
@@ -379,6 +385,8 @@ impl Relays {
                 late.push(*id);
             }
         }
+        // A Confirm that is due goes before the question by STUN, so that its answer comes first.
+        self.collect(now);
         for id in late {
             self.try_other_transport(id, now);
         }
@@ -491,10 +499,11 @@ impl Relays {
             return;
         }
         if link.works_by_udp() {
+            link.is_udp_silent = false;
             return;
         }
         link.is_udp_silent = !link.config.udp.is_empty();
-        link.transport_due = Some(now + UDP_RETRY);
+        link.transport_due = Some(now + link.next_udp_retry());
         if link.stream == Stream::Closed && link.config.has_stream {
             link.stream = Stream::Opening;
             self.out.push_back(Output::OpenStream(id));
@@ -509,12 +518,12 @@ impl Relays {
         }
     }
 
-    /// UDP works again: the session moves there with one Confirm. If it was there all the time and Confirms had no answer, it
-    /// was restarted.
+    /// UDP works again: the session moves there with one Confirm. If it was there all the time and a Confirm had no answer, one
+    /// more says whether the relay was restarted.
     fn back_to_udp(&mut self, id: RelayId, now: Monotonic) {
         if let Some(link) = self.links.get_mut(&id) {
             link.is_udp_silent = false;
-            let is_forgotten = !link.view.is_stream && link.client.is_in_doubt();
+            let may_have_forgotten = !link.view.is_stream && link.client.is_in_doubt();
             let before = link.stream;
             link.stream = match before {
                 Stream::Open | Stream::Leaving => Stream::Leaving,
@@ -525,11 +534,8 @@ impl Relays {
             }
             link.view.is_stream = false;
             link.view.observed = None;
-            if is_forgotten {
-                link.client.start_anew(now);
-            } else {
-                link.client.udp_answered(now);
-            }
+            link.client
+                .relay_reached(if may_have_forgotten { 1 } else { 2 }, now);
             link.transport_due = Some(now + link.patience());
         }
         self.collect(now);

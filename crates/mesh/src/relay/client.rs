@@ -4,8 +4,7 @@
 //!
 //! - *Inputs*: [`connect`](RelayClient::connect), [`disconnect`](RelayClient::disconnect),
 //!   [`set_ticket`](RelayClient::set_ticket), [`set_key`](RelayClient::set_key), [`network_changed`](RelayClient::network_changed),
-//!   [`udp_answered`](RelayClient::udp_answered), [`stream_opened`](RelayClient::stream_opened),
-//!   [`start_anew`](RelayClient::start_anew), [`check`](RelayClient::check), [`hand_over`](RelayClient::hand_over), [`handle_frame`](RelayClient::handle_frame),
+//!   [`relay_reached`](RelayClient::relay_reached), [`check`](RelayClient::check), [`hand_over`](RelayClient::hand_over), [`handle_frame`](RelayClient::handle_frame),
 //!   [`handle_timeout`](RelayClient::handle_timeout).
 //! - *Outputs*: [`poll_transmit`](RelayClient::poll_transmit), [`poll_event`](RelayClient::poll_event),
 //!   [`poll_timeout`](RelayClient::poll_timeout), which is `None` only while nothing is wanted.
@@ -246,15 +245,10 @@ impl RelayClient {
         self.confirm_anew(CONFIRMS_UNANSWERED_MAX, now);
     }
 
-    /// The same, where a datagram of another kind was answered just now: a relay that leaves two Confirms unanswered there has
-    /// forgotten us.
-    pub fn udp_answered(&mut self, now: Monotonic) {
-        self.confirm_anew(2, now);
-    }
-
-    /// The same over a WebSocket, where nothing is lost: one Confirm without an answer is enough.
-    pub fn stream_opened(&mut self, now: Monotonic) {
-        self.confirm_anew(1, now);
+    /// The same, where the relay was reached just now, by STUN or by opening a WebSocket: one that leaves as many Confirms as
+    /// `tries` unanswered there has forgotten us.
+    pub fn relay_reached(&mut self, tries: u32, now: Monotonic) {
+        self.confirm_anew(tries, now);
     }
 
     fn confirm_anew(&mut self, tries: u32, now: Monotonic) {
@@ -275,7 +269,7 @@ impl RelayClient {
     }
 
     /// Gets in anew: the relay is there, and does not know us any more.
-    pub fn start_anew(&mut self, now: Monotonic) {
+    fn start_anew(&mut self, now: Monotonic) {
         if matches!(self.state, State::In(_)) {
             self.leave();
             self.greet(0, now);
@@ -386,7 +380,10 @@ impl RelayClient {
             }
             State::In(session) => {
                 let confirm = match &session.waiting {
-                    Some(waiting) => (waiting.sent + session.patience(), ClientTimer::ConfirmTimeout),
+                    Some(waiting) => (
+                        waiting.sent + confirm_timeout(session.rtt),
+                        ClientTimer::ConfirmTimeout,
+                    ),
                     None => (session.last_confirm + CONFIRM_INTERVAL, ClientTimer::ConfirmDue),
                 };
                 let handover = session.handover.due();
@@ -548,11 +545,6 @@ impl Session {
         self.channel.seal(self.number, &Message::Confirm)
     }
 
-    /// How long an answer is waited for.
-    fn patience(&self) -> Duration {
-        self.rtt.mul_f64(1.5).clamp(CONFIRM_TIMEOUT, CONFIRM_TIMEOUT_MAX)
-    }
-
     fn seal_all(&mut self, messages: &[Message]) -> Vec<Vec<u8>> {
         let seal = |message| self.channel.seal(self.number, message);
         messages.iter().map(seal).collect()
@@ -568,7 +560,25 @@ impl std::fmt::Debug for RelayClient {
     }
 }
 
+fn confirm_timeout(rtt: Duration) -> Duration {
+    (rtt * 3 / 2).clamp(CONFIRM_TIMEOUT, CONFIRM_TIMEOUT_MAX)
+}
+
 fn hello_timeout(attempt: u32) -> Duration {
     let doubled = HELLO_TIMEOUT.saturating_mul(1 << attempt.min(8));
     doubled.min(HELLO_TIMEOUT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_far_away_has_longer_to_answer_and_none_has_for_ever() {
+        let ms = Duration::from_millis;
+        let cases = [(0, 400), (266, 400), (400, 600), (1000, 1500), (60_000, 1500)];
+        for (rtt, timeout) in cases {
+            assert_eq!(confirm_timeout(ms(rtt)), ms(timeout), "{rtt} ms");
+        }
+    }
 }

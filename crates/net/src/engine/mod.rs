@@ -178,10 +178,11 @@ impl Engine {
         let has_work = std::mem::take(&mut self.has_more)
             || self.doorbell.bell.is_rung()
             || (!is_held_up && self.peers.has_dirty());
-        if !self.extra.is_empty() || self.links.can_hear() && !has_work {
+        if !self.extra.is_empty() || !has_work && self.links.is_watch_due() {
             self.wait_for_all(has_work);
         } else if !has_work {
-            let until = self.next_deadline();
+            let until = [self.next_deadline(), self.links.look_due()];
+            let until = until.into_iter().flatten().min();
             let mut interest = PollFlags::IN;
             if is_held_up {
                 interest |= PollFlags::OUT;

@@ -64,15 +64,21 @@ impl<T> Entries<T> {
 
     /// Checks that a place is free.
     pub(super) fn check_free(&self, claim: &Claim) -> Result<(), Taken> {
-        match self.0.get(claim) {
+        match self.in_the_way(claim) {
             None => Ok(()),
             Some(entry) => Err(entry.taken()),
         }
     }
 
+    /// Finds what has a place, or one that takes it in.
+    fn in_the_way(&self, claim: &Claim) -> Option<&Entry<T>> {
+        let overlapping = || self.iter().find(|entry| entry.port.claim().overlaps(claim));
+        self.0.get(claim).or_else(overlapping)
+    }
+
     /// Finds what keeps a port already; `None` when it may be kept and is not yet.
     pub(super) fn keeper(&self, port: &Port) -> Result<Option<&T>, KeepError> {
-        match self.0.get(&port.claim()) {
+        match self.in_the_way(&port.claim()) {
             Some(entry) => match &entry.kept {
                 Some(kept) if entry.port == *port => Ok(Some(kept)),
                 _ => Err(entry.taken().into()),
@@ -194,6 +200,29 @@ mod tests {
         for port in [exposed(3000, 81), forwarded("127.0.0.2:1", "laptop:1")] {
             assert_eq!(entries.keeper(&port), Ok(None), "{port}");
             assert_eq!(entries.check_free(&port.claim()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_place_at_every_address_is_in_the_way_of_those_at_each_and_they_of_it() {
+        let one = forwarded("127.0.0.1:3000", "laptop:1");
+        let every = [
+            forwarded("0.0.0.0:3000", "laptop:1"),
+            forwarded("[::]:3000", "laptop:1"),
+        ];
+        for every in &every {
+            let taken = entries(std::slice::from_ref(&one), &[]).check_free(&every.claim());
+            assert_eq!(taken.map_err(|taken| taken.port), Err(one.clone()));
+            let taken = entries(std::slice::from_ref(every), &[]).check_free(&one.claim());
+            assert_eq!(taken.map_err(|taken| taken.port), Err(every.clone()));
+        }
+        let others = ["127.0.0.1:3001", "127.0.0.2:3000", "[::1]:3000", "0.0.0.0:0"];
+        for other in others {
+            let other = forwarded(other, "laptop:1");
+            assert_eq!(
+                entries(std::slice::from_ref(&one), &[]).check_free(&other.claim()),
+                Ok(())
+            );
         }
     }
 

@@ -1,7 +1,8 @@
 //! `ports.json`: which ports are kept in the background, and for whom.
 //!
 //! It names the node that they were kept for: whoever is another node, or of another org, offers nothing by it. A file that
-//! cannot be believed does not stop the daemon, whose other work does not need it: it is moved aside, and said.
+//! cannot be believed does not stop the daemon, whose other work does not need it: it is moved aside, and said. One that
+//! cannot be read stays, for the next start; what is kept meanwhile takes its place.
 
 use std::fs;
 use std::io;
@@ -60,6 +61,8 @@ struct Versioned {
 enum Unbelievable {
     #[error("it cannot be read: {0}")]
     Io(#[from] io::Error),
+    #[error("it is no file")]
+    NoFile,
     #[error("{0}")]
     Open(String),
     #[error("it is damaged: {0}")]
@@ -93,13 +96,22 @@ pub(super) fn read(state_dir: &StateDir, owner: Owner) -> Read {
         }
         Err(unbelievable) => unbelievable,
     };
+    if let Unbelievable::Io(error) = &unbelievable {
+        // Perhaps it can be read the next time.
+        return not_believed(format!(
+            "what {FILE} names is not open: it cannot be read: {error}"
+        ));
+    }
     let moved = fs::rename(state_dir.file(FILE), state_dir.file(ASIDE));
-    let set_aside = match moved {
+    not_believed(match moved {
         Ok(()) => format!("{FILE} was moved to {ASIDE}, and what it names is not open: {unbelievable}"),
         Err(error) => {
             format!("what {FILE} names is not open: {unbelievable}; moving it aside failed: {error}")
         }
-    };
+    })
+}
+
+fn not_believed(set_aside: String) -> Read {
     tracing::warn!("{set_aside}");
     Read {
         ports: Vec::new(),
@@ -117,7 +129,7 @@ fn read_file(state_dir: &StateDir, owner: Owner) -> Result<Vec<Port>, Unbelievab
         return Err(Unbelievable::Open(open.to_string()));
     }
     if !meta.is_file() {
-        return Err(io::Error::other("it is no file").into());
+        return Err(Unbelievable::NoFile);
     }
     match state_dir.read_json(FILE) {
         Ok(value) => parse(value.unwrap_or_default(), owner),

@@ -66,6 +66,18 @@ pub(super) enum Claim {
     Here(SocketAddr),
 }
 
+impl Claim {
+    /// Tells whether only one of two can be had. A place at every address of the device takes in those at each.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Here(one), Self::Here(other)) if one.port() == other.port() && one.port() != 0 => {
+                one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified()
+            }
+            _ => self == other,
+        }
+    }
+}
+
 /// Which ports are meant, by whoever wants them back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Which {

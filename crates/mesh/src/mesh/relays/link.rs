@@ -7,7 +7,10 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::Rng as _;
 use types::{Monotonic, NodePrivateKey, SignedRelayTicket};
 
-use super::{Link, RelayConfig, RelayView, STREAM_LINGER, Stream, UDP_PATIENCE, UDP_RETRY, stun_request};
+use super::{
+    Link, RelayConfig, RelayView, STREAM_LINGER, Stream, UDP_PATIENCE, UDP_RETRY_MAX, UDP_RETRY_MIN,
+    stun_request,
+};
 use crate::endpoint::SocketNumber;
 use crate::mesh::{Datagrams, Output, StreamFrames};
 use crate::relay::client::{CONFIRM_TIMEOUT, CONFIRMS_UNANSWERED_MAX, ClientEvent, RelayClient};
@@ -38,6 +41,7 @@ impl Link {
             address: 0,
             stream: Stream::Closed,
             transport_due: None,
+            udp_retry: UDP_RETRY_MIN,
             question: None,
             question_besides: None,
             is_udp_silent: false,
@@ -77,8 +81,14 @@ impl Link {
     pub(in crate::mesh) fn use_stream(&mut self, now: Monotonic) {
         self.stream = Stream::Open;
         self.view.is_stream = true;
-        self.transport_due = Some(now + UDP_RETRY);
-        self.client.stream_opened(now);
+        self.transport_due = Some(now + self.next_udp_retry());
+        self.client.relay_reached(2, now);
+    }
+
+    pub(in crate::mesh) fn next_udp_retry(&mut self) -> Duration {
+        let wait = self.udp_retry;
+        self.udp_retry = (wait * 2).min(UDP_RETRY_MAX);
+        wait
     }
 
     pub(in crate::mesh) fn udp(&self) -> Option<SocketAddr> {
@@ -134,6 +144,7 @@ impl Link {
                 }
                 if !self.is_from_stream && !self.view.is_stream {
                     self.is_udp_silent = false;
+                    self.udp_retry = UDP_RETRY_MIN;
                     self.transport_due = self.transport_due.filter(|_| self.stream == Stream::Leaving);
                 }
             }

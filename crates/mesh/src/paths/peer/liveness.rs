@@ -63,8 +63,8 @@ impl PeerPaths {
             return;
         }
         self.actions.push_back(match self.unanswered {
-            0 => PathAction::CheckRelay(relay),
-            _ => PathAction::CheckRelays,
+            1 => PathAction::CheckRelays,
+            _ => PathAction::CheckRelay(relay),
         });
         if self.unanswered >= UNANSWERED_MAX {
             if self.relays.len() > 1 {
@@ -172,4 +172,23 @@ impl PeerPaths {
 /// Whoever is far away, behind a satellite say, cannot answer sooner than a round trip takes.
 fn at_least_the_rtt(wait: Duration, rtt: Option<Duration>) -> Duration {
     rtt.map_or(wait, |rtt| rtt.clamp(wait, ANSWER_TIMEOUT_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_trip_is_waited_for_up_to_a_limit() {
+        let ms = Duration::from_millis;
+        assert_eq!(at_least_the_rtt(ANSWER_TIMEOUT, None), ANSWER_TIMEOUT);
+        let cases = [(0, 300), (299, 300), (301, 301), (1500, 1500), (1501, 1500)];
+        for (rtt, wait) in cases {
+            assert_eq!(
+                at_least_the_rtt(ANSWER_TIMEOUT, Some(ms(rtt))),
+                ms(wait),
+                "{rtt} ms"
+            );
+        }
+    }
 }
