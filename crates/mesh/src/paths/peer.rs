@@ -478,6 +478,12 @@ impl PeerPaths {
         self.update_reason(now);
     }
 
+    /// Tells whether the peer answers probes, as far as we know: whoever is at a relay does, though the first ones of both ends
+    /// may have been lost.
+    fn may_speak_probes(&self) -> bool {
+        self.speaks_probes || matches!(self.current, Some(Endpoint::Relayed { .. }))
+    }
+
     fn is_direct(&self) -> bool {
         self.current.is_some_and(|current| current.is_direct())
     }

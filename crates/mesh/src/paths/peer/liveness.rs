@@ -36,7 +36,7 @@ impl PeerPaths {
     /// Looks whether the path in use still works.
     pub(super) fn look(&mut self, liveness: Liveness, now: Monotonic) {
         self.is_watched = false;
-        if !self.speaks_probes {
+        if !self.may_speak_probes() {
             return;
         }
         match self.current {

@@ -139,7 +139,7 @@ impl PeerPaths {
     }
 
     pub(super) fn schedule_retry(&mut self, now: Monotonic) {
-        if self.has_session && self.speaks_probes && !self.is_direct() {
+        if self.has_session && self.may_speak_probes() && !self.is_direct() {
             self.retry_due = Some(now + self.retry_wait);
             self.retry_wait = (self.retry_wait * 2).min(RETRY_MAX);
         }
