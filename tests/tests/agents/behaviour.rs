@@ -20,6 +20,9 @@ const NOTES: &str = "Check the harbour's own table.";
 /// Gemini writes the file of a session that it loads anew before it looks for it, if both fall into the same minute.
 const LOSES_SESSIONS: [&str; 1] = ["gemini"];
 
+/// Claude's adapter may end, and the run with it, before the program that it started has written its session.
+const LOSES_A_SESSION_NOW_AND_THEN: [&str; 1] = ["claude"];
+
 /// Gemini tells its client of a shell command and its end, but not what it printed.
 const HIDES_OUTPUT: [&str; 1] = ["gemini"];
 
@@ -139,22 +142,32 @@ pub(crate) fn remembers(agent: &'static str) {
     let Some(stage) = Stage::set(agent, "allow") else {
         return;
     };
+    let tries = if LOSES_A_SESSION_NOW_AND_THEN.contains(&agent) {
+        3
+    } else {
+        1
+    };
+    let is_known = (0..tries).any(|_| finds_its_session(&stage)) || LOSES_SESSIONS.contains(&agent);
+    assert!(is_known, "{agent} never found its own session again");
+}
+
+/// Tells whether the agent found its own session again in a second run; if not, the thread was told to it.
+fn finds_its_session(stage: &Stage) -> bool {
     let first = stage.run("say: the harbour is called Lindholm", None);
     assert_eq!(first.status(), "completed", "{:#?}", first.events);
     let second = stage.run("recall: Lindholm", Some(text(&first.run, "threadId")));
     assert_eq!(second.status(), "completed", "{:#?}", second.events);
-    let knows = match second.answer().trim() {
+    let finds = match second.answer().trim() {
         "I remember Lindholm." => true,
-        // It did not find its own session again, so the thread was told to it.
-        "I was told Lindholm." => LOSES_SESSIONS.contains(&agent),
-        _ => false,
+        "I was told Lindholm." => false,
+        _ => panic!("it knows nothing: {:#?}", second.events),
     };
-    assert!(knows, "{:#?}", second.events);
     let said = second.of("assistant_message");
     let replayed = said
         .iter()
         .any(|said| text(said, "text").contains("the harbour is called"));
     assert!(!replayed, "the first run is told twice: {:#?}", second.events);
+    finds
 }
 
 pub(crate) fn tells_what_was_not_applied(agent: &'static str) {

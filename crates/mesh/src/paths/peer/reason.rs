@@ -3,6 +3,7 @@
 use types::{Monotonic, PathReason};
 
 use super::{PathAction, PeerPaths};
+use crate::endpoint::Endpoint;
 use crate::probe::Mapping;
 
 impl PeerPaths {
@@ -31,8 +32,14 @@ impl PeerPaths {
                 (_, None) => PathReason::NoRelay,
             };
         }
-        if self.is_direct() {
-            return PathReason::EndpointAnswered;
+        if let Some(current) = self.current.filter(Endpoint::is_direct) {
+            // Without a relay what does not answer any more stays in use, for want of anything better.
+            let is_dead = self.speaks_probes && self.table.proof(&current).is_none();
+            return if is_dead {
+                PathReason::PathLost
+            } else {
+                PathReason::EndpointAnswered
+            };
         }
         match (self.own.mapping(), self.peer_mapping) {
             (Mapping::Blocked, _) => PathReason::UdpBlocked,

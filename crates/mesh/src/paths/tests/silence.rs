@@ -87,3 +87,23 @@ fn another_one_that_answers_meanwhile_carries_after_one_question() {
     let after = bench.now.since(begin);
     assert!(after <= SILENCE_MAX + ANSWER_TIMEOUT + 10 * MS, "{after:?}");
 }
+
+#[test]
+fn without_a_relay_a_path_that_died_is_said_to_be_lost_until_it_answers() {
+    let mut bench = Bench::new();
+    bench.promote(1);
+    bench.paths.set_relays(Vec::new(), bench.now);
+    let end = bench.now + Duration::from_secs(4);
+    while bench.now < end {
+        bench.liveness.sent = Some(bench.now);
+        bench.pass(50 * MS);
+    }
+    let view = bench.paths.view();
+    assert_eq!(
+        (view.endpoint, view.reason),
+        (Some(direct(1)), PathReason::PathLost)
+    );
+    bench.answers = Some(direct(1));
+    bench.pass(2 * ROUND);
+    assert_eq!(bench.paths.view().reason, PathReason::EndpointAnswered);
+}
