@@ -45,12 +45,17 @@ pub(super) fn alone(place: Place<'_>) -> Result<Report> {
     let pair = Pair::start_behind_one(place.dir, Nat::PortRestricted)?;
     pair.one.site.cut()?;
     std::thread::sleep(Duration::from_secs(1));
-    let opened = open(&pair, "direct")?;
+    talk_both_ways(&pair, place)
+}
+
+/// Opens a stream each way inside, the first that there are.
+fn talk_both_ways(pair: &Pair, place: Place<'_>) -> Result<Report> {
+    let opened = open(pair, "direct")?;
     exchange(opened.stream, 300_000)?;
     let (back, _) = pair.other.first_byte()?;
     exchange(back, 300_000)?;
-    is_inside(&pair)?;
-    report(&pair, place, (opened.first_byte, opened.direct), None)
+    is_inside(pair)?;
+    report(pair, place, (opened.first_byte, opened.direct), None)
 }
 
 /// A stream stays open while one device gets another address, and then the other one.
@@ -91,12 +96,7 @@ pub(super) fn alone_both_renumbered_before(place: Place<'_>) -> Result<Report> {
     pair.one.site.cut()?;
     renumber_both(&mut pair)?;
     std::thread::sleep(Duration::from_secs(1));
-    let opened = open(&pair, "direct")?;
-    exchange(opened.stream, 300_000)?;
-    let (back, _) = pair.other.first_byte()?;
-    exchange(back, 300_000)?;
-    is_inside(&pair)?;
-    report(&pair, place, (opened.first_byte, opened.direct), None)
+    talk_both_ways(&pair, place)
 }
 
 /// Takes both addresses before either gets another one: neither can tell the other in between.

@@ -535,7 +535,7 @@ impl Relays {
             link.view.is_stream = false;
             link.view.observed = None;
             link.client
-                .relay_reached(if may_have_forgotten { 1 } else { 2 }, now);
+                .confirm_anew(if may_have_forgotten { 1 } else { 2 }, now);
             link.transport_due = Some(now + link.patience());
         }
         self.collect(now);

@@ -4,7 +4,7 @@
 //!
 //! - *Inputs*: [`connect`](RelayClient::connect), [`disconnect`](RelayClient::disconnect),
 //!   [`set_ticket`](RelayClient::set_ticket), [`set_key`](RelayClient::set_key), [`network_changed`](RelayClient::network_changed),
-//!   [`relay_reached`](RelayClient::relay_reached), [`check`](RelayClient::check), [`hand_over`](RelayClient::hand_over), [`handle_frame`](RelayClient::handle_frame),
+//!   [`confirm_anew`](RelayClient::confirm_anew), [`check`](RelayClient::check), [`hand_over`](RelayClient::hand_over), [`handle_frame`](RelayClient::handle_frame),
 //!   [`handle_timeout`](RelayClient::handle_timeout).
 //! - *Outputs*: [`poll_transmit`](RelayClient::poll_transmit), [`poll_event`](RelayClient::poll_event),
 //!   [`poll_timeout`](RelayClient::poll_timeout), which is `None` only while nothing is wanted.
@@ -245,17 +245,13 @@ impl RelayClient {
         self.confirm_anew(CONFIRMS_UNANSWERED_MAX, now);
     }
 
-    /// The same, where the relay was reached just now, by STUN or by opening a WebSocket: one that leaves as many Confirms as
-    /// `tries` unanswered there has forgotten us.
-    pub fn relay_reached(&mut self, tries: u32, now: Monotonic) {
-        self.confirm_anew(tries, now);
-    }
-
-    fn confirm_anew(&mut self, tries: u32, now: Monotonic) {
+    /// The same, with as many Confirms as `tries` before the relay counts as lost: fewer where it was reached just now, by STUN
+    /// or by opening a WebSocket, since one that leaves them unanswered there has forgotten us.
+    pub fn confirm_anew(&mut self, tries: u32, now: Monotonic) {
         match &mut self.state {
             State::Idle => {}
             State::Greeting(_) => self.greet(0, now),
-            State::In(session) => self.out.push_back(session.confirm_up_to(tries, now)),
+            State::In(session) => self.out.push_back(session.ask(0, tries, now)),
         }
     }
 
@@ -530,11 +526,7 @@ impl Session {
         self.ask(unanswered, left, now)
     }
 
-    /// Asks from the beginning, so many times in all.
-    fn confirm_up_to(&mut self, tries: u32, now: Monotonic) -> Vec<u8> {
-        self.ask(0, tries, now)
-    }
-
+    /// Asks after so many questions without an answer; with this one, `left` may be asked.
     fn ask(&mut self, unanswered: u32, left: u32, now: Monotonic) -> Vec<u8> {
         self.waiting = Some(Waiting {
             sent: now,

@@ -82,7 +82,7 @@ impl Link {
         self.stream = Stream::Open;
         self.view.is_stream = true;
         self.transport_due = Some(now + self.next_udp_retry());
-        self.client.relay_reached(2, now);
+        self.client.confirm_anew(2, now);
     }
 
     pub(in crate::mesh) fn next_udp_retry(&mut self) -> Duration {

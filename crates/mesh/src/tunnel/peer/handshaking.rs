@@ -119,33 +119,38 @@ impl Peer {
 
     /// Has everybody on our links hear of the handshake under way, or of one that begins now.
     pub(crate) fn call(&mut self, shared: &mut Shared, now: Now) {
-        let sent = self.handshakes.last_sent;
-        let is_fresh = sent.is_some_and(|sent| now.mono.since(sent) <= SAME_INITIATION_FOR);
-        if !self.handshakes.is_under_way() || !is_fresh {
+        if !self.handshakes.is_under_way() || !self.is_initiation_fresh(now) {
             self.send_initiation(shared, now);
         }
-        if let Some(attempt) = &mut self.handshakes.attempt {
-            // There may be a cookie by now.
-            self.handshakes
-                .jar
-                .stamp(&self.mac_keys, &mut attempt.message, now.mono);
-            shared.call(attempt.message);
+        if let Some(message) = self.initiation_under_way(now) {
+            shared.call(message);
         }
     }
 
     /// Has the handshake under way tried at further places.
     pub(super) fn spread_initiation(&mut self, places: &[Endpoint], shared: &mut Shared, now: Now) {
-        let sent = self.handshakes.last_sent;
-        if sent.is_none_or(|sent| now.mono.since(sent) > SAME_INITIATION_FOR) {
+        if !self.is_initiation_fresh(now) {
             self.send_initiation(shared, now);
-        } else if let Some(attempt) = &mut self.handshakes.attempt {
-            // There may be a cookie by now.
-            let message = &mut attempt.message;
-            self.handshakes.jar.stamp(&self.mac_keys, message, now.mono);
+        } else if let Some(message) = self.initiation_under_way(now) {
             for place in places {
-                shared.transmit(*place, message);
+                shared.transmit(*place, &message);
             }
         }
+    }
+
+    /// Tells whether the initiation that was sent last can be sent once more.
+    fn is_initiation_fresh(&self, now: Now) -> bool {
+        let sent = self.handshakes.last_sent;
+        sent.is_some_and(|sent| now.mono.since(sent) <= SAME_INITIATION_FOR)
+    }
+
+    /// Returns the initiation of the handshake under way, to be sent once more: there may be a cookie by now.
+    fn initiation_under_way(&mut self, now: Now) -> Option<[u8; INITIATION_LEN]> {
+        let attempt = self.handshakes.attempt.as_mut()?;
+        self.handshakes
+            .jar
+            .stamp(&self.mac_keys, &mut attempt.message, now.mono);
+        Some(attempt.message)
     }
 
     /// Answers an initiation that opened.
